@@ -1,0 +1,1 @@
+"""Where was this photo taken, and how sure can one be?"""

@@ -1,0 +1,48 @@
+"""Everything a caller may want to catch. Bugs stay plain Python exceptions.
+
+Each message is written for the person at the keyboard: what was found, what is valid, what to do.
+"""
+
+
+class GraticuleError(Exception):
+    """Base of all expected failures."""
+
+
+class BadCoordinateError(GraticuleError, ValueError):
+    """A latitude or longitude is out of range or not finite."""
+
+
+class BadPhotoError(GraticuleError, ValueError):
+    """The bytes are not a photo we can read.
+
+    Attributes:
+        reason: a short word for counting, one of ``graticule.images.REASONS``.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class BadTableError(GraticuleError, ValueError):
+    """A table of photos, points or predictions lacks what is needed."""
+
+
+class BadRecipeError(GraticuleError, ValueError):
+    """A setting is unknown, impossible, or contradicts another."""
+
+
+class TooManyRefusedError(GraticuleError, ValueError):
+    """More photos were refused than the stated share allows."""
+
+
+class BundleError(GraticuleError):
+    """A model bundle is missing, incomplete, changed, or from an incompatible version."""
+
+
+class NotEnoughMemoryError(GraticuleError, MemoryError):
+    """The run would not fit into the memory of this machine."""
+
+
+class WriteError(GraticuleError, OSError):
+    """A file could not be written whole; nothing half-written was left."""

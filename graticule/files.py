@@ -1,0 +1,89 @@
+"""Whole files or none: every write of the package goes aside first, then is renamed."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from graticule.errors import WriteError
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a path beside ``path`` to write to; it takes ``path``'s name when the block ends well.
+
+    Raises:
+        WriteError: the disk is full or the folder cannot be written. Whatever stood at ``path``
+            before still stands there, and the half-written file is gone.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        os.replace(aside, path)
+    except OSError as error:
+        raise _explained(error, path) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a new empty folder beside ``path``; it replaces ``path`` when the block ends well.
+
+    Raises:
+        WriteError: as for :func:`atomic_file`.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        yield aside
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(aside, path)
+    except OSError as error:
+        raise _explained(error, path) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file or nothing."""
+    with atomic_file(path) as aside:
+        aside.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole UTF-8 file or nothing."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a whole JSON file or nothing; NaN is refused, since JSON has none."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _explained(error: OSError, path: Path) -> OSError:
+    if isinstance(error, WriteError):
+        return error
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return WriteError(
+            f"no space left on the disk while writing {path}; nothing half-written was left. "
+            f"Free some space or choose another folder, then run the same command again"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR):
+        return WriteError(
+            f"{path} cannot be written ({error.strerror}); choose a folder that you may write to"
+        )
+    return error
