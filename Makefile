@@ -1,0 +1,46 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+DEMO   := runs/demo
+STAMP  := $(VENV)/.installed
+
+.PHONY: help install demo test lint bench leak clean
+
+help:            ## List the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Graticule needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+install: $(STAMP)  ## Make .venv with pinned versions
+
+demo: install    ## A synthetic city: make it, train, evaluate, predict, report
+	@rm -rf $(DEMO)
+	$(BIN)/graticule data city $(DEMO)/city --frames 2400 --drives 20 --size-km 0.6 --seed 0
+	$(BIN)/graticule train recipes/demo.yaml --photos $(DEMO)/city --out $(DEMO)/bundle
+	$(BIN)/graticule evaluate $(DEMO)/bundle $(DEMO)/city --split test
+	$(BIN)/graticule predict $(DEMO)/bundle $$(ls -d $(DEMO)/city/images/*/ | tail -n 1)0000*.jpg
+	$(BIN)/graticule report $(DEMO)/bundle --photos $(DEMO)/city
+
+leak: install    ## On the demo city: what a split by frame claims, and what unseen drives show
+	@test -d $(DEMO)/city || $(BIN)/graticule data city $(DEMO)/city --frames 2400 --drives 20 --size-km 0.6 --seed 0
+	$(BIN)/graticule leak recipes/report-a-demo.yaml --photos $(DEMO)/city --by random --by sequence
+
+test: install    ## Run the tests
+	$(BIN)/python -m pytest
+
+lint: install    ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: install   ## Run the benchmarks; each prints ratios in one run
+	$(BIN)/python -m bench
+
+clean:           ## Remove what make made
+	rm -rf $(VENV) $(DEMO)

@@ -1,0 +1,181 @@
+"""From the probabilities of cells to one point and the error to expect. Pure arrays."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graticule.geo import EARTH_RADIUS_KM, Floats, from_vectors, geojson_position, unit_vectors
+from graticule.partition import Partition
+
+Answer = Literal["median", "mode", "center"]
+CANDIDATES = 32  # likeliest cells among which the search for the median starts
+STEPS = 30  # of Weiszfeld's iteration, which stops before when no answer gets better
+
+
+@dataclass(frozen=True, slots=True)
+class CellGuess:
+    """One likely cell.
+
+    Attributes:
+        token: S2 token (hexadecimal text: JSON numbers lose digits above 2**53).
+        lat, lon: mean position of the cell's training photos, degrees.
+        probability: in [0, 1].
+    """
+
+    token: str
+    lat: float
+    lon: float
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fix:
+    """The answer for one photo.
+
+    Attributes:
+        lat, lon: the point, degrees.
+        expected_error_km: mean distance of the truth from the point, if the probabilities were right.
+        cells: the likeliest cells, likeliest first.
+        calibrated: whether the probabilities were checked against outcomes. Not yet: always False.
+    """
+
+    lat: float
+    lon: float
+    expected_error_km: float
+    cells: tuple[CellGuess, ...]
+    calibrated: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values with the units in their names."""
+        return {
+            "lat": round(self.lat, 7),
+            "lon": round(self.lon, 7),
+            "expected_error_km": round(self.expected_error_km, 4),
+            "calibrated": self.calibrated,
+            "cells": [
+                {
+                    "token": cell.token,
+                    "lat": round(cell.lat, 7),
+                    "lon": round(cell.lon, 7),
+                    "probability": round(cell.probability, 6),
+                }
+                for cell in self.cells
+            ],
+        }
+
+    def to_geojson(self, properties: dict[str, Any]) -> dict[str, Any]:
+        """A GeoJSON feature (RFC 7946): the point, with the rest as properties."""
+        facts = {k: v for k, v in self.to_json().items() if k not in ("lat", "lon")}
+        return {
+            "type": "Feature",
+            "geometry": {"type": "Point", "coordinates": geojson_position(self.lat, self.lon)},
+            "properties": properties | facts,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """Answers for N photos: ``lat``, ``lon`` in degrees and ``expected_error_km``, each of shape ``(N,)``."""
+
+    lat: Floats
+    lon: Floats
+    expected_error_km: Floats
+
+
+def points(probability: NDArray[np.floating[Any]], partition: Partition, answer: Answer) -> Points:
+    """Answer N photos.
+
+    Args:
+        probability: shape ``(N, C)``, rows summing to one.
+        answer: ``center`` is the centre of the likeliest cell, ``mode`` the mean position of its training
+            photos, ``median`` the point with the least expected distance to the truth.
+    """
+    p = np.asarray(probability, np.float64)
+    if p.ndim != 2 or p.shape[1] != len(partition):
+        raise ValueError(f"probability should have shape (N, {len(partition)}), found {p.shape}")
+    cells = unit_vectors(partition.lat, partition.lon)
+    spread_rad = partition.spread_km() / EARTH_RADIUS_KM
+    best = p.argmax(axis=1)
+    if answer == "center":
+        found = unit_vectors(partition.center_lat, partition.center_lon)[best]
+    elif answer == "mode":
+        found = cells[best]
+    else:
+        found = _medians(p, cells, spread_rad)
+    lat, lon = from_vectors(found)
+    expected = (p * _distance_rad(found, cells, spread_rad)).sum(axis=1) * EARTH_RADIUS_KM
+    return Points(lat, lon, expected)
+
+
+def fixes(probability: NDArray[np.floating[Any]], partition: Partition, answer: Answer, top: int) -> list[Fix]:
+    """The answers of :func:`points` as values, each with its ``top`` likeliest cells."""
+    found = points(probability, partition, answer)
+    order = np.argsort(-probability, axis=1, kind="stable")[:, :top]
+    tokens = partition.tokens
+    return [
+        Fix(
+            float(found.lat[i]),
+            float(found.lon[i]),
+            float(found.expected_error_km[i]),
+            tuple(
+                CellGuess(tokens[j], float(partition.lat[j]), float(partition.lon[j]), float(probability[i, j]))
+                for j in order[i]
+            ),
+        )
+        for i in range(len(probability))
+    ]
+
+
+def _arc_rad(x: Floats, cells: Floats) -> Floats:
+    """Angles between ``(N, 3)`` and ``(C, 3)`` unit vectors, through chords: exact where arccos is not."""
+    # The matrix product loses digits below about 1e-8 rad, 6 cm on Earth: far finer than any cell.
+    chord_squared = np.maximum(2 - 2 * (x @ cells.T), 0)
+    arc: Floats = 2 * np.arcsin(np.minimum(np.sqrt(chord_squared) / 2, 1))
+    return arc
+
+
+def _distance_rad(x: Floats, cells: Floats, spread_rad: Floats) -> Floats:
+    """Distance to expect from each point to a photo of each cell, shape ``(N, C)``.
+
+    A photo lies off the mean of its cell, in a direction that is at right angles to ours on average.
+    """
+    distance: Floats = np.hypot(_arc_rad(x, cells), spread_rad)
+    return distance
+
+
+def _medians(p: Floats, cells: Floats, spread_rad: Floats) -> Floats:
+    """The points with the least expected distance under each row of ``p``, shape ``(N, 3)``.
+
+    Starts at the best of the likeliest cells and follows Weiszfeld's iteration with the sphere's logarithm
+    (Fletcher, Venkatasubramanian, Joshi, "The geometric median on Riemannian manifolds", NeuroImage 2009); the spread
+    of the cells keeps it from sticking to a cell's mean. A step that does not help is not taken, so the answer is
+    never worse than the best candidate.
+    """
+    k = min(CANDIDATES, p.shape[1])
+    candidates = np.argpartition(-p, k - 1, axis=1)[:, :k]
+    between = _distance_rad(cells, cells, spread_rad) if p.shape[1] <= 4096 else None
+    costs = np.empty(candidates.shape)
+    for column in range(k):
+        rows = candidates[:, column]
+        distance = between[rows] if between is not None else _distance_rad(cells[rows], cells, spread_rad)
+        costs[:, column] = np.einsum("nc,nc->n", p, distance)
+    start = costs.argmin(axis=1)
+    x = cells[np.take_along_axis(candidates, start[:, None], axis=1)[:, 0]]
+    cost = np.take_along_axis(costs, start[:, None], axis=1)[:, 0]
+    for _ in range(STEPS):
+        arc = _arc_rad(x, cells)
+        weight = p / np.hypot(arc, spread_rad)
+        # The logarithm of a cell seen from x is (cell - cos(arc) x) arc / sin(arc).
+        pull = weight / np.sinc(np.minimum(arc / np.pi, 1 - 1e-6))
+        step = pull @ cells - (pull * np.cos(arc)).sum(axis=1, keepdims=True) * x
+        moved = x + step / weight.sum(axis=1, keepdims=True)
+        moved /= np.linalg.norm(moved, axis=1, keepdims=True)
+        moved_cost = (p * _distance_rad(moved, cells, spread_rad)).sum(axis=1)
+        better = moved_cost < cost
+        if not better.any():
+            break
+        x = np.where(better[:, None], moved, x)
+        cost = np.where(better, moved_cost, cost)
+    return x

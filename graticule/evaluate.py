@@ -1,0 +1,366 @@
+"""A bundle and photos to honest numbers: one evaluation, K folds, and what a leaking split would have claimed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from graticule import decode
+from graticule.bundle import TRAINING, Bundle
+from graticule.config import Recipe
+from graticule.data import FeatureStore, Progress, silent
+from graticule.errors import BadTableError
+from graticule.files import atomic_file, write_json
+from graticule.geo import great_circle_km
+from graticule.locate import Locator
+from graticule.metrics import TOP, bootstrap_intervals, by_group, position_metrics, top_hits
+from graticule.partition import NO_CELL
+from graticule.photos import Photos, read_photos
+from graticule.score import map_scale
+from graticule.splits import LeakAudit, audit, make_folds
+from graticule.train import AUDIT, PHOTOS, fit, split_photos
+
+METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"
+CARRIED = ("place", "sequence", "country", "heading", "captured_at")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured.
+
+    Attributes:
+        metrics: plain values for JSON; units are in the names.
+        rows: one row a photo that could be read.
+        audit: what the training photos give away about these; none where they are not at hand.
+    """
+
+    metrics: dict[str, Any]
+    rows: pl.DataFrame
+    audit: LeakAudit | None
+
+    def write(self, folder: Path) -> Path:
+        """Write ``metrics.json``, ``predictions.parquet`` and, where there is one, ``audit.json``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_file(folder / PREDICTIONS) as aside:
+            self.rows.write_parquet(aside)
+        if self.audit:
+            write_json(folder / AUDIT, self.audit.to_json())
+        write_json(folder / METRICS, self.metrics)
+        return folder
+
+
+def evaluate(
+    bundle: Bundle,
+    photos: Photos,
+    *,
+    split: str = "test",
+    store: FeatureStore | None = None,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Ask a bundle about photos whose place is known.
+
+    Args:
+        split: ``test``, ``val`` or ``train`` of the photos the bundle was trained on, or ``all`` for other photos.
+
+    Raises:
+        BadTableError: there are no such photos.
+    """
+    training = training_photos(bundle)
+    chosen = _choose(photos, training, split)
+    # Features of an encoder that was trained along would fill the store and never be asked for again.
+    locator = Locator(bundle, store=store if bundle.recipe.encoder.frozen else None)
+    rows = predict_rows(locator, chosen, progress=progress)
+    leak = None
+    if training is not None:
+        leak = audit(training.take(training.column("split") == "train"), chosen)
+    scale_km, _ = map_scale(bundle.partition.lat, bundle.partition.lon, None)
+    facts = {
+        "split": split,
+        "recipe": bundle.recipe.name,
+        "encoder": bundle.recipe.encoder.name,
+        "answer": bundle.recipe.answer,
+        "synthetic": photos.synthetic,
+        "trained_on": bundle.facts.get("photos"),
+        "cells": len(bundle.partition),
+    }
+    return Evaluation(facts | summary(rows, scale_km), rows, leak)
+
+
+def evaluate_folder(
+    bundle_path: Path,
+    dataset: Path,
+    out: Path,
+    *,
+    split: str = "test",
+    store: FeatureStore | None = None,
+    progress: Progress = silent,
+) -> Evaluation:
+    """:func:`evaluate` from paths to paths."""
+    found = evaluate(Bundle.read(bundle_path), read_photos(dataset), split=split, store=store, progress=progress)
+    found.write(out)
+    return found
+
+
+def training_photos(bundle: Bundle) -> Photos | None:
+    """The table that a bundle was trained on, with its split; none where the bundle travelled without it."""
+    if bundle.path is None or not (bundle.path / TRAINING / PHOTOS).exists():
+        return None
+    return Photos(pl.read_parquet(bundle.path / TRAINING / PHOTOS), bundle.path)
+
+
+def predict_rows(locator: Locator, photos: Photos, *, progress: Progress = silent) -> pl.DataFrame:
+    """One row a photo: truth, answer, error and what the network said of the cells.
+
+    A photo that cannot be read has nulls and its reason in ``error``. ``true_cell`` is null outside every cell.
+    ``center_distance_km`` is report A's distance, centre of the predicted cell to centre of the true cell: nought
+    whenever the cell is right, however large the cell.
+    """
+    partition = locator.bundle.partition
+    true_row = partition.assign(photos.lat, photos.lon)
+    count = len(photos)
+    number = {
+        name: np.full(count, np.nan)
+        for name in ("predicted_lat", "predicted_lon", "expected_error_km", "probability", "nll")
+    }
+    best = np.full(count, NO_CELL)
+    hits = {f"top{k}": np.zeros(count, bool) for k in TOP}
+    reasons: list[str | None] = [None] * count
+    for index, log_probability, errors in locator.log_probabilities(photos.paths(), progress=progress):
+        for i, error in errors.items():
+            reasons[i] = str(error)
+        if not len(index):
+            continue
+        found = decode.points(np.exp(log_probability), partition, locator.bundle.recipe.answer)
+        number["predicted_lat"][index] = found.lat
+        number["predicted_lon"][index] = found.lon
+        number["expected_error_km"][index] = found.expected_error_km
+        best[index] = log_probability.argmax(axis=1)
+        number["probability"][index] = np.exp(log_probability.max(axis=1))
+        inside = true_row[index] != NO_CELL
+        number["nll"][index[inside]] = -log_probability[inside, true_row[index[inside]]]
+        for name, hit in top_hits(log_probability, true_row[index]).items():
+            hits[name][index] = hit
+    read = best != NO_CELL
+    error_km = np.full(count, np.nan)
+    error_km[read] = great_circle_km(
+        photos.lat[read], photos.lon[read], number["predicted_lat"][read], number["predicted_lon"][read]
+    )
+    between = np.full(count, np.nan)
+    both = read & (true_row != NO_CELL)
+    lat, lon = partition.center_lat, partition.center_lon
+    between[both] = great_circle_km(
+        lat[best[both]], lon[best[both]], lat[true_row[both]], lon[true_row[both]]
+    )
+    tokens = np.array([*partition.tokens, None], object)  # NO_CELL takes the last
+    return photos.frame.select("path", "lat", "lon", *(c for c in CARRIED if photos.has(c))).with_columns(
+        pl.Series("place_code", photos.places()),
+        pl.Series("true_cell", tokens[true_row], pl.String),
+        pl.Series("predicted_cell", tokens[best], pl.String),
+        *(pl.Series(name, values).fill_nan(None) for name, values in number.items()),
+        pl.Series("error_km", error_km).fill_nan(None),
+        pl.Series("center_distance_km", between).fill_nan(None),
+        *(pl.Series(name, values) for name, values in hits.items()),
+        pl.Series("error", reasons, pl.String),
+    )
+
+
+def summary(rows: pl.DataFrame, scale_km: float) -> dict[str, Any]:
+    """The numbers of :func:`predict_rows`, pooled; 95 % intervals are resampled by place.
+
+    Raises:
+        BadTableError: no photo could be read.
+    """
+    read = rows.filter(pl.col("error").is_null())
+    if read.is_empty():
+        raise BadTableError(f"none of the {len(rows)} photos could be read, so there is nothing to measure")
+    error_km, place = read["error_km"].to_numpy(), read["place_code"].to_numpy()
+    hits = {f"top{k}": read[f"top{k}"].to_numpy() for k in TOP}
+    return {
+        "photos": len(read),
+        "unreadable": len(rows) - len(read),
+        "places": int(read["place_code"].n_unique()),
+        "outside_cells": int(read["true_cell"].null_count()),
+        **{name: float(hit.mean()) for name, hit in hits.items()},
+        "cross_entropy": read["nll"].mean(),  # of the photos inside a cell; outside it would be infinite
+        **position_metrics(error_km, scale_km),
+        "map_diagonal_km": scale_km,
+        "center_distance_km": read["center_distance_km"].mean(),
+        "expected_error_km": read["expected_error_km"].mean(),
+        "intervals": {
+            name: list(ends) for name, ends in bootstrap_intervals(error_km, scale_km, place, shares=hits).items()
+        },
+        "by_country": by_group(error_km, read["country"].to_numpy()) if "country" in read.columns else [],
+    }
+
+
+def crossval(
+    recipe: Recipe,
+    photos: Photos,
+    *,
+    folds: int,
+    group: str,
+    store: FeatureStore | None = None,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Train and test on K grouped folds; each photo is asked about once, by a model that never saw its group.
+
+    Args:
+        group: ``place`` (the column, else the position to 0.001 degrees), ``sequence``, ``block`` or any column.
+    """
+    number = make_folds(photos, folds, group, recipe.seed)
+    parts: list[pl.DataFrame] = []
+    audits: list[LeakAudit] = []
+    cells: list[int] = []
+    for fold in range(folds):
+        train, test = photos.take(number != fold), photos.take(number == fold)
+
+        def told(done: int, total: int, note: str, fold: int = fold) -> None:
+            progress(done, total, f"fold {fold + 1}/{folds}  {note}")
+
+        bundle = fit(recipe, train, store=store, progress=told)
+        rows = predict_rows(Locator(bundle, store=store), test, progress=told)
+        parts.append(rows.with_columns(pl.lit(fold).alias("fold")))
+        audits.append(audit(train, test))
+        cells.append(len(bundle.partition))
+    # Place codes count within a fold; a place lies in one fold where it is the group, else its parts stay apart.
+    rows = pl.concat(parts, how="vertical_relaxed").with_columns(
+        pl.struct("fold", "place_code").rank("dense").alias("place_code")
+    )
+    scale_km, _ = map_scale(photos.lat, photos.lon, None)
+    median_km = [float(part["error_km"].median() or np.nan) for part in parts]  # type: ignore[arg-type]
+    facts = {
+        "recipe": recipe.name,
+        "encoder": recipe.encoder.name,
+        "answer": recipe.answer,
+        "folds": folds,
+        "group": group,
+        "synthetic": photos.synthetic,
+        "cells": cells,
+        "median_km_by_fold": median_km,
+        "audits": [a.to_json() for a in audits],
+    }
+    return Evaluation(facts | summary(rows, scale_km), rows, _worst(audits))
+
+
+@dataclass(frozen=True, slots=True)
+class LeakRow:
+    """One line of the leak table: a method on a split."""
+
+    split: str
+    method: str
+    train_photos: int
+    test_photos: int
+    top1: float | None
+    center_distance_km: float | None
+    median_km: float
+    mean_km: float
+    within_25_m: float
+    within_5_m_of_training: float
+    shared_sequences: int | None
+
+
+def leak_table(
+    recipe: Recipe,
+    photos: Photos,
+    methods: Sequence[str],
+    *,
+    store: FeatureStore | None = None,
+    progress: Progress = silent,
+) -> list[LeakRow]:
+    """The same recipe and a 1-nearest-neighbour on its encoder, on each of several splits.
+
+    What a split by frame promises beyond the split by drive is leak, not skill.
+
+    Args:
+        methods: values of ``split.by``, such as ``("random", "sequence")``.
+    """
+    table: list[LeakRow] = []
+    for by in methods:
+        own = recipe.model_copy(update={"split": recipe.split.model_copy(update={"by": by})})
+        split = split_photos(own, photos)
+        # Validation photos train too: nothing is tuned here, and the report's split had no third part.
+        train, test = photos.take((split == "train") | (split == "val")), photos.take(split == "test")
+
+        def told(done: int, total: int, note: str, by: str = by) -> None:
+            progress(done, total, f"split by {by}  {note}")
+
+        bundle = fit(own, train, store=store, progress=told)
+        locator = Locator(bundle, store=store)
+        leak = audit(train, test)
+        rows = predict_rows(locator, test, progress=told)
+        shared = {
+            "split": by,
+            "train_photos": len(train),
+            "test_photos": len(test),
+            "within_5_m_of_training": leak.nearest_within["within_5_m"],
+            "shared_sequences": leak.shared_sequences,
+        }
+        error_km = rows["error_km"].to_numpy()
+        table.append(
+            LeakRow(
+                **shared,
+                method=f"{own.target.kind}, {own.answer}",
+                top1=float(rows["top1"].to_numpy().mean()),
+                center_distance_km=float(rows["center_distance_km"].drop_nulls().to_numpy().mean()),
+                **_errors(error_km),
+            )
+        )
+        nearest = _nearest_neighbour(locator, train, test, told)
+        error_km = great_circle_km(test.lat, test.lon, train.lat[nearest], train.lon[nearest])
+        table.append(
+            LeakRow(**shared, method="1-nearest neighbour", top1=None, center_distance_km=None, **_errors(error_km))
+        )
+    return table
+
+
+def _errors(error_km: NDArray[np.float64]) -> dict[str, float]:
+    return {
+        "median_km": float(np.median(error_km)),
+        "mean_km": float(error_km.mean()),
+        "within_25_m": float((error_km <= 0.025).mean()),
+    }
+
+
+def _nearest_neighbour(
+    locator: Locator, known: Photos, asked: Photos, progress: Progress
+) -> NDArray[np.int64]:
+    """The known photo whose feature is most alike (cosine) to that of each asked photo, shape ``(N,)``."""
+    features = [locator.features(photos.paths(), progress=progress) for photos in (known, asked)]
+    unit = [f / np.maximum(np.linalg.norm(f, axis=1, keepdims=True), 1e-12) for f in features]
+    nearest: NDArray[np.int64] = np.concatenate(
+        [(chunk @ unit[0].T).argmax(axis=1) for chunk in np.array_split(unit[1], len(asked) // 4096 + 1)]
+    )
+    return nearest
+
+
+def _choose(photos: Photos, training: Photos | None, split: str) -> Photos:
+    """The photos of one part: as training divided them, else as the table's own column says."""
+    if split == "all":
+        return photos
+    if training is not None:
+        names = training.frame.select("lat", "lon", pl.col("path"), "split")
+        keyed = photos.frame.select("path", "lat", "lon").join(names, on=["path", "lat", "lon"], how="left")
+        part = keyed["split"].to_numpy() if len(keyed) == len(photos) else np.full(len(photos), None)
+        if (part != None).any():  # noqa: E711 - elementwise
+            chosen = photos.take(np.asarray(part == split, bool))
+            if len(chosen):
+                return chosen
+            raise BadTableError(f"the bundle's split left no photos for {split!r}; use --split all, or another part")
+    if photos.has("split"):
+        chosen = photos.take(photos.column("split") == split)
+        if len(chosen):
+            return chosen
+    raise BadTableError(
+        f"none of these {len(photos)} photos is in the part {split!r}: the bundle was not trained on this table, "
+        f"and it has no such value in a column 'split'; use --split all to ask about every photo"
+    )
+
+
+def _worst(audits: Sequence[LeakAudit]) -> LeakAudit:
+    """The audit of the fold whose test photos lie nearest to training photos."""
+    return min(audits, key=lambda a: a.median_nearest_km)
+

@@ -1,0 +1,128 @@
+"""Photos in, fixes out: the only way from a bundle to an answer."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from graticule import decode
+from graticule.bundle import Bundle
+from graticule.data import FeatureStore, Photo, Progress, encode, silent
+from graticule.decode import Fix
+from graticule.errors import BadPhotoError
+
+CHUNK = 1024  # photos answered at a time: bounds memory when a folder holds a million
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What became of one photo: a fix, or the reason why there is none."""
+
+    photo: str | Path
+    fix: Fix | None
+    error: BadPhotoError | None
+
+
+class Locator:
+    """A bundle ready to answer.
+
+    Args:
+        store: a store of features, for photos that are asked about often; none by default, so nothing is kept.
+        device: where the network runs; the GPU if there is one.
+    """
+
+    def __init__(self, bundle: Bundle, *, store: FeatureStore | None = None, device: str | None = None) -> None:
+        self.bundle = bundle
+        self.store = store
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.bundle.model.to(self.device).eval()
+
+    @overload
+    def locate(self, photos: str | Path | bytes, *, top: int = 5) -> Fix: ...
+    @overload
+    def locate(self, photos: Sequence[str | Path | bytes], *, top: int = 5) -> list[Fix]: ...
+    def locate(
+        self, photos: str | Path | bytes | Sequence[str | Path | bytes], *, top: int = 5
+    ) -> Fix | list[Fix]:
+        """Tell where one photo, or each of several, was taken.
+
+        Args:
+            photos: a path or the bytes of a photo, or several of them.
+            top: how many likely cells each fix names.
+
+        Raises:
+            BadPhotoError: a photo cannot be read. To go on past such photos use :meth:`replies`.
+        """
+        one = isinstance(photos, str | Path | bytes)
+        found = []
+        for reply in self.replies([photos] if one else photos, top=top):  # type: ignore[list-item,arg-type]
+            if reply.fix is None:
+                raise reply.error or BadPhotoError("unreadable", f"{reply.photo} cannot be read")
+            found.append(reply.fix)
+        return found[0] if one else found
+
+    def replies(
+        self, photos: Sequence[str | Path | bytes], *, top: int = 5, progress: Progress = silent
+    ) -> Iterator[Reply]:
+        """Answer photos in their order; one that cannot be read becomes a reply with its error."""
+        partition, answer = self.bundle.partition, self.bundle.recipe.answer
+        for start in range(0, len(photos), CHUNK):
+            chunk = photos[start : start + CHUNK]
+            replies: dict[int, Reply] = {}
+            names = [f"photo {start + i}" if isinstance(p, bytes) else p for i, p in enumerate(chunk)]
+            inputs: list[Photo] = [p if isinstance(p, bytes) else Path(p) for p in chunk]
+            for index, log_probability, errors in self.log_probabilities(inputs):
+                found = decode.fixes(np.exp(log_probability), partition, answer, top)
+                replies.update({int(i): Reply(names[i], fix, None) for i, fix in zip(index, found, strict=True)})
+                replies.update({i: Reply(names[i], None, error) for i, error in errors.items()})
+                progress(start + len(replies), len(photos), "photos")
+            yield from (replies[i] for i in range(len(chunk)))
+
+    @torch.inference_mode()
+    def log_probabilities(
+        self, photos: Sequence[Photo], *, progress: Progress = silent
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64], dict[int, BadPhotoError]]]:
+        """Log-probabilities of the cells, batch by batch, in no particular order.
+
+        Yields:
+            ``(index, log_probability, errors)``: which photos, an array ``(B, C)`` whose rows' exponentials sum to
+            one, and the photos of this batch that could not be read.
+        """
+        bundle = self.bundle
+        for index, features, errors in encode(
+            bundle.model, bundle.preprocess, photos, store=self.store, progress=progress
+        ):
+            if len(index):
+                logits = bundle.model.head(features).double() / bundle.recipe.temperature
+                yield index, torch.log_softmax(logits, dim=1).cpu().numpy(), errors
+            elif errors:
+                yield index, np.empty((0, len(bundle.partition))), errors
+
+    def features(self, photos: Sequence[Photo], *, progress: Progress = silent) -> NDArray[np.float32]:
+        """What the encoder makes of each photo, shape ``(N, F)``.
+
+        Raises:
+            BadPhotoError: a photo cannot be read.
+        """
+        bundle = self.bundle
+        out = np.empty((len(photos), bundle.model.encoder.num_features), np.float32)
+        for index, features, errors in encode(
+            bundle.model, bundle.preprocess, photos, store=self.store, progress=progress
+        ):
+            for error in errors.values():
+                raise error
+            out[index] = features.cpu().numpy()
+        return out
+
+
+def load(path: str | Path, *, device: str | None = None) -> Locator:
+    """Open a bundle for answering.
+
+    Raises:
+        BundleError: there is no whole bundle at ``path``.
+    """
+    return Locator(Bundle.read(Path(path)), device=device)

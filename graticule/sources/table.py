@@ -1,0 +1,34 @@
+"""A table that says where each photo was taken: CSV, TSV or Parquet."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from graticule.photos import read_table
+from graticule.sources.intake import MAX_REFUSED, Progress, admit
+
+
+def import_table(
+    file: Path,
+    out: Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    photos_root: Path | None = None,
+    max_refused: float = MAX_REFUSED,
+    progress: Progress | None = None,
+) -> Path:
+    """Make a dataset of a table with ``path, lat, lon``.
+
+    ``place, sequence, captured_at, heading`` and ``split`` have a meaning; these and all further columns are
+    kept as they are. A row without a usable position is a refused photo, not an error.
+
+    Args:
+        columns: our names to the table's own, as ``{"lat": "latitude"}``.
+        photos_root: the folder that relative paths start from; the table's own where not given.
+
+    Raises:
+        BadTableError: no such file, no rows, or a missing column.
+        TooManyRefusedError, WriteError: see :func:`graticule.sources.intake.admit`.
+    """
+    candidates = read_table(file, columns, need=("path", "lat", "lon"))
+    root = file.parent if photos_root is None else photos_root
+    return admit(candidates, root, out, source="table", max_refused=max_refused, progress=progress)

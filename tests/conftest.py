@@ -1,0 +1,94 @@
+"""Fixtures that several rooms share."""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+# Networks as tiny as these lose more to threads that wait for one another than they gain.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+SHARED_DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder of real photos and coordinates that stays outside the project."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("the real data is not on this machine (../shared/data beside the checkout)")
+    return SHARED_DATA
+
+
+def picture(width=160, height=120, seed=0):
+    """A smooth picture without symmetry, so that any turn or flip of it shows."""
+    rng = np.random.default_rng(seed)
+    x, y = np.linspace(0, 1, width), np.linspace(0, 1, height)[:, None]
+    waves = [np.sin(rng.uniform(2, 9) * x + rng.uniform(2, 9) * y + rng.uniform(0, 6)) for _ in range(3)]
+    return ((np.stack(waves, axis=-1) + 1) * 127.5).astype(np.uint8)
+
+
+def exif_of(lat=None, lon=None, orientation=None, captured_at=None, offset=None, heading=None):
+    """EXIF as a phone writes it."""
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0110] = "Acme", "Phone 3"
+    if orientation:
+        exif[0x0112] = orientation
+    shot, gps = exif.get_ifd(0x8769), exif.get_ifd(0x8825)
+    if captured_at:
+        shot[0x9003] = captured_at
+    if offset:
+        shot[0x9011] = offset
+    if lat is not None:
+        gps.update(
+            {1: "S" if lat < 0 else "N", 2: sexagesimal(lat), 3: "W" if lon < 0 else "E", 4: sexagesimal(lon)}
+        )
+    if heading is not None:
+        gps.update({16: "T", 17: heading})
+    return exif
+
+
+def sexagesimal(degrees):
+    minutes, seconds = divmod(round(abs(degrees) * 3600, 4), 60)
+    return (*(float(part) for part in divmod(minutes, 60)), seconds)
+
+
+def encoded(pixels, format_="JPEG", **options):
+    """The bytes of a file; ``pixels`` is an array or a Pillow image."""
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    buffer = io.BytesIO()
+    if format_ == "HEIF":
+        import pillow_heif
+
+        exif = options.pop("exif", Image.Exif())
+        pillow_heif.from_pillow(image).save(buffer, exif=exif.tobytes(), **options)
+    else:
+        image.save(buffer, format_, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def make_jpeg():
+    """``make_jpeg(path, lat, lon, seed=...)`` writes a small geotagged JPEG and returns its path."""
+
+    def make(path, lat=None, lon=None, *, seed=0, width=160, height=120, **exif):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = encoded(picture(width, height, seed), quality=90, exif=exif_of(lat, lon, **exif))
+        path.write_bytes(data)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """Every whole-file write stops halfway with "no space left on device"."""
+
+    def half(path, data):
+        with path.open("wb") as file:
+            file.write(data[: len(data) // 2])
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", half)

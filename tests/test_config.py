@@ -1,0 +1,74 @@
+from pathlib import Path
+
+import pytest
+
+from graticule.config import parse_overrides, parse_recipe, read_recipe
+from graticule.errors import BadRecipeError
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_every_recipe_we_ship_is_read(path):
+    assert read_recipe(path).name == path.stem
+
+
+@pytest.mark.parametrize(
+    ("tree", "sentence"),
+    [
+        pytest.param({"trian": {}}, "unknown setting trian; did you mean train?", id="misspelt section"),
+        pytest.param({"train": {"epoch": 3}}, "unknown setting train.epoch; did you mean epochs?", id="misspelt"),
+        pytest.param({"cells": {"split_above": 5, "drop_below": 9}}, "drop_below=9 exceeds split_above=5", id="cells"),
+        pytest.param({"target": {"kind": "distance"}}, "takes tau_km or tau_spacings", id="no tau"),
+        pytest.param(
+            {"target": {"kind": "distance", "tau_km": 1, "tau_spacings": 1}}, "one of them", id="two taus"
+        ),
+        pytest.param({"target": {"tau_km": 1}}, "tau_km goes with kind: distance", id="tau without distance"),
+        pytest.param({"target": {"smoothing": 0.1}}, "smoothing goes with kind: smoothed", id="stray smoothing"),
+        pytest.param({"target": {"kind": "smoothed"}}, "smoothing goes with", id="smoothed without a value"),
+        pytest.param(
+            {"encoder": {"frozen": True, "weights": "none"}}, "would stay random", id="frozen random weights"
+        ),
+        pytest.param(
+            {"encoder": {"frozen": True}, "augment": {"crop": 0.1}}, "augment would do nothing", id="frozen, augment"
+        ),
+        pytest.param({"image": {"resize": "fit", "height": 224}}, "give longest", id="fit with a height"),
+        pytest.param({"image": {"longest": 224}}, "give height and width", id="squash with a longest side"),
+        pytest.param({"split": {"val": 0.5, "test": 0.5}}, "leave no photos to train on", id="no training part"),
+        pytest.param({"train": {"lr": -1}}, "train.lr: Input should be greater than 0, found -1", id="negative lr"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_with_a_sentence(tree, sentence):
+    with pytest.raises(BadRecipeError) as caught:
+        parse_recipe(tree)
+    assert sentence in str(caught.value)
+
+
+def test_overrides_reach_into_sections(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("train: {epochs: 9}\n")
+    recipe = read_recipe(path, parse_overrides(["train.lr=0.5", "seed=4"]))
+    assert (recipe.train.epochs, recipe.train.lr, recipe.seed) == (9, 0.5, 4)
+
+
+def test_an_override_without_a_value_is_refused():
+    with pytest.raises(BadRecipeError, match="--set takes name=value"):
+        parse_overrides(["train.lr"])
+
+
+def test_a_local_weights_file_is_taken_relative_to_the_recipe(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("encoder: {weights: sub/w.pth}\n")
+    assert read_recipe(path).encoder.weights == str(tmp_path / "sub" / "w.pth")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [("[1, 2]", "should hold settings"), ("a: [", "is not YAML"), (None, "cannot be read")],
+)
+def test_a_file_that_is_no_recipe_is_refused(tmp_path, text, sentence):
+    path = tmp_path / "r.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(BadRecipeError, match=sentence):
+        read_recipe(path)

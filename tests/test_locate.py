@@ -1,0 +1,128 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+from towns import COLORS, QUARTERS, make_town, photo, tiny_recipe
+
+import graticule
+from graticule.bundle import FILES, INDEX, Bundle
+from graticule.data import FeatureStore
+from graticule.errors import BadPhotoError, BundleError
+from graticule.formats import WRITERS
+from graticule.geo import great_circle_km
+from graticule.locate import Locator
+from graticule.train import train
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory):
+    return make_town(tmp_path_factory.mktemp("town"))
+
+
+@pytest.fixture(scope="module")
+def folder(town, tmp_path_factory):
+    recipe = tiny_recipe(train={"epochs": 15}, image={"resize": "fit", "longest": 48, "height": None, "width": None})
+    out = tmp_path_factory.mktemp("run") / "bundle"
+    train(recipe, town, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def locator(folder):
+    return graticule.load(folder)
+
+
+@pytest.mark.parametrize("quarter", range(len(COLORS)))
+def test_a_new_photo_is_placed_in_its_quarter(locator, quarter):
+    fix = locator.locate(photo(quarter, np.random.default_rng(99)))
+    assert great_circle_km(fix.lat, fix.lon, *QUARTERS[quarter]) < 0.5
+    assert fix.cells[0].probability > 0.5
+    assert sum(cell.probability for cell in fix.cells) <= 1 + 1e-6
+
+
+def test_photos_are_answered_in_their_order_whatever_their_shape(locator, town):
+    paths = town.paths()[:20]
+    together = locator.locate(paths)
+    alone = [locator.locate(path) for path in paths]
+    for one, other in zip(together, alone, strict=True):
+        assert (one.lat, one.lon) == pytest.approx((other.lat, other.lon), abs=1e-5)
+
+
+def test_a_broken_photo_is_a_reply_with_its_reason_among_the_others(locator, town, tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(town.paths()[1].read_bytes()[:300])
+    photos = [town.paths()[0], broken, tmp_path / "missing.jpg", town.paths()[2]]
+    replies = list(locator.replies(photos))
+    assert [reply.photo for reply in replies] == photos
+    assert [reply.fix is None for reply in replies] == [False, True, True, False]
+    assert replies[1].error.reason in {"truncated", "unreadable"}
+
+
+def test_one_broken_photo_raises_when_it_is_asked_about_alone(locator):
+    with pytest.raises(BadPhotoError):
+        locator.locate(b"not a photo")
+
+
+def test_a_store_changes_nothing_but_the_work(folder, town, tmp_path):
+    plain = Locator(Bundle.read(folder)).locate(town.paths()[:5])
+    for _ in range(2):
+        stored = Locator(Bundle.read(folder), store=FeatureStore(tmp_path)).locate(town.paths()[:5])
+        assert [f.lat for f in stored] == pytest.approx([f.lat for f in plain], abs=1e-6)
+    assert list(tmp_path.glob("*.npz"))
+
+
+def test_nothing_is_kept_of_a_photo_by_default(folder, town, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRATICULE_CACHE", str(tmp_path / "cache"))
+    before = sorted(p for p in folder.rglob("*"))
+    graticule.load(folder).locate(town.paths()[0])
+    assert sorted(p for p in folder.rglob("*")) == before
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("name", [*FILES, INDEX])
+def test_a_bundle_with_a_changed_byte_is_refused(folder, tmp_path, name):
+    copy = tmp_path / "bundle"
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("training"))
+    data = bytearray((copy / name).read_bytes())
+    spot = data.index(b"photos") if name == INDEX else len(data) // 2
+    data[spot] ^= 1
+    (copy / name).write_bytes(bytes(data))
+    with pytest.raises(BundleError, match=f"{name} is not (the file that|what) training wrote"):
+        graticule.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        pytest.param(lambda p: shutil.rmtree(p), "that folder is not there", id="no folder"),
+        pytest.param(lambda p: (p / INDEX).unlink(), f"it has no {INDEX}", id="no index"),
+        pytest.param(lambda p: (p / "cells.parquet").unlink(), "lacks cells.parquet", id="no cells"),
+        pytest.param(lambda p: (p / INDEX).write_text("{"), "cannot be read as JSON", id="no JSON"),
+        pytest.param(lambda p: (p / INDEX).write_text(json.dumps({"format": 99})), "has format 99", id="newer"),
+    ],
+)
+def test_what_is_no_whole_bundle_is_refused_with_a_sentence(folder, tmp_path, damage, sentence):
+    copy = tmp_path / "bundle"
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("training"))
+    damage(copy)
+    with pytest.raises(BundleError, match=sentence):
+        graticule.load(copy)
+
+
+def test_a_bundle_tells_no_one_where_it_was_trained(folder, town):
+    for name in (INDEX, "recipe.yaml"):
+        assert str(town.root) not in (folder / name).read_text()
+
+
+def test_every_format_holds_every_photo(locator, town, tmp_path):
+    replies = list(locator.replies([town.paths()[0], tmp_path / "a&b<c>.jpg"]))
+    texts = {name: write(replies) for name, write in WRITERS.items()}
+    rows = json.loads(texts["json"])
+    assert rows[0]["lat"] == pytest.approx(replies[0].fix.lat, abs=1e-6)
+    assert "cannot be read" in rows[1]["error"]
+    features = json.loads(texts["geojson"])["features"]
+    assert features[0]["geometry"]["coordinates"] == [rows[0]["lon"], rows[0]["lat"]]
+    assert features[1]["geometry"] is None
+    assert len(texts["csv"].splitlines()) == 3
+    assert "a&amp;b&lt;c&gt;.jpg" in texts["kml"]

@@ -1,0 +1,138 @@
+import numpy as np
+import pytest
+import timm
+import torch
+
+from graticule.config import parse_recipe
+from graticule.errors import BadRecipeError
+from graticule.geo import great_circle_km, unit_vectors
+from graticule.model.encoders import build_encoder
+from graticule.model.geolocator import build_geolocator
+from graticule.model.heads import Head
+from graticule.model.losses import distance_targets, loss
+
+
+@pytest.mark.parametrize(
+    ("name", "pooling", "width"),
+    [
+        pytest.param("test_resnet", "own", 96, id="timm CNN"),
+        pytest.param("test_vit", "own", 64, id="timm transformer"),
+        pytest.param("test_resnet", "average+gem", 192, id="timm CNN, two poolings"),
+        pytest.param("test_vit", "average", 64, id="timm transformer, average of its patches"),
+        pytest.param("shufflenet_v2_x0_5", "own", 1024, id="torchvision"),
+    ],
+)
+def test_an_encoder_of_either_library_gives_one_feature_a_photo(name, pooling, width):
+    encoder = build_encoder(name, "none", pooling).eval()
+    assert encoder.num_features == width
+    assert encoder(torch.zeros(2, 3, 160, 160)).shape == (2, width)
+
+
+def test_own_pooling_gives_what_timm_gives():
+    torch.manual_seed(0)
+    encoder = build_encoder("test_resnet", "none").eval()
+    oracle = timm.create_model("test_resnet", num_classes=0).eval()
+    oracle.load_state_dict(encoder.body.state_dict())
+    x = torch.rand(2, 3, 96, 96)
+    torch.testing.assert_close(encoder(x), oracle(x))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        pytest.param({"name": "vit_b16"}, "no encoder is called 'vit_b16'; near ones: vit_b_16", id="near name"),
+        pytest.param({"name": "qqqq"}, r"timm.list_models\(\) lists the names", id="no near name"),
+        pytest.param({"name": "test_resnet", "options": {"wings": 2}}, "does not take these options", id="option"),
+        pytest.param(
+            {"name": "torchvision/resnet18", "pooling": "average"}, "is for timm encoders", id="torchvision pooling"
+        ),
+        pytest.param({"name": "test_resnet", "weights": "nowhere.pth"}, "no weights at", id="no file"),
+    ],
+)
+def test_an_encoder_that_cannot_be_is_refused_with_a_sentence(arguments, sentence):
+    with pytest.raises(BadRecipeError, match=sentence):
+        build_encoder(**({"weights": "none"} | arguments))
+
+
+def test_local_weights_are_loaded_whatever_their_classifier(tmp_path):
+    torch.manual_seed(1)
+    donor = timm.create_model("test_resnet", num_classes=17)
+    torch.save(donor.state_dict(), tmp_path / "w.pth")
+    encoder = build_encoder("test_resnet", str(tmp_path / "w.pth"))
+    for name, tensor in encoder.body.state_dict().items():
+        torch.testing.assert_close(tensor, donor.state_dict()[name])
+
+
+def test_weights_of_another_encoder_are_refused(tmp_path):
+    torch.save(timm.create_model("test_vit", num_classes=3).state_dict(), tmp_path / "w.pth")
+    with pytest.raises(BadRecipeError, match="does not fit this encoder"):
+        build_encoder("test_resnet", str(tmp_path / "w.pth"))
+
+
+def test_a_file_that_is_no_state_dict_is_refused(tmp_path):
+    (tmp_path / "w.pth").write_bytes(b"not weights")
+    with pytest.raises(BadRecipeError, match="not a state dict"):
+        build_encoder("test_resnet", str(tmp_path / "w.pth"))
+
+
+def test_a_frozen_encoder_has_nothing_to_train_and_its_head_has():
+    recipe = parse_recipe({"encoder": {"name": "test_resnet", "weights": "none"}})
+    frozen = recipe.model_copy(update={"encoder": recipe.encoder.model_copy(update={"frozen": True})})
+    model = build_geolocator(frozen, 5)
+    assert not any(p.requires_grad for p in model.encoder.parameters())
+    assert all(p.requires_grad for p in model.head.parameters())
+
+
+def test_the_same_seed_gives_the_same_network():
+    recipe = parse_recipe({"seed": 7, "encoder": {"name": "test_resnet", "weights": "none"}})
+    one, two = (build_geolocator(recipe, 5).state_dict() for _ in range(2))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_bytes_and_floats_of_one_image_give_the_same_logits():
+    model = build_geolocator(parse_recipe({"encoder": {"name": "test_resnet", "weights": "none"}}), 5).eval()
+    image = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    torch.testing.assert_close(model(image), model(image / 255))
+
+
+def test_a_standardised_head_sees_features_of_unit_spread():
+    head = Head(3, 2)
+    features = torch.randn(500, 3) * torch.tensor([1.0, 50.0, 0.0]) + 9
+    head.standardise(features)
+    seen = (features - head.center) * head.scale
+    torch.testing.assert_close(seen.mean(dim=0), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(seen.std(dim=0, correction=0), torch.tensor([1.0, 1.0, 0.0]), atol=1e-3, rtol=0)
+
+
+def vectors(lat, lon):
+    return torch.from_numpy(unit_vectors(lat, lon)).float()
+
+
+def test_distance_targets_are_pigeons_formula_in_float64():
+    rng = np.random.default_rng(0)
+    lat, lon = 38.9 + rng.normal(0, 0.02, 30), -77 + rng.normal(0, 0.02, 30)
+    km = great_circle_km(lat[:5, None], lon[:5, None], lat, lon)
+    expected = np.exp(-(km - km.min(axis=1, keepdims=True)) / 0.4)
+    expected /= expected.sum(axis=1, keepdims=True)
+    found = distance_targets(vectors(lat[:5], lon[:5]), vectors(lat, lon), 0.4)
+    np.testing.assert_allclose(found.numpy(), expected, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "smoothing"), [("one_cell", 0.0), ("smoothed", 0.1)], ids=["one cell", "label smoothing"]
+)
+def test_the_loss_is_torchs_cross_entropy_over_photos_that_have_a_cell(kind, smoothing):
+    logits, rows = torch.randn(6, 4), torch.tensor([0, 1, -1, 3, 2, -1])
+    spots = vectors(np.zeros(6), np.zeros(6))
+    found = loss(logits, rows, spots, vectors(np.zeros(4), np.arange(4)), kind=kind, smoothing=smoothing, tau_km=1)
+    expected = torch.nn.functional.cross_entropy(logits[rows >= 0], rows[rows >= 0], label_smoothing=smoothing)
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_distance_loss_prefers_the_cell_next_door():
+    cells = vectors([0, 0, 0], [0.0, 0.01, 1.0])
+    spot = vectors([0], [0.0])
+    near, far = torch.tensor([[-9.0, 9.0, -9.0]]), torch.tensor([[-9.0, -9.0, 9.0]])
+    arguments = {"kind": "distance", "smoothing": 0.0, "tau_km": 2.0}
+    rows = torch.tensor([0])
+    assert loss(near, rows, spot, cells, **arguments) < loss(far, rows, spot, cells, **arguments)

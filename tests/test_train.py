@@ -1,0 +1,204 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import psutil
+import pytest
+import timm
+import torch
+from towns import make_town, tiny_recipe
+
+from graticule.bundle import Bundle
+from graticule.config import parse_recipe
+from graticule.data import FeatureStore, ShapeBatches
+from graticule.errors import BadPhotoError, BadRecipeError, BundleError, NotEnoughMemoryError
+from graticule.train import fit, train
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory):
+    return make_town(tmp_path_factory.mktemp("town"))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "w.pth"
+    torch.save(timm.create_model("test_efficientnet", num_classes=10).state_dict(), path)
+    return str(path)
+
+
+def state(bundle):
+    return bundle.model.state_dict()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"target": {"kind": "one_cell"}}, id="one cell"),
+        pytest.param({"target": {"kind": "smoothed", "smoothing": 0.1}}, id="smoothed"),
+        pytest.param({"target": {"kind": "distance", "tau_spacings": 0.2}}, id="distance"),
+        pytest.param(
+            {"image": {"resize": "fit", "longest": 48, "height": None, "width": None}}, id="two shapes of photo"
+        ),
+        pytest.param({"head": {"hidden": 16, "dropout": 0.1}}, id="hidden layer"),
+        pytest.param({"augment": {"crop": 0.2, "light": 0.2, "erase": 0.1}}, id="augmented"),
+        pytest.param({"train": {"schedule": "cosine"}}, id="cosine"),
+        pytest.param({"encoder": {"name": "torchvision/shufflenet_v2_x0_5"}}, id="torchvision"),
+    ],
+)
+def test_training_learns_the_town_whatever_the_recipe(town, changes):
+    losses = []
+    bundle = fit(tiny_recipe(**changes), town, progress=lambda *told: losses.append(told))
+    assert bundle.facts["cells"] == 4
+    assert bundle.facts["epochs"]["train_loss"] < 1.0 < np.log(4)
+    assert losses[-1][0] == losses[-1][1]
+
+
+def test_two_runs_of_one_recipe_give_the_same_weights(town):
+    recipe = tiny_recipe(augment={"crop": 0.2}, head={"dropout": 0.2})
+    one, two = state(fit(recipe, town)), state(fit(recipe, town))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_frozen_encoder_is_left_as_it_was_and_its_features_are_kept(town, weights, tmp_path):
+    recipe = tiny_recipe(encoder={"weights": weights, "frozen": True}, train={"epochs": 30})
+    store = FeatureStore(tmp_path / "features")
+    bundle = fit(recipe, town, store=store)
+    donor = torch.load(weights, weights_only=True)
+    assert all(torch.equal(t, donor[name]) for name, t in bundle.model.encoder.body.state_dict().items())
+    [file] = (tmp_path / "features").glob("*.npz")
+    written = file.stat().st_mtime_ns
+    again = fit(recipe, town, store=FeatureStore(tmp_path / "features"))
+    assert file.stat().st_mtime_ns == written
+    assert torch.equal(state(again)["head.layers.1.weight"], state(bundle)["head.layers.1.weight"])
+
+
+def test_cells_come_from_the_training_rows_alone(town, tmp_path):
+    bundle = train(tiny_recipe(), town, tmp_path / "run")
+    table = pl.read_parquet(tmp_path / "run/training/photos.parquet")
+    assert bundle.partition.photos.sum() == (table["split"] == "train").sum()
+    assert set(table["split"]) == {"train", "val", "test"}
+    by_part = table.group_by("sequence").agg(pl.col("split").n_unique())
+    assert by_part["split"].max() == 1
+
+
+def test_a_run_leaves_its_history_and_its_audit(town, tmp_path):
+    train(tiny_recipe(), town, tmp_path / "run")
+    history = pl.read_csv(tmp_path / "run/training/history.csv")
+    assert history["epoch"].to_list() == [1, 2, 3, 4]
+    assert {"train_loss", "val_loss", "val_median_km", "lr", "photos_per_second"} <= set(history.columns)
+    assert (tmp_path / "run/training/audit.json").exists()
+
+
+RUN = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from towns import tiny_recipe
+from graticule.photos import read_photos
+from graticule.train import train
+recipe = tiny_recipe(augment={{"crop": 0.2, "light": 0.2}}, head={{"dropout": 0.2}}, train={{"epochs": 30}})
+train(recipe, read_photos(Path({table!r})), Path(sys.argv[1]), resume="--resume" in sys.argv)
+"""
+
+
+def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(town, tmp_path):
+    code = RUN.format(tests=str(Path(__file__).parent), table=str(town.root / "table.csv"))
+
+    def command(folder, *more):
+        return [sys.executable, "-c", code, str(tmp_path / folder), *more]
+
+    subprocess.run(command("whole"), check=True)
+    killed = subprocess.Popen(command("killed"))
+    history = tmp_path / "killed/training/history.csv"
+    deadline = time.monotonic() + 120
+    while killed.poll() is None and time.monotonic() < deadline:
+        if history.exists() and len(history.read_text().splitlines()) >= 6:
+            os.kill(killed.pid, signal.SIGKILL)
+            break
+        time.sleep(0.02)
+    assert killed.wait() == -signal.SIGKILL
+    with pytest.raises(BundleError):
+        Bundle.read(tmp_path / "killed")
+    subprocess.run(command("killed", "--resume"), check=True)
+    one, two = state(Bundle.read(tmp_path / "whole")), state(Bundle.read(tmp_path / "killed"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert pl.read_csv(history)["epoch"].to_list() == list(range(1, 31))
+
+
+def test_a_finished_run_is_not_overwritten_unasked(town, tmp_path):
+    train(tiny_recipe(train={"epochs": 1}), town, tmp_path / "run")
+    with pytest.raises(BadRecipeError, match="holds a run already; add --resume"):
+        train(tiny_recipe(train={"epochs": 1}), town, tmp_path / "run")
+    with pytest.raises(BadRecipeError, match="another recipe or other photos"):
+        train(tiny_recipe(train={"epochs": 2}), town, tmp_path / "run", resume=True)
+
+
+def test_a_folder_with_other_things_is_not_written_to(town, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(BadRecipeError, match="is not empty and holds no run"):
+        train(tiny_recipe(), town, tmp_path)
+
+
+def test_a_single_cell_is_refused(town):
+    with pytest.raises(BadRecipeError, match="only one cell"):
+        fit(tiny_recipe(cells={"split_above": 500}), town)
+
+
+def test_a_photo_that_went_missing_is_named(town):
+    gone = town.frame.with_columns(pl.lit("nowhere.jpg").alias("path"))
+    with pytest.raises(BadPhotoError, match=r"nowhere.jpg"):
+        fit(tiny_recipe(), type(town)(gone, town.root))
+
+
+def test_a_step_that_would_not_fit_is_refused_with_a_batch_size_that_does(town, monkeypatch):
+    class Free:
+        available = 200_000_000
+
+    monkeypatch.setattr(psutil, "virtual_memory", Free)
+    with pytest.raises(NotEnoughMemoryError, match=r"train.batch_size: \d+ would fit") as caught:
+        fit(tiny_recipe(image={"height": 512, "width": 512}, train={"batch_size": 512}), town)
+    assert "200" not in str(caught.value).split("would fit")[1]
+    fits = int(str(caught.value).split("train.batch_size: ")[-1].split()[0])
+    assert 1 <= fits < 512
+
+
+def test_a_loss_that_runs_away_says_so(town):
+    with pytest.raises(BadRecipeError, match="lower train.lr"):
+        fit(tiny_recipe(train={"lr": 1e30, "epochs": 3}), town)
+
+
+def test_batches_hold_one_shape_and_every_photo_once():
+    shapes = np.array([(32, 48)] * 11 + [(48, 32)] * 6)
+    order = ShapeBatches(shapes, 4, seed=1)
+    for epoch in (0, 1):
+        order.set_epoch(epoch)
+        lists = list(order)
+        assert sorted(i for indices in lists for i in indices) == list(range(17))
+        assert all(len({tuple(shapes[i]) for i in indices}) == 1 for indices in lists)
+        assert len(lists) == len(order)
+
+
+def test_the_order_depends_on_seed_and_epoch_alone():
+    shapes = np.zeros((40, 2), np.int64)
+
+    def order(seed, epoch):
+        batches = ShapeBatches(shapes, 4, seed=seed)
+        batches.set_epoch(epoch)
+        return list(batches)
+
+    assert order(1, 5) == order(1, 5)
+    assert order(1, 5) != order(1, 6)
+    assert order(1, 5) != order(2, 5)
+
+
+def test_a_recipe_round_trips_through_its_bundle(town, tmp_path):
+    recipe = tiny_recipe(train={"epochs": 1})
+    train(recipe, town, tmp_path / "run")
+    assert Bundle.read(tmp_path / "run").recipe == parse_recipe(recipe.model_dump(mode="json"))
