@@ -53,7 +53,7 @@ class Bundle:
             save_file({k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}, aside)
         self.partition.write(path / CELLS)
         write_text(path / RECIPE, yaml.safe_dump(_portable(self.recipe), sort_keys=False))
-        index = {
+        index: dict[str, Any] = {
             "format": FORMAT,
             "preprocess": self.preprocess.to_json(),
             "facts": self.facts,
@@ -104,8 +104,8 @@ def _read_index(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise BundleError(f"{path / INDEX} cannot be read as JSON: {error}") from error
     if not isinstance(index, dict) or index.get("format") != FORMAT:
-        found = index.get("format") if isinstance(index, dict) else index
-        raise BundleError(f"the bundle {path} has format {found!r}; this version of graticule reads format {FORMAT}")
+        version = index.get("format") if isinstance(index, dict) else index
+        raise BundleError(f"the bundle {path} has format {version!r}; this version of graticule reads format {FORMAT}")
     if "sha256" not in index or index["sha256"].get(INDEX) != _own_hash(index):
         raise BundleError(
             f"{path / INDEX} is not what training wrote (its SHA-256 differs); copy the bundle again from where it was made"

@@ -36,6 +36,11 @@ class SplitBy(StrEnum):
     block = "block"
 
 
+class Keep(StrEnum):
+    planet = "planet"
+    nested = "nested"
+
+
 class Format(StrEnum):
     table = "table"
     json = "json"
@@ -169,7 +174,7 @@ def cells(
     split_above: Annotated[int, typer.Option(help="Split a cell with more photos than this.")] = 1000,
     drop_below: Annotated[int, typer.Option(help="Drop a cell with fewer photos than this.")] = 50,
     max_level: Annotated[int, typer.Option(help="Finest S2 level.")] = 18,
-    keep: Annotated[str, typer.Option(help="planet, or nested as report A.")] = "planet",
+    keep: Annotated[Keep, typer.Option(help="planet, or nested as report A.")] = Keep.planet,
     lat: Annotated[str, Column] = "lat",
     lon: Annotated[str, Column] = "lon",
     plot: Annotated[Path | None, typer.Option(help="Draw the cells over a map.")] = None,
@@ -181,7 +186,7 @@ def cells(
 
     lats, lons = read_points(points, lat, lon)
     partition = Partition.fit(
-        lats, lons, split_above=split_above, drop_below=drop_below, max_level=max_level, keep=keep
+        lats, lons, split_above=split_above, drop_below=drop_below, max_level=max_level, keep=keep.value
     )
     partition.write(out)
     if plot:
@@ -353,10 +358,9 @@ def leak(
     if as_json:
         _print_json(rows)
         return
-    header = ("split by", "method", "top-1", "centre to centre", "median error", "mean error", "within 25 m")
-    header += ("training photo within 5 m", "shared sequences")
+    errors = ("top-1", "centre to centre", "median error", "mean error", "within 25 m")
     _print_table(
-        header,
+        ("split by", "method", *errors, "training photo within 5 m", "shared sequences"),
         [
             (
                 row["split"],

@@ -97,6 +97,7 @@ class Encoder(Section):
     weights: str = "pretrained"  # or "none", or the path of a local state dict
     frozen: bool = False
     pooling: Literal["own", "average", "average+gem"] = "own"
+    inner: tuple[str, ...] = ()  # modules within, such as blocks.4, whose mean and spread stand beside the output
     options: dict[str, Any] = {}
 
     @model_validator(mode="after")

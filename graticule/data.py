@@ -149,6 +149,8 @@ def batches(dataset: Dataset[Batch], order: ShapeBatches, workers: int, pin: boo
         pin_memory=pin,
         persistent_workers=workers > 0,
         prefetch_factor=2 if workers else None,
+        # Its own source of chance: the loader's draw for its workers must not shift the run's.
+        generator=torch.Generator(),
     )
 
 
@@ -216,7 +218,7 @@ class FeatureStore:
 
 def feature_key(model: Geolocator, preprocess: Preprocess) -> str:
     """Hash of all that a feature depends on besides the photo."""
-    digest = hashlib.sha256(repr((preprocess, model.encoder.pooling)).encode())
+    digest = hashlib.sha256(repr((preprocess, model.encoder.pooling, model.encoder.inner)).encode())
     for name, tensor in sorted(model.encoder.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -262,7 +264,7 @@ def encode(
         todo = np.flatnonzero(~held)
     if not len(todo):
         return
-    wanted = [photos[i] for i in todo]
+    wanted = [photos[int(i)] for i in todo]
     shapes, broken = shapes_of(wanted, preprocess)
     if broken:
         yield np.empty(0, np.int64), torch.empty(0), {int(todo[i]): e for i, e in broken.items()}

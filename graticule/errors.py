@@ -20,8 +20,11 @@ class BadPhotoError(GraticuleError, ValueError):
     """
 
     def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__(reason, message)  # both, so that it survives the way out of a worker process
         self.reason = reason
+
+    def __str__(self) -> str:
+        return str(self.args[1])
 
 
 class BadTableError(GraticuleError, ValueError):

@@ -155,11 +155,11 @@ def predict_rows(locator: Locator, photos: Photos, *, progress: Progress = silen
     between[both] = great_circle_km(
         lat[best[both]], lon[best[both]], lat[true_row[both]], lon[true_row[both]]
     )
-    tokens = np.array([*partition.tokens, None], object)  # NO_CELL takes the last
+    tokens = [*partition.tokens, None]  # NO_CELL takes the last
     return photos.frame.select("path", "lat", "lon", *(c for c in CARRIED if photos.has(c))).with_columns(
         pl.Series("place_code", photos.places()),
-        pl.Series("true_cell", tokens[true_row], pl.String),
-        pl.Series("predicted_cell", tokens[best], pl.String),
+        pl.Series("true_cell", [tokens[i] for i in true_row], pl.String),
+        pl.Series("predicted_cell", [tokens[i] for i in best], pl.String),
         *(pl.Series(name, values).fill_nan(None) for name, values in number.items()),
         pl.Series("error_km", error_km).fill_nan(None),
         pl.Series("center_distance_km", between).fill_nan(None),
@@ -292,37 +292,31 @@ def leak_table(
         locator = Locator(bundle, store=store)
         leak = audit(train, test)
         rows = predict_rows(locator, test, progress=told)
-        shared = {
-            "split": by,
-            "train_photos": len(train),
-            "test_photos": len(test),
-            "within_5_m_of_training": leak.nearest_within["within_5_m"],
-            "shared_sequences": leak.shared_sequences,
-        }
-        error_km = rows["error_km"].to_numpy()
-        table.append(
-            LeakRow(
-                **shared,
-                method=f"{own.target.kind}, {own.answer}",
-                top1=float(rows["top1"].to_numpy().mean()),
-                center_distance_km=float(rows["center_distance_km"].drop_nulls().to_numpy().mean()),
-                **_errors(error_km),
-            )
-        )
+        top1 = float(rows["top1"].to_numpy().mean())
+        centers = float(rows["center_distance_km"].drop_nulls().to_numpy().mean())
         nearest = _nearest_neighbour(locator, train, test, told)
-        error_km = great_circle_km(test.lat, test.lon, train.lat[nearest], train.lon[nearest])
-        table.append(
-            LeakRow(**shared, method="1-nearest neighbour", top1=None, center_distance_km=None, **_errors(error_km))
-        )
+        nearest_km = great_circle_km(test.lat, test.lon, train.lat[nearest], train.lon[nearest])
+        methods_run: list[tuple[str, float | None, float | None, NDArray[np.float64]]] = [
+            (f"{own.target.kind}, {own.answer}", top1, centers, rows["error_km"].to_numpy()),
+            ("1-nearest neighbour", None, None, nearest_km),
+        ]
+        table += [
+            LeakRow(
+                split=by,
+                method=method,
+                train_photos=len(train),
+                test_photos=len(test),
+                top1=hit,
+                center_distance_km=between_km,
+                median_km=float(np.median(error_km)),
+                mean_km=float(error_km.mean()),
+                within_25_m=float((error_km <= 0.025).mean()),
+                within_5_m_of_training=leak.nearest_within["within_5_m"],
+                shared_sequences=leak.shared_sequences,
+            )
+            for method, hit, between_km, error_km in methods_run
+        ]
     return table
-
-
-def _errors(error_km: NDArray[np.float64]) -> dict[str, float]:
-    return {
-        "median_km": float(np.median(error_km)),
-        "mean_km": float(error_km.mean()),
-        "within_25_m": float((error_km <= 0.025).mean()),
-    }
 
 
 def _nearest_neighbour(

@@ -397,7 +397,7 @@ def _map_of_cells(
     # The edge of a cell is a great circle, which a flat map bends; small cells do not show it.
     points_per_edge = 16 if coarsest < 4 else 4 if coarsest < 9 else 1
     polygons = maps.rings(*s2.outlines(partition.cells, points_per_edge=points_per_edge))
-    # Where the photos are, and the cells among them; a huge cell with a few photos in one corner may stick out.
+    # Where the photos are, and the cells among them; a huge cell with photos in one corner may stick out.
     core = maps.frame_around(partition.lat, partition.lon)
     among = [ring for ring in polygons if np.ptp(ring[:, 1]) <= (core.north - core.south) / 2] or polygons
     photos = np.stack([partition.lon, partition.lat], axis=1)

@@ -95,13 +95,13 @@ def nearest_km(
     Raises:
         ValueError: there is no point to be near to.
     """
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     targets = unit_vectors(to_lat, to_lon).reshape(-1, 3)
     if not len(targets):
         raise ValueError("there is no point to measure the distance to")
     points = unit_vectors(lat, lon).reshape(-1, 3)
-    chord, index = cKDTree(targets).query(points)
+    chord, index = KDTree(targets).query(points)
     return chord_to_km(chord), index.astype(np.int64)
 
 

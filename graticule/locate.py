@@ -42,7 +42,7 @@ class Locator:
         self.bundle.model.to(self.device).eval()
 
     @overload
-    def locate(self, photos: str | Path | bytes, *, top: int = 5) -> Fix: ...
+    def locate(self, photos: str | Path | bytes, *, top: int = 5) -> Fix: ...  # type: ignore[overload-overlap]
     @overload
     def locate(self, photos: Sequence[str | Path | bytes], *, top: int = 5) -> list[Fix]: ...
     def locate(

@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
@@ -26,7 +27,7 @@ Floats = NDArray[np.float64]
 Point = tuple[float, float]  # lat, lon
 WIDTH = 7.0  # inches of every figure; at this width 10-point text stays legible on a phone
 KM_PER_DEGREE = math.pi * EARTH_RADIUS_KM / 180  # along a meridian
-WHOLE_TURN_ABOVE = 250  # degrees of longitude; wider data gets the customary map from 180° W to 180° E
+WHOLE_TURN_ABOVE = 200  # degrees of longitude; wider data gets the customary map from 180° W to 180° E
 BORDERS_ABOVE_KM = 40  # 1:50m lines are off by up to a kilometre and would mislead in a city
 SCALE_BELOW_KM = 3000  # on a wider map a kilometre is not equally long everywhere
 
@@ -125,6 +126,8 @@ def draw_base(axes: Axes, frame: Frame, *, ink: str, paper: str) -> None:
         xlim=(frame.west, frame.east), ylim=(frame.south, frame.north), aspect=frame.stretch, facecolor=paper
     )
     if frame.width_km > BORDERS_ABOVE_KM:
+        # Close up, cells are large and lines few: a rim keeps a dark line visible on a dark cell.
+        rim = [withStroke(linewidth=1.8, foreground=paper)] if frame.width_km < SCALE_BELOW_KM else []
         for kind, width in (("coast", 0.6), ("country", 0.6), ("state", 0.35)):
             lat, lon = borders.lines(kind)
             x = frame.x(lon)
@@ -136,6 +139,7 @@ def draw_base(axes: Axes, frame: Frame, *, ink: str, paper: str) -> None:
                 lw=width,
                 zorder=3,
                 gid=kind,
+                path_effects=rim,
             )
     _label_degrees(axes, frame)
     if frame.width_km < SCALE_BELOW_KM:
@@ -162,18 +166,18 @@ def axes_on(frame: Frame) -> tuple[Figure, Axes]:
 
 
 def mark(axes: Axes, frame: Frame, truth: Point | None, guess: Point | None) -> None:
-    """Mark the true position (red dot) and the best guess (white cross), and join them."""
+    """Mark the true position (red dot) and the best guess (white cross, smaller, as it may lie on it)."""
     if truth and guess:
         x, y = frame.x([truth[1], guess[1]]), [truth[0], guess[0]]
         axes.plot(x, y, "k-", lw=2.4, zorder=7)
         axes.plot(x, y, "w--", lw=1.2, zorder=7)
-    for name, point, marker, colour, edge in (
-        ("truth", truth, "o", "#E8112D", "white"),
-        ("best guess", guess, "X", "white", "black"),
+    for name, point, marker, colour, edge, size in (
+        ("truth", truth, "o", "#E8112D", "white", 12),
+        ("best guess", guess, "X", "white", "black", 8),
     ):
         if point:
             x = frame.x([point[1]])
-            axes.plot(x, [point[0]], marker, color=colour, mec=edge, ms=9, ls="", zorder=8, label=name)
+            axes.plot(x, [point[0]], marker, color=colour, mec=edge, ms=size, ls="", zorder=8, label=name)
     if truth or guess:
         axes.legend(loc="upper right", fontsize=8, framealpha=0.85, facecolor="#BBBBBB")
 

@@ -16,10 +16,9 @@ NO_CELL = -1
 
 Keep = Literal["planet", "nested"]
 
-COLUMNS = ("cell", "token", "level", "photos", "lat", "lon", "center_lat", "center_lon")
-
-_CHUNK = 1 << 15  # photos at a time, where something larger than a number is held of each
-_BUCKET_BITS = 16  # at most this many leading bits of a leaf id find its bucket of owners
+_CHUNK = 1 << 13  # photos at a time, where several numbers are held of each
+_BUCKET_BITS = 17  # half a megabyte of buckets
+_MIXED = -2  # a bucket with more than one owner
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,10 +38,11 @@ class Partition:
     _owners: "_Owners" = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name, dtype in (("cells", np.uint64), ("photos", np.int64), ("lat", np.float64), ("lon", np.float64)):
+        dtypes = {"cells": "uint64", "photos": "int64", "lat": "float64", "lon": "float64"}
+        for name, dtype in dtypes.items():
             if getattr(self, name).dtype != dtype:
-                raise TypeError(f"{name} must be {np.dtype(dtype)}, got {getattr(self, name).dtype}")
-        shapes = [column.shape for column in (self.cells, self.photos, self.lat, self.lon)]
+                raise TypeError(f"{name} must be {dtype}, got {getattr(self, name).dtype}")
+        shapes = [getattr(self, name).shape for name in dtypes]
         if len(set(shapes)) > 1 or self.cells.ndim != 1 or not len(self.cells):
             raise ValueError(
                 f"cells, photos, lat and lon must share one shape (C,) with C at least 1, got {shapes}"
@@ -70,13 +70,13 @@ class Partition:
     ) -> "Partition":
         """Grow cells from the positions of N photos.
 
-        ``planet`` (Weyand et al., "PlaNet", ECCV 2016): start from the six faces; split every cell with more than
-        ``split_above`` photos into its four children, down to ``max_level``; drop cells with fewer than
+        ``planet`` (Weyand et al., "PlaNet", ECCV 2016): start from the six faces; split every cell with more
+        than ``split_above`` photos into its four children, down to ``max_level``; drop cells with fewer than
         ``drop_below``. The cells are disjoint.
 
         ``nested`` (report A's code): keep every cell of any level down to ``max_level`` that holds between
-        ``drop_below`` and ``split_above`` photos, both included. A photo belongs to the smallest kept cell around
-        it, so a cell all of whose photos lie in smaller kept cells is a class without photos of its own.
+        ``drop_below`` and ``split_above`` photos, both included. A photo belongs to the smallest kept cell
+        around it, so a cell all of whose photos lie in smaller kept cells is a class without photos.
 
         Args:
             lat, lon: positions of the training photos, shape ``(N,)``, degrees.
@@ -91,17 +91,19 @@ class Partition:
             BadTableError: there are no photos.
         """
         _check_settings(split_above, drop_below, max_level, keep)
-        leaves = s2.leaf_cells(lat, lon).ravel()
+        lats, lons = (side.ravel() for side in check_latlon(lat, lon))
+        leaves = s2.leaf_cells(lats, lons)
         if not len(leaves):
             raise BadTableError("there are no photos to grow cells from")
         in_order = np.sort(leaves)
         grow = _planet if keep == "planet" else _nested
         cells, photos = grow(in_order, split_above, drop_below, max_level)
         if not len(cells):
-            raise _nothing_kept(in_order, grow, split_above, drop_below, max_level)
+            _, any_photos = grow(in_order, split_above, 1, max_level)
+            raise _nothing_kept(len(leaves), any_photos.max(initial=0), split_above, drop_below)
         del in_order
         order = np.argsort(cells)
-        mean_lat, mean_lon = _means(lat, lon, leaves, cells[order])
+        mean_lat, mean_lon = _means(lats, lons, leaves, cells[order])
         return cls(cells[order], photos[order], mean_lat, mean_lon)
 
     def assign(self, lat: ArrayLike, lon: ArrayLike) -> Ints:
@@ -145,14 +147,14 @@ class Partition:
         Nested cells with the same photos share one mean position, which counts once. Where there is only
         one, the spacing is the side of a square of the cell's area.
         """
-        from scipy.spatial import cKDTree
+        from scipy.spatial import KDTree
 
         about_1_cm = np.round(np.stack([self.lat, self.lon], axis=1), 7)
         _, first, place = np.unique(about_1_cm, axis=0, return_index=True, return_inverse=True)
         if len(first) == 1:
             return np.sqrt(s2.areas_km2(self.cells))
         points = unit_vectors(self.lat[first], self.lon[first])
-        chord, _ = cKDTree(points).query(points, k=2)
+        chord, _ = KDTree(points).query(points, k=2)
         return chord_to_km(chord[:, 1])[place.ravel()]
 
     def spread_km(self) -> Floats:
@@ -164,9 +166,10 @@ class Partition:
         return spread
 
     def summary(self, total: int | None = None) -> dict[str, Any]:
-        """Counts for people and for JSON. ``total`` is the number of photos that the cells were grown from."""
+        """Counts for people and for JSON; ``total`` is how many photos the cells were grown from."""
         inside = int(self.photos[_outermost(self.cells)].sum())
         levels, counts = np.unique(self.level, return_counts=True)
+        side_km = np.sqrt(s2.areas_km2(self.cells))
         return {
             "cells": len(self),
             "photos": inside if total is None else total,
@@ -177,14 +180,14 @@ class Partition:
                 "median": float(np.median(self.photos)),
                 "max": int(self.photos.max()),
             },
-            "side_km": {
-                "min": float(np.sqrt(s2.areas_km2(self.cells).min())),
-                "max": float(np.sqrt(s2.areas_km2(self.cells).max())),
-            },
+            "side_km": {"min": float(side_km.min()), "max": float(side_km.max())},
         }
 
     def write(self, path: Path) -> None:
-        """Write a Parquet file with the columns ``COLUMNS``, one row a cell, sorted by cell.
+        """Write a Parquet file, one row a cell, sorted by cell.
+
+        The columns are ``cell`` (uint64), ``token``, ``level``, ``photos``, ``lat``, ``lon``, ``center_lat``,
+        ``center_lon``. Token, level and center follow from the cell and are for other programs.
 
         Raises:
             WriteError: the file could not be written whole.
@@ -192,9 +195,20 @@ class Partition:
         import polars as pl
 
         center_lat, center_lon = s2.centers(self.cells)
-        values = (self.cells, self.tokens, self.level, self.photos, self.lat, self.lon, center_lat, center_lon)
+        table = pl.DataFrame(
+            {
+                "cell": self.cells,
+                "token": self.tokens,
+                "level": self.level,
+                "photos": self.photos,
+                "lat": self.lat,
+                "lon": self.lon,
+                "center_lat": center_lat,
+                "center_lon": center_lon,
+            }
+        )
         with atomic_file(Path(path)) as aside:
-            pl.DataFrame(dict(zip(COLUMNS, values, strict=True))).write_parquet(aside)
+            table.write_parquet(aside)
 
     @classmethod
     def read(cls, path: Path) -> "Partition":
@@ -218,25 +232,28 @@ class Partition:
                 f"Cells come from 'graticule cells'"
             )
         try:
-            return cls(*(table[name].to_numpy() for name in ("cell", "photos", "lat", "lon")))
+            return cls(*(table[name].to_numpy(writable=True) for name in ("cell", "photos", "lat", "lon")))
         except (TypeError, ValueError) as error:
             raise BadTableError(f"{path} does not hold a partition: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
 class _Owners:
-    """The curve of leaf ids cut where the smallest cell around changes: S pieces, each with its owner.
+    """The curve of leaf ids, cut where the smallest cell around changes: S pieces, each with its owner.
 
-    A search among all cuts costs a cache miss or more a step, so the leading bits of a leaf id first look up a
-    bucket: most buckets lie within one piece, and only leaves of the others are searched for.
+    A search among thousands of cuts is slow for leaves in no order. So the curve between the first and the
+    last cut is also divided into equal buckets: a bucket within one piece answers at once, and only leaves in
+    the others are searched for.
     """
 
-    cuts: s2.Cells  # first leaf of each piece but the first, shape (S - 1,), increasing
+    cuts: s2.Cells  # first leaf of every piece but the first, shape (S - 1,), increasing
     rows: Ints  # owner of each piece, shape (S,)
+    buckets: NDArray[np.int32]  # owner of each bucket, or _MIXED; the last lies behind all cuts
+    shift: np.uint64  # a bucket holds 2**shift leaf ids
 
     @classmethod
     def of(cls, cells: s2.Cells) -> "_Owners":
-        first, after = s2.range_min(cells), s2.range_max(cells) + np.uint64(2)
+        first, after = s2.range_min(cells), _after(cells)
         cuts = np.unique(np.concatenate([first, after]))
         rows = np.full(len(cuts) + 1, NO_CELL, np.int64)
         level = s2.level_of(cells)
@@ -244,11 +261,36 @@ class _Owners:
             at = np.flatnonzero(level == depth)
             start, stop = np.searchsorted(cuts, first[at]), np.searchsorted(cuts, after[at])
             rows[_runs(start, stop) + 1] = np.repeat(at, stop - start)
-        return cls(cuts, rows)
+
+        span = int(cuts[-1] - cuts[0])
+        shift = np.uint64(max(0, span.bit_length() - _BUCKET_BITS))
+        bucket = np.arange((span >> int(shift)) + 2, dtype=np.uint64)
+        begin = cuts[0] + (bucket << shift)
+        end = begin + ((np.uint64(1) << shift) - np.uint64(1))
+        piece = np.searchsorted(cuts, begin, side="right")
+        pure = piece == np.searchsorted(cuts, end, side="right")
+        return cls(cuts, rows, np.where(pure, rows[piece], _MIXED).astype(np.int32), shift)
 
     def of_leaves(self, leaves: s2.Cells) -> Ints:
-        result: Ints = self.rows[np.searchsorted(self.cuts, leaves, side="right")]
+        result = np.empty(leaves.shape, np.int64)
+        flat_leaves, flat_result = leaves.reshape(-1), result.reshape(-1)
+        for start in range(0, leaves.size, _CHUNK):
+            some = slice(start, start + _CHUNK)
+            self._of_chunk(flat_leaves[some], flat_result[some])
         return result
+
+    def _of_chunk(self, leaves: s2.Cells, result: Ints) -> None:
+        bucket = leaves - self.cuts[0]  # what lies before the first cut wraps around, to behind the last
+        bucket >>= self.shift
+        np.minimum(bucket, np.uint64(len(self.buckets) - 1), out=bucket)
+        np.copyto(result, self.buckets.take(bucket.view(np.int64)))
+        mixed = np.flatnonzero(result == _MIXED)
+        result[mixed] = self.rows[np.searchsorted(self.cuts, leaves[mixed], side="right")]
+
+
+def _after(cells: s2.Cells) -> s2.Cells:
+    """The first leaf id behind each cell: leaf ids are odd."""
+    return s2.range_max(cells) + np.uint64(2)
 
 
 def _runs(start: Ints, stop: Ints) -> Ints:
@@ -303,31 +345,30 @@ def _nested(in_order: s2.Cells, split_above: int, drop_below: int, max_level: in
     return np.concatenate([c for c, _ in kept]), np.concatenate([p for _, p in kept])
 
 
-def _nothing_kept(in_order: s2.Cells, grow: Any, split_above: int, drop_below: int, max_level: int) -> BadRecipeError:
-    _, photos = grow(in_order, split_above, 1, max_level)
+def _nothing_kept(photos_in_all: int, fullest: int, split_above: int, drop_below: int) -> BadRecipeError:
     advice = (
-        f"the fullest holds {photos.max()}, so drop_below={photos.max()} would give at least one cell"
-        if len(photos)
-        else f"every cell holds more than split_above={split_above}; raise split_above or max_level={max_level}"
+        f"the fullest holds {fullest}, so drop_below={fullest} would give at least one cell"
+        if fullest
+        else f"each holds more than split_above={split_above}; raise split_above or max_level"
     )
     return BadRecipeError(
-        f"no cell of the {len(in_order)} photos holds at least drop_below={drop_below} of them: {advice}"
+        f"of {photos_in_all} photos no cell holds at least drop_below={drop_below}: {advice}"
     )
 
 
-def _means(lat: ArrayLike, lon: ArrayLike, leaves: s2.Cells, cells: s2.Cells) -> tuple[Floats, Floats]:
+def _means(lat: Floats, lon: Floats, leaves: s2.Cells, cells: s2.Cells) -> tuple[Floats, Floats]:
     """Spherical mean of the photos in each of the sorted cells, degrees: sums by piece, then by cell."""
-    lats, lons = np.ravel(lat), np.ravel(lon)
     owners = _Owners.of(cells)
     sums = np.zeros((3, len(owners.rows)))
-    for start in range(0, len(leaves), _CHUNK):
-        some = slice(start, start + _CHUNK)
+    at_a_time = max(_CHUNK, len(owners.rows))  # so that adding up the sums takes no longer than making them
+    for start in range(0, len(leaves), at_a_time):
+        some = slice(start, start + at_a_time)
         piece = np.searchsorted(owners.cuts, leaves[some], side="right")
-        for total, side in zip(sums, unit_vectors(lats[some], lons[some]).T, strict=True):
+        for total, side in zip(sums, unit_vectors(lat[some], lon[some]).T, strict=True):
             total += np.bincount(piece, side, minlength=len(total))
-    # A cell is an unbroken run of pieces. `reduceat` sums from each index to the next: every second sum counts.
+    # A cell is an unbroken run of pieces. `reduceat` sums from each index to the next: every other is a cell.
     first = np.searchsorted(owners.cuts, s2.range_min(cells)) + 1
-    after = np.searchsorted(owners.cuts, s2.range_max(cells) + np.uint64(2)) + 1
+    after = np.searchsorted(owners.cuts, _after(cells)) + 1
     runs = np.stack([first, after], axis=1).ravel()
     closed = np.concatenate([sums, np.zeros((3, 1))], axis=1)  # so that `after` may be the end
     return from_vectors(np.add.reduceat(closed, runs, axis=1)[:, ::2].T)

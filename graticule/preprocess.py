@@ -56,7 +56,8 @@ class Preprocess:
 
     @classmethod
     def from_json(cls, facts: dict[str, Any]) -> "Preprocess":
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
+        return cls(**values)
 
 
 class Augment(nn.Module):

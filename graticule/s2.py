@@ -1,11 +1,11 @@
 """S2 cells as arrays of uint64: the only room that knows how the sphere is cut.
 
-S2 (s2geometry.io) projects the sphere onto the six faces of a cube, halves each face 30 times both ways, and
-numbers the squares along a Hilbert curve, so that every cell owns one unbroken run of level-30 ids. An id holds
-3 bits of face, two bits a level, and one marker bit whose position tells the level.
+S2 (s2geometry.io) projects the sphere onto the six faces of a cube, halves each face 30 times both ways,
+and numbers the squares along a Hilbert curve, so that every cell owns one unbroken run of level-30 ids. An id
+holds 3 bits of face, two bits a level, and one marker bit whose position tells the level.
 
-The formulas are those of s2geometry's ``s2cell_id.cc`` and ``s2coords.h``, in the same order of operations, so
-that the leaf ids agree with it to the last bit. Ids never pass through float64 or a signed integer.
+The formulas are those of s2geometry's ``s2cell_id.cc`` and ``s2coords.h``, in the same order of operations,
+so that the leaf ids agree with it to the last bit. Ids never pass through float64 or a signed integer.
 """
 
 from typing import Final
@@ -24,14 +24,14 @@ _ONE: Final = np.uint64(1)
 _ONE_A_LEVEL: Final = np.uint64(0x1555555555555555)  # a marker bit stands at an even place, 0 to 60
 _CHUNK: Final = 1 << 13  # points at a time: what the kernel holds of them stays in the second-level cache
 
-# One step down the Hilbert curve (s2coords.cc). A state says how the curve lies in a square: bit 0, i and j are
-# swapped; bit 1, both run backwards. `_QUARTER[state][position]` is the quarter (2 i + j) at that position.
+# One step down the Hilbert curve (s2coords.cc). A state says how the curve lies in a square: bit 0, i and j
+# are swapped; bit 1, both run backwards. `_QUARTER[state][position]` is the quarter 2 i + j at that position.
 _QUARTER: Final = np.array([[0, 1, 3, 2], [0, 2, 3, 1], [3, 2, 0, 1], [3, 1, 0, 2]])
 _TURN: Final = np.array([1, 0, 0, 3])  # the state of the quarter at each position: state ^ turn
 
 
 def _six_steps() -> NDArray[np.uint16]:
-    """Six steps at once: from state (2 bits), i (6), j (6) to the state after (2 bits) and the position (12)."""
+    """Six steps at once: state (2 bits), i (6), j (6) give the state after (2 bits) and the position (12)."""
     state, i, j = np.meshgrid(np.arange(4), np.arange(64), np.arange(64), indexing="ij")
     position = np.zeros_like(state)
     position_of = np.argsort(_QUARTER, axis=1)
@@ -60,55 +60,104 @@ def leaf_cells(lat: ArrayLike, lon: ArrayLike) -> Cells:
     lats, lons = check_latlon(lat, lon)
     out = np.empty(lats.shape, np.uint64)
     flat_lat, flat_lon, flat_out = lats.reshape(-1), lons.reshape(-1), out.reshape(-1)
+    scratch = _Scratch(min(_CHUNK, out.size))
     for start in range(0, out.size, _CHUNK):
         some = slice(start, start + _CHUNK)
-        flat_out[some] = _leaves_of_chunk(flat_lat[some], flat_lon[some])
+        _leaves_of_chunk(flat_lat[some], flat_lon[some], flat_out[some], scratch)
     return out
 
 
-def _leaves_of_chunk(lat: Floats, lon: Floats) -> Cells:
-    # S2LatLng::ToPoint
-    lat_rad, lon_rad = np.radians(lat), np.radians(lon)
-    cos_lat = np.cos(lat_rad)
-    x, y, z = np.cos(lon_rad) * cos_lat, np.sin(lon_rad) * cos_lat, np.sin(lat_rad)
+class _Scratch:
+    """Room for what the kernel holds of one chunk of points, used again for the next."""
+
+    def __init__(self, size: int) -> None:
+        self.floats = np.empty((6, size))
+        self.ints = np.empty((4, size), np.int32)
+        self.bools = np.empty((3, size), np.bool_)
+        self.index = np.empty(size, np.intp)
+        self.walked = np.empty(size, np.uint16)
+
+
+def _leaves_of_chunk(lat: Floats, lon: Floats, cells: Cells, scratch: _Scratch) -> None:
+    """Write the leaf ids of a chunk of points into ``cells``; in place, as fresh arrays double the time."""
+    n = len(lat)
+    x, y, z, u, v, spare = scratch.floats[:, :n]
+    i, j, state, bits = scratch.ints[:, :n]
+    on_x, on_z, flag = scratch.bools[:, :n]
+
+    # S2LatLng::ToPoint: x = cos(lon) cos(lat), y = sin(lon) cos(lat), z = sin(lat).
+    np.multiply(lat, np.pi / 180, out=u)  # np.radians has no vector form
+    np.multiply(lon, np.pi / 180, out=v)
+    np.sin(u, out=z)
+    np.cos(u, out=u)
+    np.cos(v, out=x)
+    np.sin(v, out=y)
+    x *= u
+    y *= u
 
     # The face is that of the largest component; on a tie z goes before y, and y before x.
-    abs_x, abs_y = np.abs(x), np.abs(y)
-    on_z = np.abs(z) >= np.maximum(abs_x, abs_y)
-    on_x = (abs_x > abs_y) & ~on_z
+    np.abs(x, out=u)
+    np.abs(y, out=v)
+    np.greater(u, v, out=on_x)
+    np.maximum(u, v, out=u)
+    np.abs(z, out=spare)
+    np.greater_equal(spare, u, out=on_z)
+    np.greater(on_x, on_z, out=on_x)  # on x and not on z
     depth = np.where(on_z, z, np.where(on_x, x, y))
-    u = np.where(on_x, y, -x) / depth
-    v = np.where(on_z, -y, z) / depth
-    axis = np.where(on_z, 2, np.where(on_x, 0, 1)).astype(np.int32)
-    face = axis + 3 * (depth < 0)
 
-    # The faces 3 to 5 also swap u and v, and begin with the curve swapped: the two undo each other for the
-    # position along the curve, so every face is walked as its opposite, and only the axis sets the first state.
-    i, j = _uv_to_ij(u), _uv_to_ij(v)
-    state = (axis & 1) << 12
-    cells = face.astype(np.uint64)
+    # u, v = (y, z) / x on the x faces, (-x, z) / y on the y faces, (-x, -y) / z on the z faces. Faces 3 to 5
+    # also swap u and v, and begin with the curve swapped: the two undo each other along the whole curve, so
+    # that each face is walked as its opposite, and only the y faces begin swapped.
+    np.negative(x, out=x)
+    np.divide(np.where(on_x, y, x), depth, out=u)
+    np.negative(y, out=y)
+    np.divide(np.where(on_z, y, z), depth, out=v)
+    _to_rows(u, out=i, spare=spare)
+    _to_rows(v, out=j, spare=spare)
+
+    np.less(depth, 0, out=flag)
+    np.multiply(flag, 3, out=bits)  # face = 3 (depth < 0) + 0, 1, 2 for x, y, z
+    bits += 1
+    bits += on_z
+    bits -= on_x
+    np.copyto(cells, bits, casting="unsafe")
+    np.logical_or(on_x, on_z, out=flag)
+    np.logical_not(flag, out=flag)
+    np.multiply(flag, 1 << 12, out=state)
+
+    walked, index = scratch.walked[:n], scratch.index[:n]
     for shift in range(24, -1, -6):
-        i_bits = (i << 6 >> shift) & 0xFC0 if shift < 24 else (i >> 18) & 0xFC0
-        walked = _SIX_STEPS.take(state | i_bits | (j >> shift) & 0x3F, mode="clip")
-        state = (walked & 0x3000).astype(np.int32)
+        np.right_shift(j, shift, out=bits)
+        bits &= 0x3F
+        state |= bits
+        np.right_shift(i, shift, out=bits)
+        bits &= 0x3F
+        bits <<= 6
+        np.bitwise_or(state, bits, out=index)
+        np.take(_SIX_STEPS, index, out=walked, mode="clip")  # unlike "raise", "clip" writes straight to out
+        np.bitwise_and(walked, 3 << 12, out=state)
+        walked &= 0xFFF
         cells <<= np.uint64(12)
-        cells |= walked & 0x0FFF
+        cells |= walked
     cells <<= _ONE
     cells |= _ONE
-    return cells
 
 
-def _uv_to_ij(u: Floats) -> NDArray[np.int32]:
+def _to_rows(u: Floats, out: NDArray[np.int32], spare: Floats) -> None:
     """S2's quadratic projection, then the row of leaf cells: ``floor(2**30 * st)``, held inside the face.
 
-    ``st`` is ``sqrt(1 + 3 |u|) / 2`` or, for negative ``u``, 1 minus that: modulo ``2**30``, the negative of it.
+    ``st`` is ``sqrt(1 + 3 |u|) / 2``, or 1 minus that for negative ``u``: modulo ``2**30`` just its negative.
     """
-    rows = np.sqrt(1 + 3 * np.abs(u))
-    rows *= _SIZE / 2
-    np.minimum(rows, _SIZE - 0.5, out=rows, where=u >= 0)
-    np.copysign(rows, u, out=rows)
-    np.floor(rows, out=rows)
-    return rows.astype(np.int32) & (_SIZE - 1)
+    np.abs(u, out=spare)
+    spare *= 3
+    spare += 1
+    np.sqrt(spare, out=spare)
+    spare *= _SIZE / 2
+    np.minimum(spare, _SIZE - 0.5, out=spare)
+    np.copysign(spare, u, out=spare)
+    np.floor(spare, out=spare)
+    np.copyto(out, spare, casting="unsafe")
+    out &= _SIZE - 1
 
 
 def face_cells() -> Cells:
@@ -118,13 +167,15 @@ def face_cells() -> Cells:
 
 def are_valid(cells: Cells) -> NDArray[np.bool_]:
     """Whether each number is the id of a cell: one of six faces, and a marker bit in a lawful place."""
-    return (cells >> np.uint64(61) < 6) & (_marker(cells) & _ONE_A_LEVEL != 0)
+    valid: NDArray[np.bool_] = (cells >> np.uint64(61) < 6) & (_marker(cells) & _ONE_A_LEVEL != 0)
+    return valid
 
 
 def level_of(cells: Cells) -> Ints:
     """Level of each cell, 0 (a face) to 30 (a leaf)."""
     zeros_after_marker = np.bitwise_count(_marker(cells) - _ONE)
-    return MAX_LEVEL - zeros_after_marker.astype(np.int64) // 2
+    level: Ints = MAX_LEVEL - zeros_after_marker.astype(np.int64) // 2
+    return level
 
 
 def parents(cells: Cells, level: int) -> Cells:
@@ -190,9 +241,8 @@ def from_tokens(tokens: list[str]) -> Cells:
 
 def centers(cells: Cells) -> tuple[Floats, Floats]:
     """Latitude and longitude of the middle of each cell, degrees, shape of the input."""
-    face, u_low, u_high, v_low, v_high = _bounds(cells, middle=True)
-    del u_high, v_high
-    return from_vectors(_to_xyz(face, u_low, v_low))
+    face, u, _, v, _ = _bounds(cells, middle=True)
+    return from_vectors(_to_xyz(face, u, v))
 
 
 def outlines(cells: Cells, points_per_edge: int = 1) -> tuple[Floats, Floats]:

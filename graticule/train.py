@@ -411,7 +411,8 @@ def _run(
             use_distributed_sampler=False,
         )
         go_on = checkpoint if resume and checkpoint and checkpoint.exists() else None
-        trainer.fit(fitting, *loaders, ckpt_path=go_on, weights_only=False)
+        val = loaders[1] if len(loaders) > 1 else None
+        trainer.fit(fitting, loaders[0], val, ckpt_path=go_on, weights_only=False)
 
 
 def precision(recipe: Recipe) -> str:
@@ -449,7 +450,7 @@ def check_memory(model: Geolocator, shapes: NDArray[np.int64], recipe: Recipe, d
         hook.remove()
     model.train()
     per_photo = sum(sizes) + 4 * 3 * height * width
-    free = torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
+    free = torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available  # type: ignore[no-untyped-call]
     needed = fixed + recipe.train.batch_size * per_photo
     if needed > free:
         fitting = int((0.8 * free - fixed) // per_photo)

@@ -1,7 +1,8 @@
 """Photo to features: any timm or torchvision network without its classifier."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,10 @@ GEM_POWER = 3.0  # Radenovic, Tolias, Chum, "Fine-tuning CNN image retrieval", T
 class Encoder(nn.Module):
     """A network that turns normalised images ``(B, 3, H, W)`` into features ``(B, num_features)``.
 
+    Args:
+        inner: modules of the network, such as ``blocks.4``, whose outputs' mean and spread over the image are put
+            beside the pooled output: texture and layout that a classifier's last layer has forgotten.
+
     Attributes:
         num_features: length of a feature.
         mean, std: scaling of RGB in [0, 1] that the weights were trained with.
@@ -28,34 +33,66 @@ class Encoder(nn.Module):
     def __init__(
         self,
         body: nn.Module,
-        num_features: int,
         pooling: Pooling,
+        inner: Sequence[str],
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
+        input_size: tuple[int, int, int],
     ) -> None:
         super().__init__()
         self.body = body
-        self.pooling = pooling
-        self.num_features = num_features * (2 if pooling == "average+gem" else 1)
+        self.pooling, self.inner = pooling, tuple(inner)
         self.mean, self.std = mean, std
+        self._seen: dict[str, Tensor] = {}
+        modules = dict(body.named_modules())
+        for name in self.inner:
+            if name not in modules:
+                near = difflib.get_close_matches(name, modules, n=3) or [n for n in modules if n and "." not in n]
+                raise BadRecipeError(f"the encoder has no module {name!r} for encoder.inner; it has {', '.join(near)}")
+            modules[name].register_forward_hook(partial(self._keep, name))
+        self.num_features = self._probe(input_size)
 
     def forward(self, images: Tensor) -> Tensor:
+        self._seen.clear()
+        parts = self._pooled(images)
+        for name in self.inner:
+            local = self._places(self._seen.pop(name))
+            parts += [local.mean(dim=2), local.std(dim=2, correction=0)]
+        return torch.cat(parts, dim=1)
+
+    def _pooled(self, images: Tensor) -> list[Tensor]:
         if self.pooling == "own":
-            features: Tensor = self.body(images)
-            return features
-        local = self.body.forward_features(images)  # type: ignore[operator]
-        if local.ndim == 3:  # tokens of a transformer, class token and the like first
-            local = local[:, getattr(self.body, "num_prefix_tokens", 0) :].transpose(1, 2)
-        local = local.flatten(2)
-        average = local.mean(dim=2)
+            return [self.body(images)]
+        local = self._places(self.body.forward_features(images))  # type: ignore[operator]
         if self.pooling == "average":
-            return average
+            return [local.mean(dim=2)]
         gem = local.clamp(min=1e-6).pow(GEM_POWER).mean(dim=2).pow(1 / GEM_POWER)
-        return torch.cat([average, gem], dim=1)
+        return [local.mean(dim=2), gem]
+
+    def _places(self, local: Tensor) -> Tensor:
+        """A feature map or tokens as ``(B, channels, places)``, without a transformer's class token and the like."""
+        if local.ndim == 3:
+            return local[:, getattr(self.body, "num_prefix_tokens", 0) :].transpose(1, 2)
+        return local.flatten(2)
+
+    def _keep(self, name: str, _: nn.Module, __: object, output: Tensor) -> None:
+        self._seen[name] = output
+
+    @torch.no_grad()
+    def _probe(self, input_size: tuple[int, int, int]) -> int:
+        """Ask the network how wide its answer is: what the libraries say of themselves is not always so."""
+        was_training = self.training
+        width = self.eval()(torch.zeros(1, *input_size)).shape[1]
+        self.train(was_training)
+        return int(width)
 
 
 def build_encoder(
-    name: str, weights: str = "pretrained", pooling: Pooling = "own", options: Mapping[str, Any] | None = None
+    name: str,
+    weights: str = "pretrained",
+    pooling: Pooling = "own",
+    inner: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
 ) -> Encoder:
     """Make an encoder by its timm or torchvision name.
 
@@ -63,6 +100,7 @@ def build_encoder(
         name: a timm name, else a torchvision name; ``torchvision/NAME`` asks torchvision alone.
         weights: ``pretrained`` (fetched once by timm or torchvision), ``none``, or the path of a state dict.
         pooling: ``own`` is the network's; the others pool its last feature map or tokens.
+        inner: see :class:`Encoder`.
         options: more arguments for the network, such as ``img_size``.
 
     Raises:
@@ -71,17 +109,19 @@ def build_encoder(
     plain = name.removeprefix("torchvision/")
     torchvision_names = torchvision.models.list_models(module=torchvision.models)
     if plain == name and timm.is_model(name.partition(".")[0]):
-        return _from_timm(name, weights, pooling, dict(options or {}))
+        return _from_timm(name, weights, pooling, inner, dict(options or {}))
     if plain in torchvision_names:
         if pooling != "own":
             raise BadRecipeError(f"pooling: {pooling} is for timm encoders; {plain} of torchvision has its own")
-        return _from_torchvision(plain, weights, dict(options or {}))
+        return _from_torchvision(plain, weights, inner, dict(options or {}))
     near = difflib.get_close_matches(plain, sorted({*timm.list_models(), *torchvision_names}), n=3, cutoff=0.5)
     hint = f"near ones: {', '.join(near)}" if near else "timm.list_models() lists the names"
     raise BadRecipeError(f"no encoder is called {name!r}; {hint}")
 
 
-def _from_timm(name: str, weights: str, pooling: Pooling, options: dict[str, Any]) -> Encoder:
+def _from_timm(
+    name: str, weights: str, pooling: Pooling, inner: Sequence[str], options: dict[str, Any]
+) -> Encoder:
     options = {"num_classes": 0} | {k: v for k, v in options.items() if k != "num_classes"}
     try:
         body = timm.create_model(name, pretrained=weights == "pretrained", **options)
@@ -94,13 +134,15 @@ def _from_timm(name: str, weights: str, pooling: Pooling, options: dict[str, Any
         _load(body, Path(weights), classifier if isinstance(classifier, tuple | list) else (classifier,))
     if pooling != "own" and not hasattr(body, "forward_features"):
         raise BadRecipeError(f"{name} has no feature map to pool; use pooling: own")
-    with torch.no_grad():  # num_features of some networks is not what their own pooling gives
-        width = _probe(body) if pooling == "own" else body.num_features
     config = body.pretrained_cfg
-    return Encoder(body, width, pooling, config.get("mean", HALF), config.get("std", HALF))
+    height, width = options.get("img_size"), options.get("img_size")
+    if isinstance(height, list | tuple):
+        height, width = height
+    size = (3, height, width) if height else config.get("input_size", (3, 224, 224))
+    return Encoder(body, pooling, inner, config.get("mean", HALF), config.get("std", HALF), size)
 
 
-def _from_torchvision(name: str, weights: str, options: dict[str, Any]) -> Encoder:
+def _from_torchvision(name: str, weights: str, inner: Sequence[str], options: dict[str, Any]) -> Encoder:
     try:
         body = torchvision.models.get_model(name, weights="DEFAULT" if weights == "pretrained" else None, **options)
     except TypeError as error:
@@ -112,10 +154,10 @@ def _from_torchvision(name: str, weights: str, options: dict[str, Any]) -> Encod
         _load(body, Path(weights), (linear,))
     parent, _, attribute = linear.rpartition(".")
     owner = body.get_submodule(parent)
-    width = int(body.get_submodule(linear).in_features)  # type: ignore[arg-type]
     setattr(owner, attribute, nn.Identity())
     # The mean and std of ImageNet, which all of torchvision's classifiers were trained with.
-    return Encoder(body, width, "own", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    side = int(getattr(body, "image_size", 224))
+    return Encoder(body, "own", inner, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (3, side, side))
 
 
 def _load(body: nn.Module, path: Path, classifier: tuple[str, ...]) -> None:
@@ -143,14 +185,6 @@ def _load(body: nn.Module, path: Path, classifier: tuple[str, ...]) -> None:
         body.load_state_dict(state, strict=False)
     except RuntimeError as error:
         raise BadRecipeError(f"{path} does not fit this encoder: {error}") from error
-
-
-def _probe(body: nn.Module) -> int:
-    was_training = body.training
-    size = getattr(body, "pretrained_cfg", {}).get("input_size", (3, 224, 224))
-    width = body.eval()(torch.zeros(1, *size)).shape[-1]
-    body.train(was_training)
-    return int(width)
 
 
 def _cannot_fetch(name: str, error: Exception) -> BadRecipeError:

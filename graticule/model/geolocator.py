@@ -52,7 +52,11 @@ def build_geolocator(recipe: Recipe, num_cells: int, *, fetch: bool = True) -> G
     torch.manual_seed(recipe.seed)
     wanted = recipe.encoder
     encoder = build_encoder(
-        wanted.name, wanted.weights if fetch else "none", pooling=wanted.pooling, options=wanted.options
+        wanted.name,
+        wanted.weights if fetch else "none",
+        pooling=wanted.pooling,
+        inner=wanted.inner,
+        options=wanted.options,
     )
     head = Head(encoder.num_features, num_cells, recipe.head.hidden, recipe.head.dropout)
     model = Geolocator(encoder, head, recipe.image.mean or encoder.mean, recipe.image.std or encoder.std)

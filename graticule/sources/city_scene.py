@@ -7,6 +7,7 @@ near, so that a city of 50 km costs no more than what is seen of it. All of it f
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ STOREY_M = 3.3
 TURN_M = 6.0  # a car begins to turn so far before a crossing
 
 # Parts of the seed, so that streets, blocks, cars and drives each have numbers of their own.
-STREETS, BLOCK, PARKED, DRIVES, SHOT = range(5)
+STREETS, BLOCK, PARKED, DRIVES, SHOT, LIGHT = range(6)
 
 FRONT, SIDE = 0, 1
 WALL = np.dtype([
@@ -39,7 +40,9 @@ HOUSE = np.dtype([
     ("shop", "f4"), ("awning", "f4", 3), ("has_awning", "f4"),
     ("sign", "f4", 3), ("ink", "f4", 3), ("glyph", "f4"), ("mural", "f4"),
 ])  # fmt: skip
-TREE = np.dtype([("x", "f4"), ("y", "f4"), ("height", "f4"), ("radius", "f4"), ("hue", "f4"), ("shape", "i4")])
+TREE = np.dtype(
+    [("x", "f4"), ("y", "f4"), ("height", "f4"), ("radius", "f4"), ("hue", "f4"), ("shape", "i4")]
+)
 CAR = np.dtype([
     ("x", "f4"), ("y", "f4"), ("east", "f4"), ("north", "f4"),  # middle, and unit vector to the front
     ("length", "f4"), ("width", "f4"), ("height", "f4"), ("paint", "f4", 3),
@@ -150,7 +153,7 @@ class City:
             length = float(np.hypot(*(b - a)))
             direction = (b - a) / length
             slots = np.arange(8.0, length - 8.0, 6.2)
-            slots = slots[rng.random(len(slots)) < rng.uniform(0.1, 0.6)]
+            slots = slots[rng.random(len(slots)) < rng.uniform(0.05, 0.5)]
             out = np.array([direction[1], -direction[0]])
             rows.append(cars(rng, a + slots[:, None] * direction + 1.15 * out, direction, trucks=0.07))
         return np.concatenate(rows)
@@ -161,7 +164,7 @@ class City:
         half = np.array([self.half_y[j], self.half_x[i + 1], self.half_y[j + 1], self.half_x[i]])
         kerb = inset(corners, half)
         front = inset(corners, half + SIDEWALK_M)
-        is_park = rng.random() < 0.08
+        is_park = (i + j) % 2 == 0 and rng.random() < 0.16  # never two side by side
         trees = [_park_trees(rng, front)] if is_park else []
         trees += [_street_trees(rng, kerb[k], kerb[k - 3]) for k in range(4) if rng.random() < 0.3]
         walls, houses = (np.empty(0, WALL), np.empty(0, HOUSE)) if is_park else _houses(rng, front)
@@ -198,13 +201,15 @@ def plan_drives(city: City, frames: Sequence[int]) -> list[list[Shot]]:
         steps = rng.uniform(8, 15, count)
         along = 2 * TURN_M + np.cumsum(steps)
         path = _walk(rng, city, float(along[-1]) + 4 * TURN_M, used)
-        for pair in zip(path, path[1:], strict=False):
+        for pair in pairwise(path):
             used[frozenset(pair)] = used.get(frozenset(pair), 0) + 1
         drives.append(_shots(rng, city, drive, path, along))
     return drives
 
 
-def _walk(rng: np.random.Generator, city: City, length: float, used: dict[frozenset[Node], int]) -> list[Node]:
+def _walk(
+    rng: np.random.Generator, city: City, length: float, used: dict[frozenset[Node], int]
+) -> list[Node]:
     last = city.lines - 2  # the ring beyond the square is not driven
     start = (int(rng.integers(1, last + 1)), int(rng.integers(1, last + 1)))
     path, here, came = [start], start, (0, 0)
@@ -217,10 +222,9 @@ def _walk(rng: np.random.Generator, city: City, length: float, used: dict[frozen
             if 1 <= here[0] + di <= last and 1 <= here[1] + dj <= last
         ]
         streets = [frozenset([here, (here[0] + di, here[1] + dj)]) for di, dj in steps]
-        weights = np.array([
-            (2.0 if step == came else 1.0) * (1 + min(used.get(street, 0), 3)) * (0.2 if street in driven else 1)
-            for step, street in zip(steps, streets, strict=True)
-        ])  # fmt: skip
+        weights = np.array([1.0 + min(used.get(street, 0), 3) for street in streets])
+        weights *= [2.0 if step == came else 1.0 for step in steps]
+        weights *= [0.2 if street in driven else 1.0 for street in streets]
         pick = int(rng.choice(len(steps), p=weights / weights.sum()))
         came, there = steps[pick], (here[0] + steps[pick][0], here[1] + steps[pick][1])
         length -= float(np.hypot(*(city.nodes[there] - city.nodes[here])))
@@ -243,7 +247,7 @@ def _shots(rng: np.random.Generator, city: City, drive: int, path: list[Node], a
     right = forward @ np.array([[0.0, -1.0], [1.0, 0.0]])
     lane = 1.9 + rng.normal(0, 0.5, len(along))
     xy = (behind + at(along) + ahead) / 3 + right * lane[:, None]  # the mean cuts corners as a car does
-    looks_aside = rng.uniform(-15, 15)  # how the camera of this drive is mounted
+    looks_aside = rng.uniform(-8, 8)  # how the camera of this drive is mounted
     heading = np.degrees(np.arctan2(*forward.T)) + looks_aside + rng.normal(0, 3, len(along))
     leg = np.clip(np.searchsorted(marks, along, side="right") - 1, 0, len(lengths) - 1)
     shots = []
@@ -276,7 +280,7 @@ def cars(rng: np.random.Generator, xy: Floats, direction: Floats, trucks: float 
 
 
 def inset(corners: Floats, by: Floats) -> Floats:
-    """A convex counter-clockwise polygon, each side moved inwards; ``by[k]`` belongs to the side from ``k``."""
+    """A convex counter-clockwise polygon, each side moved inwards; ``by[k]`` is for the side from ``k``."""
     along = np.roll(corners, -1, axis=0) - corners
     along /= np.linalg.norm(along, axis=1, keepdims=True)
     start = corners + by[:, None] * along @ np.array([[0.0, 1.0], [-1.0, 0.0]])
@@ -298,7 +302,7 @@ def _houses(rng: np.random.Generator, front: Floats) -> tuple[Table, Table]:
         east, north = (b - a) / length
         cuts = np.cumsum(rng.uniform(10, 21, int(length / 10) + 2))
         cuts = np.concatenate([[0], cuts[cuts < length - 9], [length]])
-        for n, (left, right) in enumerate(zip(cuts, cuts[1:], strict=False)):
+        for n, (left, right) in enumerate(pairwise(cuts)):
             first, last = n == 0, n == len(cuts) - 2
             back = 0.0 if first or last or rng.random() < 0.6 else float(rng.uniform(0.5, 2.5))
             x, y = a + left * np.array([east, north]) + back * np.array([-north, east])
@@ -321,7 +325,7 @@ def _styles(rng: np.random.Generator, n: int) -> Table:
     out = np.empty(n, HOUSE)
     out["id"] = rng.integers(2**32, size=n, dtype=np.uint32)
     loud = rng.random(n) < 0.3
-    saturation = np.where(loud, rng.uniform(0.45, 0.75, n), rng.uniform(0.05, 0.4, n))
+    saturation = np.where(loud, rng.uniform(0.4, 0.7, n), rng.uniform(0.05, 0.4, n))
     earthy = rng.choice([0.02, 0.06, 0.1, 0.13, 0.55, 0.6], n) + rng.normal(0, 0.02, n)
     out["wall"] = hsv(np.where(loud, rng.random(n), earthy), saturation, rng.uniform(0.35, 0.92, n))
     trim_is_light = rng.random((n, 1)) < 0.6
