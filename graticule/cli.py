@@ -1,6 +1,7 @@
 """The command line: typer commands around the rooms. The only room that prints."""
 
 import json
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -52,6 +53,9 @@ class Format(StrEnum):
 def main() -> None:
     """Run the command line; an expected failure is one sentence and exit status 1."""
     warnings.showwarning = _show_warning
+    # Threads that spin while they wait take the cores from whoever works: on two busy cores that made a network four
+    # times slower, against a fifth lost where nothing else runs. OpenMP reads it when torch is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except GraticuleError as error:

@@ -155,10 +155,11 @@ def batches(dataset: Dataset[Batch], order: ShapeBatches, workers: int, pin: boo
 
 
 def worker_count(photos: int, wanted: int | str = "auto") -> int:
-    """Processes to decode with: none for a few photos, else one a core but no more than eight."""
+    """Processes to decode with: none for a few photos, else one a core less the network's own, at most eight."""
     if wanted != "auto":
         return int(wanted)
-    return 0 if photos <= FEW else min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if photos <= FEW else min(8, cores - 1)
 
 
 def shapes_of(
@@ -237,7 +238,6 @@ def encode(
     preprocess: Preprocess,
     photos: Sequence[Photo],
     *,
-    batch_size: int = 64,
     workers: int | str = "auto",
     store: FeatureStore | None = None,
     progress: Progress = silent,
@@ -249,6 +249,7 @@ def encode(
         of this batch that could not be read. Every photo appears once, here or there.
     """
     device = next(model.parameters()).device
+    batch_size = 128 if device.type == "cuda" else 4  # larger arrays only cost a CPU page faults
     todo = np.arange(len(photos))
     hashes: list[str] = []
     key = ""

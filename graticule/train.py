@@ -46,7 +46,6 @@ from graticule.splits import audit, make_split
 
 PHOTOS, RUN, HISTORY, CHECKPOINTS = "photos.parquet", "run.json", "history.csv", "checkpoints"
 AUDIT = "audit.json"
-FROZEN_BATCH = 64
 
 
 def train(
@@ -226,7 +225,6 @@ class _Part:
             model,
             preprocess,
             paths,
-            batch_size=FROZEN_BATCH,
             workers=recipe.train.workers,
             store=store,
             progress=lambda done, total, _: progress(done, total, f"features of {name} photos"),

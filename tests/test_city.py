@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -8,7 +9,10 @@ from PIL import Image
 
 from graticule import geo, images
 from graticule.errors import BadRecipeError
+from graticule.sources import city_scene
 from graticule.sources.city import make_city
+from graticule.sources.city_paint import light_of
+from graticule.sources.city_view import render
 
 CENTER = (38.9, -77.03)
 SMALL = {"frames": 60, "drives": 3, "size_km": 0.2, "center": CENTER, "seed": 4, "width": 96, "height": 72}
@@ -121,23 +125,28 @@ def test_one_place_is_about_fifteen_metres_of_street(photos):
     assert extent["lat"].max() < 35  # both directions, and both sides of a crossing
 
 
-def test_a_place_looks_more_like_itself_on_another_drive_than_like_other_places(city, photos):
-    def structure(path):
-        """Gradients of a small grey picture, normalised: what light and weather change least."""
-        grey = np.asarray(Image.open(city / path).convert("L").resize((32, 24), Image.Resampling.BOX), float)
-        flat = np.concatenate([np.diff(grey, axis=0).ravel(), np.diff(grey, axis=1).ravel()])
-        return flat / np.linalg.norm(flat)
+def test_a_place_looks_most_like_itself_under_another_light():
+    def structure(rgb):
+        """Slopes of a small grey picture, normalised: what light and weather change least."""
+        grey = np.asarray(Image.fromarray(rgb).convert("L").resize((32, 24), Image.Resampling.BOX), float)
+        slopes = np.concatenate([np.diff(grey, axis=0).ravel(), np.diff(grey, axis=1).ravel()])
+        return slopes / np.linalg.norm(slopes)
 
-    seen = np.stack([structure(path) for path in photos["path"]])
-    alike = seen @ seen.T
-    x = np.stack([photos["lat"].to_numpy() * 111_195, photos["lon"].to_numpy() * 86_500], axis=1)
-    apart = np.linalg.norm(x[:, None] - x, axis=2)
-    turn = np.abs((photos["heading"].to_numpy()[:, None] - photos["heading"].to_numpy() + 180) % 360 - 180)
-    drive = photos["sequence"].to_numpy()
-    other = drive[:, None] != drive
-    same = alike[other & (apart < 4) & (turn < 10)]
-    assert len(same) >= 10
-    assert np.median(same) > np.quantile(alike[other & (apart > 40)], 0.95)
+    plan = city_scene.plan_city(seed=3, size_km=0.5)
+    shots = city_scene.plan_drives(plan, [80])[0][::8]
+    later = [
+        replace(shot, drive=1, x=shot.x + 0.7, y=shot.y - 0.7, heading=(shot.heading + 1) % 360)
+        for shot in shots
+    ]
+    noon, evening = light_of(12, "clear", season=0.5), light_of(17, "rain", season=0.8)
+
+    def look(views, light):
+        frames = [render(plan, v, light, np.random.default_rng([v.drive, v.number]), 128, 96) for v in views]
+        return np.stack([structure(frame) for frame in frames])
+
+    alike = look(shots, noon) @ look(later, evening).T
+    same, other = np.diag(alike), alike[~np.eye(len(shots), dtype=bool)]
+    assert (same[:, None] > other).mean() > 0.95
 
 
 def test_a_finished_city_is_left_as_it_is(city):

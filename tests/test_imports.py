@@ -9,14 +9,14 @@ import graticule
 
 FLOORS = [
     {"errors"},
-    {"files", "geo", "config"},
+    {"files", "geo", "config", "borders"},
     {"s2", "metrics", "images"},
     {"photos", "partition"},
-    {"splits", "decode", "sources", "preprocess"},
+    {"splits", "score", "decode", "maps", "sources", "preprocess"},
     {"model"},
     {"data", "bundle"},
     {"locate"},
-    {"train"},
+    {"train", "formats"},
     {"evaluate", "figures"},
     {"report"},
     {"cli"},

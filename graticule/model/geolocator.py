@@ -31,7 +31,9 @@ class Geolocator(nn.Module):
         """Features of a batch ``(B, 3, H, W)``, shape ``(B, F)``."""
         if images.dtype == torch.uint8:
             images = images / 255
-        features: Tensor = self.encoder((images - self.mean) / self.std)
+        # Convolutions are about a third faster with the colours of a pixel side by side; transformers do not mind.
+        scaled = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        features: Tensor = self.encoder(scaled)
         return features
 
     def forward(self, images: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ VERSION = 1  # of the pictures: raise it when the same settings give other ones
 COMMENT = b"synthetic: a made-up city, rendered by graticule"
 CHUNK = 16  # frames a worker takes at once; they follow each other, so they share blocks
 SPEED_M_S = 8.0
-WEATHER_OF = ("clear", "cloudy", "clear", "overcast", "cloudy", "rain", "clear", "fog")  # how often each is
+WEATHER_OF = ("clear", "overcast", "rain", "cloudy", "clear", "fog", "cloudy", "clear")  # how often each is
 M_PER_DEGREE = math.radians(geo.EARTH_RADIUS_KM * 1000)
 
 
@@ -135,8 +135,10 @@ def _is_there(out: Path, settings: Settings) -> bool:
     """Whether ``out`` holds this city already; refuses what must not be overwritten."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
-    about = out / "dataset.json"
-    facts = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
+    try:
+        facts = json.loads((out / "dataset.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none there, or not ours
+        facts = {}
     if facts.get("source") != "city":
         raise BadRecipeError(
             f"{out} is there already and is not a synthetic city, so it is left alone; "

@@ -75,7 +75,7 @@ class Shot:
     Attributes:
         along_m: metres driven since the start.
         heading: degrees clockwise from north, in [0, 360).
-        nodes: the ends of the street it is on, the lower first.
+        nodes: the ends of the street it is on, the lower first; ``near`` is the nearer of them.
         piece: which piece of that street.
     """
 
@@ -86,6 +86,7 @@ class Shot:
     heading: float
     along_m: float
     nodes: tuple[Node, Node]
+    near: Node
     piece: int
 
     @property
@@ -131,10 +132,11 @@ class City:
             for j in range(max(node[1] - reach, 0), min(node[1] + reach, self.lines - 1))
         ]
 
-    def streets_near(self, node: Node, reach: int) -> tuple[Floats, Floats]:
-        """Street pieces between crossings: ends, shape ``(E, 2, 2)``, and half widths, shape ``(E,)``."""
-        i0, j0 = (max(n - reach, 0) for n in node)
-        near = self.nodes[i0 : node[0] + reach + 1, j0 : node[1] + reach + 1]
+    def streets_near(self, nodes: tuple[Node, Node], reach: int) -> tuple[Floats, Floats]:
+        """Streets within ``reach`` crossings of one: ends, shape ``(E, 2, 2)``, half widths, ``(E,)``."""
+        low, high = nodes
+        i0, j0 = (max(n - reach, 0) for n in low)
+        near = self.nodes[i0 : high[0] + reach + 1, j0 : high[1] + reach + 1]
         half_x, half_y = self.half_x[i0 : i0 + near.shape[0]], self.half_y[j0 : j0 + near.shape[1]]
         eastward = np.stack([near[:-1], near[1:]], axis=2).reshape(-1, 2, 2)
         northward = np.stack([near[:, :-1], near[:, 1:]], axis=2).reshape(-1, 2, 2)
@@ -222,7 +224,7 @@ def _walk(
             if 1 <= here[0] + di <= last and 1 <= here[1] + dj <= last
         ]
         streets = [frozenset([here, (here[0] + di, here[1] + dj)]) for di, dj in steps]
-        weights = np.array([1.0 + min(used.get(street, 0), 3) for street in streets])
+        weights = np.array([1.0 + min(used.get(street, 0), 5) for street in streets])
         weights *= [2.0 if step == came else 1.0 for step in steps]
         weights *= [0.2 if street in driven else 1.0 for street in streets]
         pick = int(rng.choice(len(steps), p=weights / weights.sum()))
@@ -256,12 +258,10 @@ def _shots(rng: np.random.Generator, city: City, drive: int, path: list[Node], a
         share = (along[number] - marks[k]) / lengths[k]
         pieces = max(1, round(lengths[k] / PIECE_M))
         piece = min(int((share if a < b else 1 - share) * pieces), pieces - 1)
-        shots.append(
-            Shot(
-                drive, number, float(xy[number, 0]), float(xy[number, 1]), float(heading[number]) % 360,
-                float(along[number]), (min(a, b), max(a, b)), piece,
-            )
-        )  # fmt: skip
+        x, y = (float(v) for v in xy[number])
+        ends, near = (min(a, b), max(a, b)), a if share < 0.5 else b
+        turned = float(heading[number]) % 360
+        shots.append(Shot(drive, number, x, y, turned, float(along[number]), ends, near, piece))
     return shots
 
 

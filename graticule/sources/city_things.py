@@ -34,8 +34,8 @@ def draw_things(
     rng: np.random.Generator,
 ) -> None:  # fmt: skip
     """Draw trees and cars over the picture, the farthest first."""
-    trees = _trees_around(city, shot.nodes[0])
-    cars = np.concatenate([_moving(city, shot, rng), _parked_around(city, shot.nodes[0], shot.drive)])
+    trees = _trees_around(city, shot.near)
+    cars = np.concatenate([_moving(city, shot, rng), _parked_around(city, shot.near, shot.drive)])
     found = []
     for table, draw, reach in ((trees, _tree, TREES_TO_M), (cars, _car, CARS_TO_M)):
         across, ahead = camera.see(table["x"], table["y"])

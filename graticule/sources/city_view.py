@@ -54,7 +54,7 @@ def render(
     camera = _camera(shot, rng, width, height)
     canvas = np.empty((3, height * width), np.float32)
     depth = np.full(height * width, 1e6, np.float32)
-    hits = _hits(camera, *_walls_around(city, shot.nodes[0]))
+    hits = _hits(camera, *_walls_around(city, shot.near))
     layer = np.zeros((height, width), np.int64)
     for top in hits.skyline.T:
         layer += camera.p[:, None] > top  # how many walls each pixel looks over
@@ -92,16 +92,16 @@ class Hits:
         skyline: rise over ``ahead`` of the tops of the walls so far, minus infinity where a column has none.
         ahead: distance of each wall along the camera axis, metres.
         along: metres from the left end of the wall; ``stretch``: how many of them one pixel covers.
-        wall, house: rows of ``walls`` and ``houses``.
+        wall: rows of ``walls``, the walls in view; their ``house`` is a row of ``houses``.
     """
 
     skyline: Image
     ahead: Image
     along: Image
     stretch: Image
-    wall: NDArray[np.int64]
-    walls: NDArray[np.void]
-    houses: NDArray[np.void]
+    wall: Rows
+    walls: Table
+    houses: Table
 
 
 @lru_cache(maxsize=4)
@@ -262,7 +262,7 @@ def _ground(
     across = camera.k[columns] * ahead
     wide, deep = ahead * camera.pixel, ahead**2 * (camera.pixel / camera.height)  # metres in a pixel
     road, mark = np.zeros_like(ahead), np.zeros_like(ahead)
-    ends, halves = city.streets_near(shot.nodes[0], STREETS_AROUND)
+    ends, halves = city.streets_near(shot.nodes, STREETS_AROUND)
     halves = halves.astype(np.float32)
     from_across, from_ahead = camera.see(ends[:, 0, 0], ends[:, 0, 1])
     to_across, to_ahead = camera.see(ends[:, 1, 0], ends[:, 1, 1])
@@ -283,16 +283,14 @@ def _ground(
         side, on = np.abs(f * x - e * y), e * x + f * y
         side_wide, on_wide = abs(f) * w + abs(e) * d, abs(e) * w + abs(f) * d
         past = np.maximum(np.maximum(-on, on - length), 0)
-        road[near] = np.maximum(road[near], np.clip(0.5 + (half - np.hypot(side, past)) / side_wide, 0, 1))
+        road[near] = np.maximum(road[near], between(np.hypot(side, past), side_wide, -np.inf, half))
         crossing = np.minimum(on, length - on)  # metres from the nearer crossing
-        dash = pulse(on / 6, on_wide / 6, 0, 0.5) if half < 7 else np.float32(1)
-        line = np.clip(0.5 + (0.09 - np.abs(side - 0.0)) / side_wide, 0, 1) * dash * (crossing > half + 7)
-        kerb_line = np.clip(0.5 + (0.07 - np.abs(side - half + 2.3)) / side_wide, 0, 1) * (
-            crossing > half + 7
-        )
-        stripes = pulse(side / 1.1 + 0.25, side_wide / 1.1, 0, 0.5) * (side < half - 0.3)
-        stripes = stripes * (crossing > 9.0) * (crossing < 12.0)
-        mark[near] = np.maximum(mark[near], np.maximum(np.maximum(line, kerb_line), stripes))
+        dashes = pulse(on / 6, on_wide / 6, 0, 0.5) if half < 7 else np.ones_like(on)
+        lines = between(side, side_wide, -0.09, 0.09) * dashes
+        lines = np.maximum(lines, between(side, side_wide, half - 2.37, half - 2.23)) * (crossing > half + 7)
+        zebra = pulse(side / 1.1 + 0.25, side_wide / 1.1, 0, 0.5) * (side < half - 0.3)
+        zebra = zebra * between(crossing, on_wide, 9, 12)
+        mark[near] = np.maximum(mark[near], np.maximum(lines, zebra))
     x, y = camera.on_plan(across, ahead)
     stains = noise(x * 7, y * 7)
     slab = np.maximum(pulse(x / 1.2, wide / 1.2, 0, 0.06), pulse(y / 1.2, deep / 1.2, 0, 0.06))
