@@ -108,7 +108,8 @@ def _read_index(path: Path) -> dict[str, Any]:
         raise BundleError(f"the bundle {path} has format {version!r}; this version of graticule reads format {FORMAT}")
     if "sha256" not in index or index["sha256"].get(INDEX) != _own_hash(index):
         raise BundleError(
-            f"{path / INDEX} is not what training wrote (its SHA-256 differs); copy the bundle again from where it was made"
+            f"{path / INDEX} is not what training wrote (its SHA-256 differs); "
+            f"copy the bundle again from where it was made"
         )
     return index
 

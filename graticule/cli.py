@@ -20,7 +20,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data = typer.Typer(help="Make a dataset that trains: from a folder, a table, or a synthetic city.", no_args_is_help=True)
+data = typer.Typer(
+    help="Make a dataset that trains: from a folder, a table, or a synthetic city.", no_args_is_help=True
+)
 app.add_typer(data, name="data")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -91,7 +93,7 @@ def data_table(
     photos_root: Annotated[Path | None, typer.Option(help="Folder that the paths start from.")] = None,
     max_refused: MaxRefused = 0.05,
 ) -> None:
-    """Read a CSV or Parquet table of photos: path, lat, lon, and any of place, sequence, captured_at, heading, split."""
+    """Read a CSV or Parquet table of photos: path, lat, lon, and more columns where there are some."""
     from graticule.sources.table import import_table
 
     given = {"path": path, "lat": lat, "lon": lon, "place": place, "sequence": sequence}
@@ -436,14 +438,18 @@ def predict(
 @app.command()
 def report(
     bundle: Path,
-    evaluation: Annotated[Path | None, typer.Option(help="Folder of an evaluation; by default the test part's.")] = None,
+    evaluation: Annotated[
+        Path | None, typer.Option(help="Folder of an evaluation; by default the test part's.")
+    ] = None,
     photos: Annotated[Path | None, typer.Option(help="The dataset, to show examples from.")] = None,
     out: Annotated[Path | None, typer.Option(help="The page; by default report.html in the bundle's folder.")] = None,
 ) -> None:
     """Write one HTML page with the numbers, maps, figures and examples of an evaluation."""
     from graticule.report import write_report
 
-    page = write_report(bundle, evaluation or bundle / "evaluation" / "test", out or bundle / "report.html", photos=photos)
+    page = write_report(
+        bundle, evaluation or bundle / "evaluation" / "test", out or bundle / "report.html", photos=photos
+    )
     typer.echo(f"open {page.resolve().as_uri()}")
 
 
@@ -487,7 +493,7 @@ def _tell_metrics(facts: dict[str, Any]) -> None:
     if facts.get("unreadable"):
         rows.append(("unreadable", f"{facts['unreadable']:,}"))
     for name, value in facts.items():
-        if name.startswith("within_") and 0 < value and (value < 1 or name == "within_25_m"):
+        if name.startswith("within_") and value > 0 and (value < 1 or name == "within_25_m"):
             label = name.removeprefix("within_").replace("_", " ")
             rows.append((f"within {label}", _percent(value) + span(name, _percent)))
     rows.append(("score of 5000", f"{facts['score']:.0f}  (map of {_distance(facts['map_diagonal_km'])})"))
@@ -498,7 +504,8 @@ def _tell_metrics(facts: dict[str, Any]) -> None:
 
 def _tell_audit(audit: dict[str, Any]) -> None:
     near = "  ".join(
-        f"{name.removeprefix('within_').replace('_', ' ')} {share:.0%}" for name, share in audit["nearest_within"].items()
+        f"{name.removeprefix('within_').replace('_', ' ')} {share:.0%}"
+        for name, share in audit["nearest_within"].items()
     )
     typer.echo(f"leak audit: {audit['verdict']}")
     typer.echo(f"nearest training photo within: {near}")
@@ -541,9 +548,22 @@ def _expand(photos: list[Path]) -> list[Path]:
 def _progress(name: str) -> Iterator[Any]:
     """A progress bar on stderr, so that what is printed stays clean; called with done, total and a note."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (BarColumn(30), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    columns = (
+        BarColumn(30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
     with Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True)) as bars:
         task = bars.add_task(name, total=None)
 

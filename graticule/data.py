@@ -91,7 +91,11 @@ class FeatureDataset(Dataset[Batch]):
 
     def __getitem__(self, indices: list[int]) -> Batch:
         rows = torch.tensor(indices, dtype=torch.int64)
-        return {"index": rows, "features": self.features[rows], **{k: v[rows] for k, v in self.extras.items()}}
+        return {
+            "index": rows,
+            "features": self.features[rows],
+            **{k: v[rows] for k, v in self.extras.items()},
+        }
 
 
 class ShapeBatches(Sampler[list[int]]):
@@ -162,9 +166,7 @@ def worker_count(photos: int, wanted: int | str = "auto") -> int:
     return 0 if photos <= FEW else min(8, cores - 1)
 
 
-def shapes_of(
-    photos: Sequence[Photo], preprocess: Preprocess
-) -> tuple[NDArray[np.int64], dict[int, BadPhotoError]]:
+def shapes_of(photos: Sequence[Photo], preprocess: Preprocess) -> tuple[NDArray[np.int64], dict[int, BadPhotoError]]:
     """Height and width of each photo after resizing, ``(N, 2)``, and the photos whose header cannot be read.
 
     The header is asked, not a table: one wrong size there would spoil a batch in the middle of a run.

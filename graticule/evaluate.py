@@ -25,6 +25,7 @@ from graticule.splits import LeakAudit, audit, make_folds
 from graticule.train import AUDIT, PHOTOS, fit, split_photos
 
 METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"
+SHOWN_CELLS = 20  # likeliest cells kept for each photo, for the probability maps of the report
 CARRIED = ("place", "sequence", "country", "heading", "captured_at")
 
 
@@ -129,6 +130,9 @@ def predict_rows(locator: Locator, photos: Photos, *, progress: Progress = silen
     best = np.full(count, NO_CELL)
     hits = {f"top{k}": np.zeros(count, bool) for k in TOP}
     reasons: list[str | None] = [None] * count
+    shown = min(SHOWN_CELLS, len(partition))
+    likely = np.zeros((count, shown), np.int64)
+    likely_probability = np.zeros((count, shown))
     for index, log_probability, errors in locator.log_probabilities(photos.paths(), progress=progress):
         for i, error in errors.items():
             reasons[i] = str(error)
@@ -138,8 +142,10 @@ def predict_rows(locator: Locator, photos: Photos, *, progress: Progress = silen
         number["predicted_lat"][index] = found.lat
         number["predicted_lon"][index] = found.lon
         number["expected_error_km"][index] = found.expected_error_km
-        best[index] = log_probability.argmax(axis=1)
-        number["probability"][index] = np.exp(log_probability.max(axis=1))
+        likely[index] = np.argsort(-log_probability, axis=1, kind="stable")[:, :shown]
+        likely_probability[index] = np.exp(np.take_along_axis(log_probability, likely[index], axis=1))
+        best[index] = likely[index, 0]
+        number["probability"][index] = likely_probability[index, 0]
         inside = true_row[index] != NO_CELL
         number["nll"][index[inside]] = -log_probability[inside, true_row[index[inside]]]
         for name, hit in top_hits(log_probability, true_row[index]).items():
@@ -152,9 +158,7 @@ def predict_rows(locator: Locator, photos: Photos, *, progress: Progress = silen
     between = np.full(count, np.nan)
     both = read & (true_row != NO_CELL)
     lat, lon = partition.center_lat, partition.center_lon
-    between[both] = great_circle_km(
-        lat[best[both]], lon[best[both]], lat[true_row[both]], lon[true_row[both]]
-    )
+    between[both] = great_circle_km(lat[best[both]], lon[best[both]], lat[true_row[both]], lon[true_row[both]])
     tokens = [*partition.tokens, None]  # NO_CELL takes the last
     return photos.frame.select("path", "lat", "lon", *(c for c in CARRIED if photos.has(c))).with_columns(
         pl.Series("place_code", photos.places()),
@@ -164,6 +168,8 @@ def predict_rows(locator: Locator, photos: Photos, *, progress: Progress = silen
         pl.Series("error_km", error_km).fill_nan(None),
         pl.Series("center_distance_km", between).fill_nan(None),
         *(pl.Series(name, values) for name, values in hits.items()),
+        pl.Series("top_cells", [[tokens[j] for j in row] for row in likely], pl.List(pl.String)),
+        pl.Series("top_probabilities", likely_probability.round(5).tolist(), pl.List(pl.Float64)),
         pl.Series("error", reasons, pl.String),
     )
 
@@ -319,9 +325,7 @@ def leak_table(
     return table
 
 
-def _nearest_neighbour(
-    locator: Locator, known: Photos, asked: Photos, progress: Progress
-) -> NDArray[np.int64]:
+def _nearest_neighbour(locator: Locator, known: Photos, asked: Photos, progress: Progress) -> NDArray[np.int64]:
     """The known photo whose feature is most alike (cosine) to that of each asked photo, shape ``(N,)``."""
     features = [locator.features(photos.paths(), progress=progress) for photos in (known, asked)]
     unit = [f / np.maximum(np.linalg.norm(f, axis=1, keepdims=True), 1e-12) for f in features]
@@ -357,4 +361,3 @@ def _choose(photos: Photos, training: Photos | None, split: str) -> Photos:
 def _worst(audits: Sequence[LeakAudit]) -> LeakAudit:
     """The audit of the fold whose test photos lie nearest to training photos."""
     return min(audits, key=lambda a: a.median_nearest_km)
-

@@ -136,9 +136,7 @@ def probability_map(
     )
     axes.add_collection(cells, autolim=False)
     maps.mark(axes, frame, truth, guess)
-    maps.colour_bar(
-        figure, axes, cells, "probability of the cell", FuncFormatter(lambda p, _: f"{100 * p:.2g} %")
-    )
+    maps.colour_bar(figure, axes, cells, "probability of the cell", FuncFormatter(lambda p, _: f"{100 * p:.2g} %"))
     _dress(axes, title, synthetic=synthetic, grid=False)
     return figure
 
@@ -178,9 +176,7 @@ def errors_map(
         gid="errors",
     )
     axes.add_collection(lines, autolim=False)
-    axes.scatter(
-        frame.x(to_lons), to_lats, s=12, marker="s", fc="none", ec=VERMILION, lw=0.8, zorder=5, label="guess"
-    )
+    axes.scatter(frame.x(to_lons), to_lats, s=12, marker="s", fc="none", ec=VERMILION, lw=0.8, zorder=5, label="guess")
     axes.scatter(x, lats, s=8, c="black", lw=0, zorder=6, label="truth")
     maps.colour_bar(figure, axes, lines, "error", FuncFormatter(lambda km, _: maps.label_km(km)))
     axes.legend(loc="upper right", fontsize=8, framealpha=0.9)
@@ -218,24 +214,14 @@ def learning_curves(history: Mapping[str, Any] | Any, *, synthetic: bool = False
         KeyError: no ``epoch``, or none of the others.
     """
     names = list(history.keys() if isinstance(history, Mapping) else history.columns)
-    columns = {
-        name: np.array(list(history[name]), np.float64)
-        for name in names
-        if name in _CURVES or name == "epoch"
-    }
+    columns = {name: np.array(list(history[name]), np.float64) for name in names if name in _CURVES or name == "epoch"}
     curves = {name: y for name, y in columns.items() if name in _CURVES and np.isfinite(y).any()}
     if "epoch" not in columns or not curves:
         raise KeyError(
             f"learning curves need the column epoch and any of {', '.join(_CURVES)}; found {', '.join(names)}"
         )
-    panels = [
-        panel
-        for panel in ("loss", "median error", "learning rate")
-        if panel in {_CURVES[n][0] for n in curves}
-    ]
-    figure, axes = _chart(
-        1.1 + 1.4 * len(panels), rows=len(panels), ratios=[2 if p == "loss" else 1 for p in panels]
-    )
+    panels = [panel for panel in ("loss", "median error", "learning rate") if panel in {_CURVES[n][0] for n in curves}]
+    figure, axes = _chart(1.1 + 1.4 * len(panels), rows=len(panels), ratios=[2 if p == "loss" else 1 for p in panels])
     for panel, ax in zip(panels, np.atleast_1d(axes), strict=True):
         for name, y in curves.items():
             where, label, colour, style = _CURVES[name]
@@ -294,9 +280,7 @@ def error_distribution(
         axes.plot([km], [at], "o", color=colour, ms=5)
         if intervals and key in intervals:
             axes.axvspan(max(intervals[key][0], 0.001), intervals[key][1], color=colour, alpha=0.12, lw=0)
-    axes.set(
-        xscale="log", ylim=(0, 1.02), xlabel="distance from the guess to the truth", ylabel="share of photos"
-    )
+    axes.set(xscale="log", ylim=(0, 1.02), xlabel="distance from the guess to the truth", ylabel="share of photos")
     _kilometre_axis(axes)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.legend(loc="upper left", frameon=False, fontsize=9)
@@ -317,9 +301,7 @@ def leak_histogram(
         ValueError: the two do not fit together.
     """
     if len(counts) != len(edges_km) + 1:
-        raise ValueError(
-            f"{len(edges_km)} edges make {len(edges_km) + 1} bins, but there are {len(counts)} counts"
-        )
+        raise ValueError(f"{len(edges_km)} edges make {len(edges_km) + 1} bins, but there are {len(counts)} counts")
     names = [maps.label_km(km) for km in edges_km]
     labels = [
         f"≤ {names[0]}",
@@ -334,9 +316,7 @@ def leak_histogram(
         width=0.85,
         color=[VERMILION if e <= 0.025 else BLUE for e in edges_km] + [BLUE],
     )
-    axes.bar_label(
-        bars, [f"{s:.0%}" if s >= 0.005 or s == 0 else "<1%" for s in shares], fontsize=9, padding=2
-    )
+    axes.bar_label(bars, [f"{s:.0%}" if s >= 0.005 or s == 0 else "<1%" for s in shares], fontsize=9, padding=2)
     axes.set_xticks(range(len(counts)), labels, fontsize=8.5)
     axes.set(
         ylim=(0, max(shares.max() * 1.15, 0.05)),
@@ -375,9 +355,7 @@ def photo_sheet(
     for ax, image, caption in zip(np.ravel(grid), images, captions, strict=False):
         ax.imshow(image)
         ax.set_title(textwrap.fill(caption, 92 // columns), fontsize=8, loc="left")
-    figure.suptitle(
-        "\n".join(filter(None, [title, SYNTHETIC if synthetic else ""])), fontsize=11, x=0.01, ha="left"
-    )
+    figure.suptitle("\n".join(filter(None, [title, SYNTHETIC if synthetic else ""])), fontsize=11, x=0.01, ha="left")
     return figure
 
 

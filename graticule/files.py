@@ -83,7 +83,5 @@ def _explained(error: OSError, path: Path) -> OSError:
             f"Free some space or choose another folder, then run the same command again"
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR):
-        return WriteError(
-            f"{path} cannot be written ({error.strerror}); choose a folder that you may write to"
-        )
+        return WriteError(f"{path} cannot be written ({error.strerror}); choose a folder that you may write to")
     return error

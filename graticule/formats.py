@@ -44,7 +44,10 @@ def to_geojson(replies: Sequence[Reply]) -> str:
 
 def to_kml(replies: Sequence[Reply]) -> str:
     """OGC KML 2.2 placemarks; photos without a fix are placemarks without a point."""
-    lines = ['<?xml version="1.0" encoding="UTF-8"?>', '<kml xmlns="http://www.opengis.net/kml/2.2"><Document>']
+    lines = [
+        '<?xml version="1.0" encoding="UTF-8"?>',
+        '<kml xmlns="http://www.opengis.net/kml/2.2"><Document>',
+    ]
     for reply in replies:
         if reply.fix:
             says = f"about {format_km(reply.fix.expected_error_km)} off, not calibrated"

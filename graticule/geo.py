@@ -53,9 +53,7 @@ def from_vectors(xyz: ArrayLike) -> tuple[Floats, Floats]:
     return np.degrees(np.arctan2(z, np.hypot(x, y))), np.degrees(np.arctan2(y, x))
 
 
-def great_circle_km(
-    lat_a: ArrayLike, lon_a: ArrayLike, lat_b: ArrayLike, lon_b: ArrayLike
-) -> Floats:
+def great_circle_km(lat_a: ArrayLike, lon_a: ArrayLike, lat_b: ArrayLike, lon_b: ArrayLike) -> Floats:
     """Great-circle distance, elementwise with broadcasting.
 
     The cross/dot form stays accurate for near and for antipodal points, where
@@ -84,9 +82,7 @@ def spherical_mean(lat: ArrayLike, lon: ArrayLike) -> tuple[float, float]:
     return float(mean_lat), float(mean_lon)
 
 
-def nearest_km(
-    lat: ArrayLike, lon: ArrayLike, to_lat: ArrayLike, to_lon: ArrayLike
-) -> tuple[Floats, Ints]:
+def nearest_km(lat: ArrayLike, lon: ArrayLike, to_lat: ArrayLike, to_lon: ArrayLike) -> tuple[Floats, Ints]:
     """Distance from each of N points to the nearest of M others, and which one that is.
 
     Returns:

@@ -28,7 +28,7 @@ from PIL import (
     TiffImagePlugin,
     WebPImagePlugin,
 )
-from simplejpeg import decode_jpeg  # type: ignore[attr-defined]
+from simplejpeg import decode_jpeg
 
 from graticule.errors import BadPhotoError
 
@@ -203,7 +203,7 @@ def _plugin(data: bytes) -> ImageFile.ImageFile | None:
             return AvifImagePlugin.AvifImageFile(file)
         import pillow_heif  # 30 MB of libraries that most runs never need
 
-        heif: ImageFile.ImageFile = pillow_heif.HeifImageFile(file)  # type: ignore[no-untyped-call]
+        heif: ImageFile.ImageFile = pillow_heif.HeifImageFile(file)
         return heif
     return None
 
@@ -260,9 +260,7 @@ def _jpeg_pixels(data: bytes, image: ImageFile.ImageFile, shortest_side: int | N
     while shortest_side and scale < 8 and min(image.size) >= 4 * scale * shortest_side:
         scale *= 2
     try:
-        pixels: Pixels = decode_jpeg(
-            data, min_width=-(-image.width // scale), min_height=-(-image.height // scale)
-        )
+        pixels: Pixels = decode_jpeg(data, min_width=-(-image.width // scale), min_height=-(-image.height // scale))
     except ValueError as error:
         # libjpeg only warns of damage and fills with grey. Bytes between picture and end marker harm nobody.
         if re.search(r"corrupt jpeg data|premature end", str(error), re.IGNORECASE):

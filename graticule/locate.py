@@ -45,9 +45,7 @@ class Locator:
     def locate(self, photos: str | Path | bytes, *, top: int = 5) -> Fix: ...  # type: ignore[overload-overlap]
     @overload
     def locate(self, photos: Sequence[str | Path | bytes], *, top: int = 5) -> list[Fix]: ...
-    def locate(
-        self, photos: str | Path | bytes | Sequence[str | Path | bytes], *, top: int = 5
-    ) -> Fix | list[Fix]:
+    def locate(self, photos: str | Path | bytes | Sequence[str | Path | bytes], *, top: int = 5) -> Fix | list[Fix]:
         """Tell where one photo, or each of several, was taken.
 
         Args:

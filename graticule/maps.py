@@ -122,9 +122,7 @@ def copies(polygons: Sequence[Floats], frame: Frame) -> tuple[list[Floats], NDAr
 
 def draw_base(axes: Axes, frame: Frame, *, ink: str, paper: str) -> None:
     """Set the frame, and draw borders, degrees along the edges, and a scale where one holds."""
-    axes.set(
-        xlim=(frame.west, frame.east), ylim=(frame.south, frame.north), aspect=frame.stretch, facecolor=paper
-    )
+    axes.set(xlim=(frame.west, frame.east), ylim=(frame.south, frame.north), aspect=frame.stretch, facecolor=paper)
     if frame.width_km > BORDERS_ABOVE_KM:
         # Close up, cells are large and lines few: a rim keeps a dark line visible on a dark cell.
         rim = [withStroke(linewidth=1.8, foreground=paper)] if frame.width_km < SCALE_BELOW_KM else []
@@ -246,9 +244,7 @@ def _polar_ring(lat: Floats, lon: Floats) -> Floats:
     """A ring with a pole on it or in it: on the flat map, a pole is a whole edge."""
     points: list[tuple[float, float]] = []
     for i, (y, here) in enumerate(zip(lat, lon, strict=True)):
-        if (
-            abs(y) > 90 - 1e-6
-        ):  # the longitude of a pole means nothing: come and go along its neighbours' meridians
+        if abs(y) > 90 - 1e-6:  # the longitude of a pole means nothing: come and go along its neighbours' meridians
             points += [(lon[i - 1], math.copysign(90, y)), (lon[(i + 1) % len(lon)], math.copysign(90, y))]
         else:
             points.append((here, y))

@@ -16,9 +16,7 @@ WITHIN_KM = (1, 25, 200, 750, 2500)
 # street, city, region, country, continent: Vo et al., Revisiting IM2GPS in the Deep Learning Era, ICCV 2017
 WITHIN = {f"within_{m}_m": m / 1000 for m in WITHIN_M} | {f"within_{km}_km": float(km) for km in WITHIN_KM}
 
-WORLD_MAP_DIAGONAL_KM = (
-    14_927.0  # the usual 1492.7 km scale of the score, times ten: Haas et al., PIGEON, 2023
-)
+WORLD_MAP_DIAGONAL_KM = 14_927.0  # the usual 1492.7 km scale of the score, times ten: Haas et al., PIGEON, 2023
 TOP = (1, 3, 5)
 QUANTILES = {"median_km": 0.5, "p90_km": 0.9}
 
@@ -67,10 +65,7 @@ def by_group(error_km: ArrayLike, labels: ArrayLike) -> list[dict[str, Any]]:
     named = np.array(["unknown" if label is None else str(label) for label in np.asarray(labels, object)])
     names, codes = np.unique(named, return_inverse=True)
     runs = np.split(errors[np.argsort(codes, kind="stable")], np.cumsum(np.bincount(codes))[:-1])
-    rows = [
-        {"label": str(name), "photos": len(run), **_summary(run)}
-        for name, run in zip(names, runs, strict=True)
-    ]
+    rows = [{"label": str(name), "photos": len(run), **_summary(run)} for name, run in zip(names, runs, strict=True)]
     return sorted(rows, key=lambda row: (-row["photos"], row["label"]))
 
 
@@ -96,9 +91,7 @@ def top_hits(log_probabilities: NDArray[np.floating[Any]], true_row: ArrayLike) 
     return {f"top{k}": rank < k for k in TOP}
 
 
-def cell_metrics(
-    log_probabilities: NDArray[np.floating[Any]], true_row: ArrayLike
-) -> dict[str, float | int | None]:
+def cell_metrics(log_probabilities: NDArray[np.floating[Any]], true_row: ArrayLike) -> dict[str, float | int | None]:
     """How well the cells were told.
 
     A photo outside every cell cannot be told right: it counts as wrong in ``top1``, ``top3`` and ``top5``.
@@ -174,9 +167,7 @@ def bootstrap_intervals(
     quantiles = np.empty((resamples, len(QUANTILES)))
     for i in range(resamples):
         times = np.bincount(rng.integers(count, size=count), minlength=count).astype(np.float64)
-        means[i] = np.einsum("kg,g->k", sums, times) / np.einsum(
-            "g,g->", sizes, times
-        )  # no BLAS: faster here
+        means[i] = np.einsum("kg,g->k", sums, times) / np.einsum("g,g->", sizes, times)  # no BLAS: faster here
         quantiles[i] = _quantiles(ranked, times[ranked_codes], list(QUANTILES.values()))
 
     ends = [(1 - level) / 2, (1 + level) / 2]

@@ -44,9 +44,7 @@ class Partition:
                 raise TypeError(f"{name} must be {dtype}, got {getattr(self, name).dtype}")
         shapes = [getattr(self, name).shape for name in dtypes]
         if len(set(shapes)) > 1 or self.cells.ndim != 1 or not len(self.cells):
-            raise ValueError(
-                f"cells, photos, lat and lon must share one shape (C,) with C at least 1, got {shapes}"
-            )
+            raise ValueError(f"cells, photos, lat and lon must share one shape (C,) with C at least 1, got {shapes}")
         if not s2.are_valid(self.cells).all():
             bad = self.cells[~s2.are_valid(self.cells)][0]
             raise ValueError(f"{bad:#018x} is not the id of an S2 cell")
@@ -351,9 +349,7 @@ def _nothing_kept(photos_in_all: int, fullest: int, split_above: int, drop_below
         if fullest
         else f"each holds more than split_above={split_above}; raise split_above or max_level"
     )
-    return BadRecipeError(
-        f"of {photos_in_all} photos no cell holds at least drop_below={drop_below}: {advice}"
-    )
+    return BadRecipeError(f"of {photos_in_all} photos no cell holds at least drop_below={drop_below}: {advice}")
 
 
 def _means(lat: Floats, lon: Floats, leaves: s2.Cells, cells: s2.Cells) -> tuple[Floats, Floats]:

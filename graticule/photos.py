@@ -115,9 +115,7 @@ class Photos:
 
     def _series(self, name: str) -> pl.Series:
         if not self.has(name):
-            raise BadTableError(
-                f"the photos have no column {name!r}; they have: {', '.join(self.frame.columns)}"
-            )
+            raise BadTableError(f"the photos have no column {name!r}; they have: {', '.join(self.frame.columns)}")
         return self.frame[name]
 
 

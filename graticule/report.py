@@ -156,9 +156,7 @@ def context_of(bundle_dir: Path, evaluation_dir: Path, photos: Path | None) -> C
     audit = _json(evaluation_dir / "audit.json") or metrics.get("audit") or {}
     rows = _table(evaluation_dir / "predictions.parquet")
     history = _table(bundle_dir / "training" / "history.csv")
-    partition = (
-        Partition.read(bundle_dir / "cells.parquet") if (bundle_dir / "cells.parquet").is_file() else None
-    )
+    partition = Partition.read(bundle_dir / "cells.parquet") if (bundle_dir / "cells.parquet").is_file() else None
     synthetic = bool(metrics.get("synthetic", index.get("facts", {}).get("synthetic", False)))
     read = rows.filter(pl.col("error_km").is_not_null()) if rows is not None else None
 
@@ -168,9 +166,7 @@ def context_of(bundle_dir: Path, evaluation_dir: Path, photos: Path | None) -> C
         missing.insert(0, "no numbers: the evaluation has no metrics.json")
     if photos is None and best:
         missing.append("no photos beside the examples: the report was not told where they lie")
-    verdict = str(
-        audit.get("verdict", "Not audited: how near these photos are to the training photos is unknown.")
-    )
+    verdict = str(audit.get("verdict", "Not audited: how near these photos are to the training photos is unknown."))
     intervals = metrics.get("intervals") or {}
     recipe = bundle_dir / "recipe.yaml"
     return Context(
@@ -261,9 +257,7 @@ def _examples(
             map=_example_map(row, partition, synthetic) if partition is not None else None,
         )
 
-    return [example(row) for row in ranked.head(few).to_dicts()], [
-        example(row) for row in wrong.head(few).to_dicts()
-    ]
+    return [example(row) for row in ranked.head(few).to_dicts()], [example(row) for row in wrong.head(few).to_dicts()]
 
 
 def _example_map(row: Mapping[str, Any], partition: Partition, synthetic: bool) -> Picture:
@@ -271,17 +265,11 @@ def _example_map(row: Mapping[str, Any], partition: Partition, synthetic: bool) 
     truth, guess = (row["lat"], row["lon"]), (row["predicted_lat"], row["predicted_lon"])
     alt = "Map with the true position and the best guess"
     if not row.get("top_cells"):
-        figure = figures.cells_map(
-            partition, truth=truth, guess=guess, title="Truth and guess", synthetic=synthetic
-        )
+        figure = figures.cells_map(partition, truth=truth, guess=guess, title="Truth and guess", synthetic=synthetic)
         return _picture(figure, alt)
     probability = np.zeros(len(partition))
-    probability[np.searchsorted(partition.cells, s2.from_tokens(list(row["top_cells"])))] = row[
-        "top_probabilities"
-    ]
-    return _picture(
-        figures.probability_map(partition, probability, truth=truth, guess=guess, synthetic=synthetic), alt
-    )
+    probability[np.searchsorted(partition.cells, s2.from_tokens(list(row["top_cells"])))] = row["top_probabilities"]
+    return _picture(figures.probability_map(partition, probability, truth=truth, guess=guess, synthetic=synthetic), alt)
 
 
 def _numbers(metrics: Mapping[str, Any], intervals: Mapping[str, Any]) -> list[Row]:
@@ -322,9 +310,7 @@ def _facts(index: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, st
         **{f"version of {name}": version for name, version in (index.get("versions") or {}).items()},
         **{f"SHA-256 of {name}": digest for name, digest in (index.get("sha256") or {}).items()},
     }
-    return {
-        name: f"{v:,}" if isinstance(v, int | float) else str(v) for name, v in named.items() if v is not None
-    }
+    return {name: f"{v:,}" if isinstance(v, int | float) else str(v) for name, v in named.items() if v is not None}
 
 
 def _value(key: str, value: float) -> str:
@@ -349,9 +335,7 @@ def _interval(key: str, intervals: Mapping[str, Any]) -> str:
 def _measured_on(metrics: Mapping[str, Any]) -> str:
     if not metrics:
         return ""
-    part = {"all": "photos"}.get(
-        metrics.get("split", "test"), f"photos of the part “{metrics.get('split', 'test')}”"
-    )
+    part = {"all": "photos"}.get(metrics.get("split", "test"), f"photos of the part “{metrics.get('split', 'test')}”")
     return f"{metrics.get('photos', 0):,} {part} at {metrics.get('places', 0):,} places"
 
 
@@ -386,9 +370,7 @@ def _json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise BadTableError(f"{path} is not JSON ({error}); run the command that wrote it again") from error
     if not isinstance(value, dict):
-        raise BadTableError(
-            f"{path} holds a {type(value).__name__}, not named values; it is not what graticule wrote"
-        )
+        raise BadTableError(f"{path} holds a {type(value).__name__}, not named values; it is not what graticule wrote")
     return value
 
 

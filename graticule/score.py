@@ -63,9 +63,7 @@ class ScoreReport:
             "photos": len(self.row),
             "refused": len(self.refused),
             "refused_reasons": dict(reasons.most_common()),
-            "refused_rows": [
-                {"row": row, "reason": reason} for row, reason in list(self.refused.items())[:LISTED]
-            ],
+            "refused_rows": [{"row": row, "reason": reason} for row, reason in list(self.refused.items())[:LISTED]],
             **self.metrics,
             "map_diagonal_km": self.map_diagonal_km,
             "map_diagonal_from": self.map_diagonal_from,
@@ -133,9 +131,7 @@ def score_table(
     )
 
 
-def map_scale(
-    lat: Floats, lon: Floats, given_km: float | None
-) -> tuple[float, Literal["given", "world", "positions"]]:
+def map_scale(lat: Floats, lon: Floats, given_km: float | None) -> tuple[float, Literal["given", "world", "positions"]]:
     """The diagonal of the map that photos at these positions are scored on, and where it comes from.
 
     Raises:

@@ -102,9 +102,7 @@ def split_random(
     return parts
 
 
-def split_groups(
-    groups: ArrayLike, shares: Sequence[float] = SHARES, seed: int = 0, *, name: str = "group"
-) -> Strings:
+def split_groups(groups: ArrayLike, shares: Sequence[float] = SHARES, seed: int = 0, *, name: str = "group") -> Strings:
     """Split by group, each whole on one side, with sizes near the shares even where groups are few.
 
     Larger groups are dealt first, at random among the parts with room for them and in proportion to that
@@ -184,9 +182,7 @@ def fold_groups(groups: ArrayLike, k: int, seed: int = 0, *, name: str = "group"
     if k < 2:
         raise BadRecipeError(f"folds={k}: there must be 2 or more, one to test on and the rest to train on")
     if k > len(sizes):
-        raise BadRecipeError(
-            f"there are only {len(sizes)} {name}s, too few for {k} folds; take {len(sizes)} or fewer"
-        )
+        raise BadRecipeError(f"there are only {len(sizes)} {name}s, too few for {k} folds; take {len(sizes)} or fewer")
     filled = np.zeros(k, np.int64)
     fold_of = np.empty(len(sizes), np.int64)
     for group in _larger_first(sizes, np.random.default_rng(seed)):
@@ -195,9 +191,7 @@ def fold_groups(groups: ArrayLike, k: int, seed: int = 0, *, name: str = "group"
     return fold_of[codes]
 
 
-def within_buffer(
-    lat: ArrayLike, lon: ArrayLike, to_lat: ArrayLike, to_lon: ArrayLike, buffer_km: float
-) -> Bools:
+def within_buffer(lat: ArrayLike, lon: ArrayLike, to_lat: ArrayLike, to_lon: ArrayLike, buffer_km: float) -> Bools:
     """Which of N points lie nearer than ``buffer_km`` to any of M others, shape ``(N,)``."""
     if not np.size(lat) or not np.size(to_lat) or buffer_km <= 0:
         return np.zeros(np.shape(lat), bool)
@@ -261,9 +255,7 @@ def audit(train: Photos, test: Photos) -> LeakAudit:
     nearest_km, _ = geo.nearest_km(test.lat, test.lon, train.lat, train.lon)
     names = [f"{km:g}_km" if km >= 1 else f"{km * 1000:g}_m" for km in NEAREST_KM]
     bins = np.bincount(np.searchsorted(NEAREST_KM, nearest_km), minlength=len(names) + 1)
-    within = {
-        f"within_{name}": float((nearest_km <= km).mean()) for name, km in zip(names, NEAREST_KM, strict=True)
-    }
+    within = {f"within_{name}": float((nearest_km <= km).mean()) for name, km in zip(names, NEAREST_KM, strict=True)}
 
     def in_both(name: str) -> bool:
         return not (_is_empty(train, name) or _is_empty(test, name))
@@ -284,9 +276,7 @@ def audit(train: Photos, test: Photos) -> LeakAudit:
         test_photos=len(test),
         median_nearest_km=float(np.median(nearest_km)),
         nearest_within=within,
-        nearest_photos=dict(
-            zip([*(f"up_to_{name}" for name in names), "beyond"], bins.tolist(), strict=True)
-        ),
+        nearest_photos=dict(zip([*(f"up_to_{name}" for name in names), "beyond"], bins.tolist(), strict=True)),
         shared_sequences=sequences[0] if sequences else None,
         shared_sequences_test_share=sequences[1] if sequences else None,
         shared_places=places[0],
@@ -319,9 +309,7 @@ def _verdict(
     if duplicates is None:
         unknown.append("near-duplicates (no column 'dhash')")
     elif duplicates:
-        facts.append(
-            f"{duplicates} test photos ({duplicates / photos:.0%}) have a near-duplicate in training"
-        )
+        facts.append(f"{duplicates} test photos ({duplicates / photos:.0%}) have a near-duplicate in training")
     facts.append(
         f"the nearest training photo is {geo.format_km(float(np.median(nearest_km)))} away in the median, "
         f"and within 5 m for {within['within_5_m']:.0%} of the test photos"
@@ -411,8 +399,7 @@ def _own_split(values: NDArray[Any]) -> Strings:
     unknown = sorted(set(parts.tolist()) - {*PARTS, BUFFER})
     if unknown:
         raise BadRecipeError(
-            f"the column 'split' holds {', '.join(map(repr, unknown[:5]))}; "
-            f"valid are {', '.join(PARTS)} and {BUFFER}"
+            f"the column 'split' holds {', '.join(map(repr, unknown[:5]))}; valid are {', '.join(PARTS)} and {BUFFER}"
         )
     if "train" not in parts:
         raise BadRecipeError("the column 'split' gives no photo to train")

@@ -178,7 +178,7 @@ def fit(
     rows = parts[0].rows
     facts = {
         "photos": len(photos),
-        "places": int(len(np.unique(photos.places()))),
+        "places": len(np.unique(photos.places())),
         "cells": len(partition),
         "photos_outside_cells": int((rows == NO_CELL).sum()),
         "tau_km": round(tau_km, 4) if recipe.target.kind == "distance" else None,
@@ -255,11 +255,8 @@ class _Fitting(lightning.LightningModule):
         torch.manual_seed(self.recipe.seed * 100_003 + self.current_epoch)
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
-        if "features" in batch:
-            logits = self.net(batch["features"])
-        else:
-            logits = self.net(self.augment(batch["images"] / 255))
-        return self._loss(logits, batch)
+        inputs = batch["features"] if "features" in batch else self.augment(batch["images"] / 255)
+        return self._loss(self.net(inputs), batch)
 
     def validation_step(self, batch: dict[str, Any], _: int) -> None:
         logits = self.net(batch["features"] if "features" in batch else batch["images"]).float()
@@ -319,9 +316,7 @@ class _Watch(Callback):
             self.told = now
             rate = self.photos / max(now - self.since, 1e-9)
             note = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {self.losses[-1]:.3f}"
-            self.progress(
-                trainer.global_step, int(trainer.estimated_stepping_batches), f"{note}  {rate:.0f} photos/s"
-            )
+            self.progress(trainer.global_step, int(trainer.estimated_stepping_batches), f"{note}  {rate:.0f} photos/s")
 
     def on_train_epoch_end(self, trainer: Any, fitting: Any) -> None:
         mean = float(torch.stack(self.losses).mean()) if self.losses else math.nan
@@ -399,7 +394,7 @@ def _run(
             max_epochs=wanted.epochs,
             accelerator="gpu" if on_gpu else "cpu",
             devices=1,
-            precision=precision(recipe),  # type: ignore[arg-type]
+            precision=precision(recipe),
             callbacks=callbacks,
             logger=False,
             enable_progress_bar=False,
@@ -448,7 +443,7 @@ def check_memory(model: Geolocator, shapes: NDArray[np.int64], recipe: Recipe, d
         hook.remove()
     model.train()
     per_photo = sum(sizes) + 4 * 3 * height * width
-    free = torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available  # type: ignore[no-untyped-call]
+    free = torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
     needed = fixed + recipe.train.batch_size * per_photo
     if needed > free:
         fitting = int((0.8 * free - fixed) // per_photo)
@@ -491,5 +486,3 @@ def _claim(out: Path, folder: Path, fingerprint: str, resume: bool) -> None:
             f"the run in {out} was started with another recipe or other photos; "
             f"resume it with those, or choose another folder"
         )
-
-

@@ -42,9 +42,7 @@ def exif_of(lat=None, lon=None, orientation=None, captured_at=None, offset=None,
     if offset:
         shot[0x9011] = offset
     if lat is not None:
-        gps.update(
-            {1: "S" if lat < 0 else "N", 2: sexagesimal(lat), 3: "W" if lon < 0 else "E", 4: sexagesimal(lon)}
-        )
+        gps.update({1: "S" if lat < 0 else "N", 2: sexagesimal(lat), 3: "W" if lon < 0 else "E", 4: sexagesimal(lon)})
     if heading is not None:
         gps.update({16: "T", 17: heading})
     return exif

@@ -70,9 +70,7 @@ def test_frames_are_dealt_evenly_to_drives(photos):
 
 
 def test_each_row_tells_the_truth_about_its_file(city, photos):
-    for path, width, height, sha256, dhash in photos.select(
-        "path", "width", "height", "sha256", "dhash"
-    ).rows():
+    for path, width, height, sha256, dhash in photos.select("path", "width", "height", "sha256", "dhash").rows():
         data = (city / path).read_bytes()
         rgb = images.decode(data)
         assert rgb.shape == (height, width, 3) == (72, 96, 3)
@@ -106,9 +104,7 @@ def test_a_drive_moves_on_by_a_few_metres_and_seconds(photos):
 
 
 def test_drives_have_days_of_their_own(photos):
-    assert (
-        photos.group_by("sequence").agg(pl.col("captured_at").dt.date().n_unique())["captured_at"].max() == 1
-    )
+    assert photos.group_by("sequence").agg(pl.col("captured_at").dt.date().n_unique())["captured_at"].max() == 1
     assert photos["captured_at"].dt.date().n_unique() == 3
     assert photos["captured_at"].min() > datetime(2023, 1, 1)
 
@@ -134,10 +130,7 @@ def test_a_place_looks_most_like_itself_under_another_light():
 
     plan = city_scene.plan_city(seed=3, size_km=0.5)
     shots = city_scene.plan_drives(plan, [80])[0][::8]
-    later = [
-        replace(shot, drive=1, x=shot.x + 0.7, y=shot.y - 0.7, heading=(shot.heading + 1) % 360)
-        for shot in shots
-    ]
+    later = [replace(shot, drive=1, x=shot.x + 0.7, y=shot.y - 0.7, heading=(shot.heading + 1) % 360) for shot in shots]
     noon, evening = light_of(12, "clear", season=0.5), light_of(17, "rain", season=0.8)
 
     def look(views, light):
@@ -185,9 +178,7 @@ def test_an_empty_folder_is_used(tmp_path):
 
 def test_progress_ends_with_all_frames(tmp_path):
     seen = []
-    make_city(
-        tmp_path / "city", **{**SMALL, "frames": 5}, progress=lambda done, total: seen.append((done, total))
-    )
+    make_city(tmp_path / "city", **{**SMALL, "frames": 5}, progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (5, 5)
     assert seen == sorted(seen)
 

@@ -20,17 +20,15 @@ def test_every_recipe_we_ship_is_read(path):
         pytest.param({"train": {"epoch": 3}}, "unknown setting train.epoch; did you mean epochs?", id="misspelt"),
         pytest.param({"cells": {"split_above": 5, "drop_below": 9}}, "drop_below=9 exceeds split_above=5", id="cells"),
         pytest.param({"target": {"kind": "distance"}}, "takes tau_km or tau_spacings", id="no tau"),
-        pytest.param(
-            {"target": {"kind": "distance", "tau_km": 1, "tau_spacings": 1}}, "one of them", id="two taus"
-        ),
+        pytest.param({"target": {"kind": "distance", "tau_km": 1, "tau_spacings": 1}}, "one of them", id="two taus"),
         pytest.param({"target": {"tau_km": 1}}, "tau_km goes with kind: distance", id="tau without distance"),
         pytest.param({"target": {"smoothing": 0.1}}, "smoothing goes with kind: smoothed", id="stray smoothing"),
         pytest.param({"target": {"kind": "smoothed"}}, "smoothing goes with", id="smoothed without a value"),
+        pytest.param({"encoder": {"frozen": True, "weights": "none"}}, "would stay random", id="frozen random weights"),
         pytest.param(
-            {"encoder": {"frozen": True, "weights": "none"}}, "would stay random", id="frozen random weights"
-        ),
-        pytest.param(
-            {"encoder": {"frozen": True}, "augment": {"crop": 0.1}}, "augment would do nothing", id="frozen, augment"
+            {"encoder": {"frozen": True}, "augment": {"crop": 0.1}},
+            "augment would do nothing",
+            id="frozen, augment",
         ),
         pytest.param({"image": {"resize": "fit", "height": 224}}, "give longest", id="fit with a height"),
         pytest.param({"image": {"longest": 224}}, "give height and width", id="squash with a longest side"),

@@ -104,9 +104,7 @@ def test_cells_of_a_level_cover_the_flat_map_exactly_once(level):
     cells = s2.face_cells()
     for _ in range(level):
         cells = s2.children(cells).ravel()
-    assert sum(map(area, maps.rings(*s2.outlines(cells, points_per_edge=32)))) == pytest.approx(
-        360 * 180, rel=1e-5
-    )
+    assert sum(map(area, maps.rings(*s2.outlines(cells, points_per_edge=32)))) == pytest.approx(360 * 180, rel=1e-5)
 
 
 @pytest.mark.parametrize(("face", "pole"), [(2, 90), (5, -90)])

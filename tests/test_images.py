@@ -35,8 +35,7 @@ def png_header(width, height):
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-        for name, body in chunks
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
     )
 
 
@@ -77,9 +76,7 @@ def test_scaled_jpeg_decoding_stays_within_a_grey_level_of_a_full_decode(shortes
         full, scaled = images.decode(data), images.decode(data, shortest_side)
         assert min(scaled.shape[:2]) >= min(2 * shortest_side, 480)
         size = (shortest_side * 4 // 3, shortest_side)
-        a, b = (
-            np.asarray(Image.fromarray(p).resize(size, Image.Resampling.BILINEAR)) for p in (full, scaled)
-        )
+        a, b = (np.asarray(Image.fromarray(p).resize(size, Image.Resampling.BILINEAR)) for p in (full, scaled))
         worst.append(mean_difference(a, b))
     assert np.mean(worst) < 1
 
@@ -158,8 +155,7 @@ def test_a_photo_of_one_pixel_is_refused_but_its_facts_are_read():
     data = encoded(picture(1, 1), "PNG")
     assert refusal(data) == (
         "too small",
-        "the photo is 1 x 1 pixels; each side needs at least 16. "
-        "Use the original photo instead of its thumbnail",
+        "the photo is 1 x 1 pixels; each side needs at least 16. Use the original photo instead of its thumbnail",
     )
     assert images.inspect(data).width == 1
 
@@ -205,9 +201,7 @@ def test_damaged_bytes_give_a_refusal_or_a_picture_and_nothing_else(format_):
         if round_ % 3 == 0:
             del data[rng.integers(len(data)) :]
         else:  # the head decides more than the rest
-            for at in rng.integers(
-                min(len(data), 300) if round_ % 3 == 1 else len(data), size=rng.integers(1, 20)
-            ):
+            for at in rng.integers(min(len(data), 300) if round_ % 3 == 1 else len(data), size=rng.integers(1, 20)):
                 data[at] = rng.integers(256)
         for look in (images.inspect, images.decode, lambda data: images.decode(data, 16)):
             with contextlib.suppress(BadPhotoError):  # anything else fails the test
@@ -306,9 +300,7 @@ def test_a_difference_hash_stands_a_new_size_and_quality_but_not_another_picture
     first = images.difference_hash(pixels)
     assert images.hamming(first, images.difference_hash(images.decode(encoded(small, quality=60)))) <= 4
     assert images.hamming(first, images.difference_hash(pixels[:, ::-1])) > 16
-    assert (
-        images.difference_hash(np.tile(np.arange(0, 90, 10, np.uint8)[None, :, None], (8, 1, 3))) == 2**64 - 1
-    )
+    assert images.difference_hash(np.tile(np.arange(0, 90, 10, np.uint8)[None, :, None], (8, 1, 3))) == 2**64 - 1
 
 
 def test_hamming_counts_bits_of_arrays_without_losing_any():

@@ -44,7 +44,9 @@ def test_own_pooling_gives_what_timm_gives():
         pytest.param({"name": "qqqq"}, r"timm.list_models\(\) lists the names", id="no near name"),
         pytest.param({"name": "test_resnet", "options": {"wings": 2}}, "does not take these options", id="option"),
         pytest.param(
-            {"name": "torchvision/resnet18", "pooling": "average"}, "is for timm encoders", id="torchvision pooling"
+            {"name": "torchvision/resnet18", "pooling": "average"},
+            "is for timm encoders",
+            id="torchvision pooling",
         ),
         pytest.param({"name": "test_resnet", "weights": "nowhere.pth"}, "no weights at", id="no file"),
     ],

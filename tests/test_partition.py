@@ -35,9 +35,7 @@ def leaf(lat, lon):
 
 @cache
 def sorted_leaves(path):
-    return sorted(
-        leaf(*point).id() for point in zip(*(side.tolist() for side in positions(path)), strict=True)
-    )
+    return sorted(leaf(*point).id() for point in zip(*(side.tolist() for side in positions(path)), strict=True))
 
 
 def plain_planet(leaves, split_above, drop_below, max_level):
@@ -124,9 +122,7 @@ def test_the_partition_of_random_positions_is_the_plain_one(seed, keep):
     drop_below = int(rng.integers(1, min(split_above, 60) + 1))
     max_level = int(rng.integers(4, 31))
     plain = plain_planet if keep == "planet" else plain_nested
-    partition = Partition.fit(
-        lat, lon, split_above=split_above, drop_below=drop_below, max_level=max_level, keep=keep
-    )
+    partition = Partition.fit(lat, lon, split_above=split_above, drop_below=drop_below, max_level=max_level, keep=keep)
     assert cells_of(partition) == plain(leaves, split_above, drop_below, max_level)
     assert partition.assign(lat, lon).tolist() == plain_assign(partition.cells, lat, lon)
 
@@ -162,9 +158,7 @@ def test_the_nested_form_keeps_the_cells_that_report_a_keeps():
     lat, lon = positions(COORDINATES / "daejeon_database.csv")
     recipe = {"split_above": 2000, "drop_below": 200}
     nested = Partition.fit(lat, lon, keep="nested", **recipe)
-    assert cells_of(nested) == plain_nested(
-        sorted_leaves(COORDINATES / "daejeon_database.csv"), 2000, 200, 30
-    )
+    assert cells_of(nested) == plain_nested(sorted_leaves(COORDINATES / "daejeon_database.csv"), 2000, 200, 30)
     rows = nested.assign(lat, lon)
     assert (len(nested), len(set(rows.tolist()) - {NO_CELL})) == (111, 97)  # the figures of PEERS.md
     assert len(Partition.fit(lat, lon, **recipe)) == 34
@@ -289,9 +283,7 @@ def test_a_failed_write_says_so_and_leaves_nothing(tmp_path, world):
 def test_a_file_without_cells_is_refused(tmp_path, columns, sentence):
     table = pl.DataFrame({"cell": [1 << 60], "photos": [3], "lat": [0.0], "lon": [0.0]})
     table = table.cast({"cell": pl.UInt64}).cast({name: dtype for name, dtype in columns.items() if dtype})
-    table.drop([name for name, dtype in columns.items() if not dtype]).write_parquet(
-        tmp_path / "cells.parquet"
-    )
+    table.drop([name for name, dtype in columns.items() if not dtype]).write_parquet(tmp_path / "cells.parquet")
     with pytest.raises(BadTableError, match=sentence):
         Partition.read(tmp_path / "cells.parquet")
 

@@ -84,9 +84,7 @@ def test_a_named_column_that_is_not_there_is_refused(table):
     ],
 )
 def test_a_bad_latitude_is_named_with_its_row(table, read, value, what):
-    path = table(
-        f"path,lat,lon\na.jpg,48,2\nb.jpg,{value},2\nc.jpg,48,2\nd.jpg,48,2\ne.jpg,48,2\nf.jpg,48,2\n"
-    )
+    path = table(f"path,lat,lon\na.jpg,48,2\nb.jpg,{value},2\nc.jpg,48,2\nd.jpg,48,2\ne.jpg,48,2\nf.jpg,48,2\n")
     said = sentence(path, read)
     assert "row 2 (the first under the header is row 1)" in said
     assert what in said
@@ -207,9 +205,7 @@ def test_a_missing_column_is_answered_with_those_there_are():
             ask(photos(sequence=["a"]), "drive")
 
 
-FRAME = pl.DataFrame(
-    {"path": ["a.jpg"], "lat": [1.0], "lon": [2.0], "dhash": pl.Series([2**64 - 1], dtype=pl.UInt64)}
-)
+FRAME = pl.DataFrame({"path": ["a.jpg"], "lat": [1.0], "lon": [2.0], "dhash": pl.Series([2**64 - 1], dtype=pl.UInt64)})
 REFUSED = pl.DataFrame({"path": ["b.jpg"], "reason": ["truncated"], "detail": ["..."]})
 
 
@@ -242,6 +238,4 @@ def test_the_real_manifests_read_as_they_are(real_data):
     world = read_photos(real_data / "webcams_world" / "manifest.csv")
     assert (len(city), len(world), len(np.unique(world.places()))) == (595, 1051, 644)
     assert city.paths()[0].is_file()
-    assert (
-        len(read_points(real_data / "coordinates" / "cogito_sv_points_latlong_collected.csv")[0]) == 165_999
-    )
+    assert len(read_points(real_data / "coordinates" / "cogito_sv_points_latlong_collected.csv")[0]) == 165_999

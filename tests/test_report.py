@@ -30,9 +30,7 @@ def run(tmp_path_factory):
     index = {"facts": {"photos": 300, "cells": len(partition)}, "versions": {"torch": "2.15.0"}, "sha256": {}}
     (bundle / "bundle.json").write_text(json.dumps(index))
     (bundle / "recipe.yaml").write_text("name: tiny\nencoder:\n  name: resnet18\n")
-    (bundle / "training" / "history.csv").write_text(
-        "epoch,train_loss,lr,val_loss\n1,3.0,0.001,\n2,2.0,0.001,2.5\n"
-    )
+    (bundle / "training" / "history.csv").write_text("epoch,train_loss,lr,val_loss\n1,3.0,0.001,\n2,2.0,0.001,2.5\n")
 
     n = 6
     to_lat, to_lon = lat[:n] + np.arange(n) * 0.001, lon[:n]
@@ -124,9 +122,7 @@ def test_the_numbers_are_there_by_their_names(page):
         assert words in page.text, words
     assert "cross-entropy" not in page.text, "not measured, so not shown"
     assert "within 1 km" in page.text
-    assert page.text.count("within 25 km") == 1, (
-        "100 % again says nothing: only the heading of the table by country"
-    )
+    assert page.text.count("within 25 km") == 1, "100 % again says nothing: only the heading of the table by country"
 
 
 def test_a_hostile_file_name_is_only_text(page):
@@ -194,8 +190,6 @@ def test_a_broken_json_is_named(run, tmp_path):
 def test_a_held_out_verdict_is_not_marked_as_a_leak(run, tmp_path):
     bundle, evaluation, _ = run
     (tmp_path / "metrics.json").write_text((evaluation / "metrics.json").read_text())
-    (tmp_path / "audit.json").write_text(
-        json.dumps({"verdict": "Held out by sequence: no sequence is shared."})
-    )
+    (tmp_path / "audit.json").write_text(json.dumps({"verdict": "Held out by sequence: no sequence is shared."}))
     page = Page(write_report(bundle, tmp_path, tmp_path / "r.html").read_text())
     assert "Measured on what training had not seen" in page.text

@@ -77,9 +77,7 @@ def test_leaf_cells_all_over_the_globe_are_those_of_s2geometry():
         pytest.param([(a, b) for a in (CORNER, -CORNER) for b in (-135, -45, 45, 135)], id="cube corners"),
         pytest.param([(0, b) for b in range(-180, 181, 5)], id="equator"),
         pytest.param([(a, b) for a in (0.0, -0.0) for b in (0.0, -0.0, 90, -90)], id="signed zeros"),
-        pytest.param(
-            [(np.degrees(np.arctan(np.cos(np.radians(b)))), b) for b in range(-45, 46)], id="face edge"
-        ),
+        pytest.param([(np.degrees(np.arctan(np.cos(np.radians(b)))), b) for b in range(-45, 46)], id="face edge"),
         pytest.param([(1e-300, -1e-300), (5e-324, 5e-324), (-5e-324, 90), (90, 5e-324)], id="denormals"),
     ],
 )
@@ -104,9 +102,7 @@ def test_leaf_cells_keep_the_shape_of_the_points(shape):
 def test_leaf_cells_take_a_strided_view_and_one_longitude_for_all():
     table = np.stack(anywhere(1000), axis=1)
     np.testing.assert_array_equal(s2.leaf_cells(table[:, 0], table[:, 1]), oracle_leaves(*table.T))
-    np.testing.assert_array_equal(
-        s2.leaf_cells(table[:, 0], 7.0), oracle_leaves(table[:, 0], np.full(1000, 7.0))
-    )
+    np.testing.assert_array_equal(s2.leaf_cells(table[:, 0], 7.0), oracle_leaves(table[:, 0], np.full(1000, 7.0)))
 
 
 def test_a_latitude_of_95_is_refused():
@@ -177,8 +173,7 @@ def test_centers_are_those_of_s2geometry(cells):
 def test_outlines_are_the_corners_of_s2geometry(cells):
     lat, lon = s2.outlines(cells)
     corners = [
-        [degrees(s2geometry.S2LatLng(s2geometry.S2Cell(cell).GetVertex(k))) for k in range(4)]
-        for cell in oracle(cells)
+        [degrees(s2geometry.S2LatLng(s2geometry.S2Cell(cell).GetVertex(k))) for k in range(4)] for cell in oracle(cells)
     ]
     expected = np.array(corners)
     assert lat.shape == (len(cells), 4)

@@ -41,9 +41,7 @@ def test_every_distance_and_summary_published_for_im2gps_is_found_again(name, ph
 
 @pytest.mark.skipif(not PUBLISHED.exists(), reason="needs ../shared/data/published_predictions")
 def test_missing_columns_are_answered_with_the_options_to_type():
-    with pytest.raises(
-        BadTableError, match="--lat gt_lat --lon gt_long --predicted-lon predicted_long"
-    ) as error:
+    with pytest.raises(BadTableError, match="--lat gt_lat --lon gt_long --predicted-lon predicted_long") as error:
         score_table(PUBLISHED / "results__im2gps3k__base_M-fstar.csv")
     assert "its columns are img_id, gt_lat," in str(error.value)
 
@@ -99,9 +97,7 @@ def test_intervals_resample_the_place_that_the_table_names(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet"])
 def test_all_kinds_of_tables_give_the_same_rows(tmp_path, suffix):
-    frame = pl.DataFrame(
-        {"lat": [1.5, 2], "lon": [3.0, -179.9], "predicted_lat": [1.5, 2], "predicted_lon": [4, 180]}
-    )
+    frame = pl.DataFrame({"lat": [1.5, 2], "lon": [3.0, -179.9], "predicted_lat": [1.5, 2], "predicted_lon": [4, 180]})
     path = tmp_path / f"guesses.{suffix}"
     if suffix == "parquet":
         frame.write_parquet(path)

@@ -18,17 +18,13 @@ def album(tmp_path, make_jpeg):
     """Six good photos in Sydney, one of them a HEIC."""
     for seed in range(5):
         make_jpeg(tmp_path / "album" / f"{seed}.jpg", -33.8568 - seed / 1000, 151.2153, seed=seed)
-    heic = encoded(
-        picture(seed=9), "HEIF", exif=exif_of(-33.9, 151.2, heading=90.0, captured_at="2024:01:02 03:04:05")
-    )
+    heic = encoded(picture(seed=9), "HEIF", exif=exif_of(-33.9, 151.2, heading=90.0, captured_at="2024:01:02 03:04:05"))
     (tmp_path / "album" / "phone.HEIC").write_bytes(heic)
     return tmp_path / "album"
 
 
 def refused(out):
-    return {
-        row["path"].rsplit("/", 1)[-1]: row for row in pl.read_parquet(out / "refused.parquet").to_dicts()
-    }
+    return {row["path"].rsplit("/", 1)[-1]: row for row in pl.read_parquet(out / "refused.parquet").to_dicts()}
 
 
 def test_a_folder_becomes_a_dataset(album, tmp_path):
@@ -74,15 +70,11 @@ def test_every_bad_photo_is_a_refused_row_with_its_reason(album, tmp_path, make_
         "text.jpg": "unreadable",
         "large.jpg": "too large",
     }
-    assert (
-        rows["copy.jpg"]["detail"] == f"the same bytes as {(album / '3.jpg').as_posix()}; one copy is enough"
-    )
+    assert rows["copy.jpg"]["detail"] == f"the same bytes as {(album / '3.jpg').as_posix()}; one copy is enough"
     assert len(read_photos(out)) == 6
 
 
-def test_too_many_refused_stop_the_run_with_the_reasons_counted_and_a_list_to_look_at(
-    album, tmp_path, make_jpeg
-):
+def test_too_many_refused_stop_the_run_with_the_reasons_counted_and_a_list_to_look_at(album, tmp_path, make_jpeg):
     make_jpeg(album / "nowhere.jpg")
     (album / "text.jpg").write_text("not a photo")
     with pytest.raises(TooManyRefusedError) as caught:

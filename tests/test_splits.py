@@ -72,9 +72,7 @@ def test_groups_stay_whole_and_no_part_stays_empty(count, seed):
 
 def test_large_groups_are_tested_too():
     groups = np.repeat(np.arange(100), np.r_[np.full(10, 50), np.full(90, 5)])
-    tested = [
-        group for seed in range(20) for group in np.unique(groups[split_groups(groups, seed=seed) == "test"])
-    ]
+    tested = [group for seed in range(20) for group in np.unique(groups[split_groups(groups, seed=seed) == "test"])]
     assert 10 <= np.sum(np.array(tested) < 10) <= 40  # 20 splits of 10 large ones, a tenth of each: about 20
 
 
@@ -116,9 +114,7 @@ def test_a_column_of_missing_sequences_does_not_pass_for_drives():
 def test_the_tables_own_split_is_taken_under_its_usual_names():
     table = photos([1, 2, 3, 4], 5, split=["train", "Validation", "test ", "training"])
     assert make_split(table, "column").tolist() == ["train", "val", "test", "train"]
-    with pytest.raises(
-        BadRecipeError, match=r"holds 'holdout', 'none'; valid are train, val, test and buffer"
-    ):
+    with pytest.raises(BadRecipeError, match=r"holds 'holdout', 'none'; valid are train, val, test and buffer"):
         make_split(photos([1, 2, 3], 5, split=["train", "holdout", None]), "column")
 
 

@@ -44,7 +44,8 @@ def state(bundle):
         pytest.param({"target": {"kind": "smoothed", "smoothing": 0.1}}, id="smoothed"),
         pytest.param({"target": {"kind": "distance", "tau_spacings": 0.2}}, id="distance"),
         pytest.param(
-            {"image": {"resize": "fit", "longest": 48, "height": None, "width": None}}, id="two shapes of photo"
+            {"image": {"resize": "fit", "longest": 48, "height": None, "width": None}},
+            id="two shapes of photo",
         ),
         pytest.param({"head": {"hidden": 16, "dropout": 0.1}}, id="hidden layer"),
         pytest.param({"augment": {"crop": 0.2, "light": 0.2, "erase": 0.1}}, id="augmented"),

@@ -119,9 +119,7 @@ def build_encoder(
     raise BadRecipeError(f"no encoder is called {name!r}; {hint}")
 
 
-def _from_timm(
-    name: str, weights: str, pooling: Pooling, inner: Sequence[str], options: dict[str, Any]
-) -> Encoder:
+def _from_timm(name: str, weights: str, pooling: Pooling, inner: Sequence[str], options: dict[str, Any]) -> Encoder:
     options = {"num_classes": 0} | {k: v for k, v in options.items() if k != "num_classes"}
     try:
         body = timm.create_model(name, pretrained=weights == "pretrained", **options)
@@ -129,16 +127,14 @@ def _from_timm(
         raise BadRecipeError(f"encoder {name} does not take these options: {error}") from error
     except (OSError, RuntimeError, ValueError) as error:
         raise _cannot_fetch(name, error) from error
-    classifier = body.pretrained_cfg.get("classifier") or "classifier"
+    classifier: str | list[str] = body.pretrained_cfg.get("classifier") or "classifier"
     if weights not in ("pretrained", "none"):
-        _load(body, Path(weights), classifier if isinstance(classifier, tuple | list) else (classifier,))
+        _load(body, Path(weights), (classifier,) if isinstance(classifier, str) else tuple(classifier))
     if pooling != "own" and not hasattr(body, "forward_features"):
         raise BadRecipeError(f"{name} has no feature map to pool; use pooling: own")
     config = body.pretrained_cfg
-    height, width = options.get("img_size"), options.get("img_size")
-    if isinstance(height, list | tuple):
-        height, width = height
-    size = (3, height, width) if height else config.get("input_size", (3, 224, 224))
+    side = options.get("img_size") or config.get("input_size", (3, 224, 224))[1:]
+    size = (3, side, side) if isinstance(side, int) else (3, *side)
     return Encoder(body, pooling, inner, config.get("mean", HALF), config.get("std", HALF), size)
 
 
@@ -171,7 +167,7 @@ def _load(body: nn.Module, path: Path, classifier: tuple[str, ...]) -> None:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise BadRecipeError(f"no weights at {path}; encoder.weights is relative to the recipe's folder") from error
-    except Exception as error:  # noqa: BLE001 - torch raises many kinds for a file that is no state dict
+    except Exception as error:
         raise BadRecipeError(f"{path} is not a state dict that torch can read: {error}") from error
     state = {key: value for key, value in state.items() if not key.startswith(tuple(f"{c}." for c in classifier))}
     own = {k for k in body.state_dict() if not k.startswith(tuple(f"{c}." for c in classifier))}

@@ -27,7 +27,14 @@ def distance_targets(photos: Tensor, cells: Tensor, tau_km: float) -> Tensor:
 
 
 def loss(
-    logits: Tensor, rows: Tensor, photos: Tensor, cells: Tensor, *, kind: Kind, smoothing: float, tau_km: float
+    logits: Tensor,
+    rows: Tensor,
+    photos: Tensor,
+    cells: Tensor,
+    *,
+    kind: Kind,
+    smoothing: float,
+    tau_km: float,
 ) -> Tensor:
     """Cross-entropy of a batch, a scalar.
 

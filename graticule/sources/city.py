@@ -93,14 +93,10 @@ def make_city(
         BadRecipeError: a setting is impossible, or ``out`` holds something else.
         WriteError: ``out`` cannot be written.
     """
-    settings = Settings(
-        frames, drives, float(size_km), (float(center[0]), float(center[1])), seed, width, height
-    )
+    settings = Settings(frames, drives, float(size_km), (float(center[0]), float(center[1])), seed, width, height)
     _check(settings)
     if workers is not None and workers < 1:
-        raise BadRecipeError(
-            f"{workers} workers cannot draw anything; give 1 or more, or leave it to the cores"
-        )
+        raise BadRecipeError(f"{workers} workers cannot draw anything; give 1 or more, or leave it to the cores")
     if _is_there(out, settings):
         return out
     with atomic_folder(out) as aside:
@@ -274,9 +270,7 @@ def _photo_table(rows: list[Drawn], settings: Settings) -> pl.DataFrame:
     })  # fmt: skip
 
 
-def _on_globe(
-    x: scene.Floats, y: scene.Floats, center: tuple[float, float]
-) -> tuple[scene.Floats, scene.Floats]:
+def _on_globe(x: scene.Floats, y: scene.Floats, center: tuple[float, float]) -> tuple[scene.Floats, scene.Floats]:
     """Metres east and north of the centre to degrees; good to a metre for as far as a city reaches."""
     lat = center[0] + y / M_PER_DEGREE
     lon = center[1] + x / (M_PER_DEGREE * np.cos(np.radians(lat)))

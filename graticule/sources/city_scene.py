@@ -40,9 +40,7 @@ HOUSE = np.dtype([
     ("shop", "f4"), ("awning", "f4", 3), ("has_awning", "f4"),
     ("sign", "f4", 3), ("ink", "f4", 3), ("glyph", "f4"), ("mural", "f4"),
 ])  # fmt: skip
-TREE = np.dtype(
-    [("x", "f4"), ("y", "f4"), ("height", "f4"), ("radius", "f4"), ("hue", "f4"), ("shape", "i4")]
-)
+TREE = np.dtype([("x", "f4"), ("y", "f4"), ("height", "f4"), ("radius", "f4"), ("hue", "f4"), ("shape", "i4")])
 CAR = np.dtype([
     ("x", "f4"), ("y", "f4"), ("east", "f4"), ("north", "f4"),  # middle, and unit vector to the front
     ("length", "f4"), ("width", "f4"), ("height", "f4"), ("paint", "f4", 3),
@@ -209,9 +207,7 @@ def plan_drives(city: City, frames: Sequence[int]) -> list[list[Shot]]:
     return drives
 
 
-def _walk(
-    rng: np.random.Generator, city: City, length: float, used: dict[frozenset[Node], int]
-) -> list[Node]:
+def _walk(rng: np.random.Generator, city: City, length: float, used: dict[frozenset[Node], int]) -> list[Node]:
     last = city.lines - 2  # the ring beyond the square is not driven
     start = (int(rng.integers(1, last + 1)), int(rng.integers(1, last + 1)))
     path, here, came = [start], start, (0, 0)

@@ -155,9 +155,7 @@ def _hits(camera: Camera, walls: Table, houses: Table) -> Hits:
     return Hits(skyline, ahead_of, s[pick], stretch, table, walls, houses)
 
 
-def _walls(
-    camera: Camera, light: Light, hits: Hits, rows: Rows, columns: Rows, layer: Rows
-) -> tuple[Image, Image]:
+def _walls(camera: Camera, light: Light, hits: Hits, rows: Rows, columns: Rows, layer: Rows) -> tuple[Image, Image]:
     """Colour and depth of samples on walls, shapes ``(3, N)`` and ``(N,)``."""
     # What belongs to a column and wall is worked out there, shape (W, K), and then dealt to the samples.
     wall, house = hits.walls[hits.wall], hits.houses[hits.walls["house"][hits.wall]]
@@ -222,9 +220,7 @@ class _Houses:
         return _Houses(self.table, self.rows[samples])
 
 
-def _ground_floor(
-    of: _Houses, up: Image, tall: Image, along: Image, wide: Image, length: Image
-) -> tuple[Image, Image]:
+def _ground_floor(of: _Houses, up: Image, tall: Image, along: Image, wide: Image, length: Image) -> tuple[Image, Image]:
     """Shops with a sign and perhaps an awning, or doors and windows of flats: colour and glow by night."""
     shop, ground = of("shop") > 0, of("ground")
     doors = np.maximum(np.rint(length / 3.4), 1) / length
@@ -296,9 +292,7 @@ def _ground(
     slab = np.maximum(pulse(x / 1.2, wide / 1.2, 0, 0.06), pulse(y / 1.2, deep / 1.2, 0, 0.06))
     colour = blend(column_of(PAVING) * (1 - 0.3 * slab), column_of(ASPHALT), road)
     colour = blend(colour * (0.8 + 0.4 * stains), column_of(PAINT), mark * road * (0.6 + 0.4 * stains))
-    lit = (
-        light.ambient * 0.9 + light.sun * max(light.sun_toward[2], 0) * 0.55 + 0.2 * light.night * LAMP[:, 0]
-    )
+    lit = light.ambient * 0.9 + light.sun * max(light.sun_toward[2], 0) * 0.55 + 0.2 * light.night * LAMP[:, 0]
     colour *= column_of(lit * (1 - 0.35 * light.wet))
     return haze(colour, ahead, light), ahead
 

@@ -95,17 +95,13 @@ def admit(
         else:
             refused.append((names[row], found.reason, str(found)))
 
-    refusals = pl.DataFrame(
-        refused, schema=dict.fromkeys(("path", "reason", "detail"), pl.String), orient="row"
-    )
+    refusals = pl.DataFrame(refused, schema=dict.fromkeys(("path", "reason", "detail"), pl.String), orient="row")
     if not taken or len(refused) > max_refused * len(files):
         write_bytes(out / "refused.parquet", parquet_bytes(refusals))
         raise TooManyRefusedError(_too_many(refusals, len(files), max_refused, out))
     photos = _table(candidates[list(taken)], [names[row] for row in taken], list(taken.values()))
     reasons = dict(Counter(refusals["reason"]).most_common())
-    write_dataset(
-        out, photos, refusals, {"source": source, "synthetic": False, **(facts or {}), "reasons": reasons}
-    )
+    write_dataset(out, photos, refusals, {"source": source, "synthetic": False, **(facts or {}), "reasons": reasons})
     return out
 
 
@@ -131,9 +127,7 @@ def _examine(file: Path, place: tuple[float, float] | None) -> Taken | BadPhotoE
         facts = images.inspect(data)
         if not place:
             if facts.lat is None or facts.lon is None:
-                raise BadPhotoError(
-                    "no position", "its EXIF holds no GPS position; list it in a table with lat, lon"
-                )
+                raise BadPhotoError("no position", "its EXIF holds no GPS position; list it in a table with lat, lon")
             place = facts.lat, facts.lon
             _check_place(*place)
         pixels = images.decode(data, shortest_side=HASH_SIDE)  # to the last byte: finds what is cut off
@@ -158,9 +152,7 @@ def _read(file: Path) -> bytes:
     """The bytes of a photo, unless there are too many; a device or pipe is never opened."""
     try:
         if not file.is_file():
-            raise BadPhotoError(
-                "missing", f"there is no file {file}; correct the path or the folder it starts from"
-            )
+            raise BadPhotoError("missing", f"there is no file {file}; correct the path or the folder it starts from")
         size = file.stat().st_size
         if size > images.MAX_BYTES:
             raise images.too_many_bytes(size)
@@ -190,16 +182,12 @@ def _table(candidates: pl.DataFrame, names: Sequence[str], taken: Sequence[Taken
         pl.Series("heading", [one.facts.heading for one in taken], pl.Float64),
     ]
     table = table.with_columns(
-        column
-        for column in from_exif
-        if column.name not in table.columns and column.null_count() < len(column)
+        column for column in from_exif if column.name not in table.columns and column.null_count() < len(column)
     )
     if "country" not in table.columns:
         import reverse_geocode  # a second to load
 
-        towns = reverse_geocode.search(  # type: ignore[no-untyped-call]
-            list(zip(table["lat"], table["lon"], strict=True))
-        )
+        towns = reverse_geocode.search(list(zip(table["lat"], table["lon"], strict=True)))
         table = table.with_columns(pl.Series("country", [town["country_code"] for town in towns], pl.String))
     first = [name for name in FIRST_COLUMNS if name in table.columns]
     return table.select(*first, *(name for name in table.columns if name not in FIRST_COLUMNS))
