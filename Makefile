@@ -21,14 +21,14 @@ install: $(STAMP)  ## Make .venv with pinned versions
 
 demo: install    ## A synthetic city: make it, train, evaluate, predict, report
 	@rm -rf $(DEMO)
-	$(BIN)/graticule data city $(DEMO)/city --frames 2400 --drives 20 --size-km 0.6 --seed 0
+	$(BIN)/graticule data city $(DEMO)/city --frames 2400 --drives 20 --size-km 0.4 --seed 0
 	$(BIN)/graticule train recipes/demo.yaml --photos $(DEMO)/city --out $(DEMO)/bundle
 	$(BIN)/graticule evaluate $(DEMO)/bundle $(DEMO)/city --split test
 	$(BIN)/graticule predict $(DEMO)/bundle $$(ls -d $(DEMO)/city/images/*/ | tail -n 1)0000*.jpg
 	$(BIN)/graticule report $(DEMO)/bundle --photos $(DEMO)/city
 
 leak: install    ## On the demo city: what a split by frame claims, and what unseen drives show
-	@test -d $(DEMO)/city || $(BIN)/graticule data city $(DEMO)/city --frames 2400 --drives 20 --size-km 0.6 --seed 0
+	@test -d $(DEMO)/city || $(BIN)/graticule data city $(DEMO)/city --frames 2400 --drives 20 --size-km 0.4 --seed 0
 	$(BIN)/graticule leak recipes/report-a-demo.yaml --photos $(DEMO)/city --by random --by sequence
 
 test: install    ## Run the tests

@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import s2geometry
 
+from bench.table import Row, print_table
 from graticule.partition import Partition
 
 SPLIT_ABOVE, DROP_BELOW, MAX_LEVEL = 1000, 50, 18  # the command line's example
 SIZES = (1_000_000, 3_000_000, 10_000_000)
 SAMPLE = 20_000  # points for the reports' way, which takes the same time for each
-Row = tuple[str, str, str]  # what, measured, goal
+GOAL_TIMES, GOAL_BYTES, GOAL_RATE = 40, 100, 5  # times faster, bytes a point, million photos a second
+TOLERANCE = 1.1  # of a time that is set beside n log n
 
 
 def world(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -89,24 +91,28 @@ def partition_rows() -> list[Row]:
     """Growing cells from 1, 3 and 10 million points."""
     lat, lon = world(SIZES[-1])
     reports_way = seconds(the_reports_way, lat[:SAMPLE], lon[:SAMPLE], runs=2) / SAMPLE
-    rows = [(f"the reports' way, {SAMPLE:,} points", f"{reports_way * 1e6:.1f} µs a point", "")]
+    rows = [Row(f"the reports' way, {SAMPLE:,} points", f"{reports_way * 1e6:.1f} µs a point")]
     per_point = {}
     for n in SIZES:
         per_point[n] = seconds(fit, lat[:n], lon[:n], runs=3 if n < SIZES[-1] else 2) / n
         ratio = reports_way / per_point[n]
         what = f"partition of {n // 1_000_000} million points"
-        rows.append((what, f"{per_point[n] * 1e6:.2f} µs a point, {ratio:.0f} times faster", "40 times"))
+        measured = f"{per_point[n] * 1e6:.2f} µs a point, {ratio:.0f} times faster"
+        rows.append(Row(what, measured, f"at least {GOAL_TIMES} times", ratio >= GOAL_TIMES))
     small, large = SIZES[0], SIZES[-1]
     growth = per_point[large] * large / (per_point[small] * small)
     n_log_n = large * np.log(large) / (small * np.log(small))
-    rows.append(("time for 10 times the points", f"{growth:.1f} times", f"n log n is {n_log_n:.1f} times"))
     rows.append(
-        (
-            f"peak memory, {large // 1_000_000} million points",
-            f"{bytes_a_point(large):.0f} bytes a point",
-            "100",
+        Row(
+            "time for 10 times the points",
+            f"{growth:.1f} times",
+            f"about n log n, {n_log_n:.1f}",
+            growth < n_log_n * TOLERANCE,
         )
     )
+    memory = bytes_a_point(large)
+    what = f"peak memory, {large // 1_000_000} million points"
+    rows.append(Row(what, f"{memory:.0f} bytes a point", f"under {GOAL_BYTES}", memory < GOAL_BYTES))
     return rows
 
 
@@ -116,9 +122,12 @@ def assign_rows() -> list[Row]:
     partition = Partition.fit(lat, lon, split_above=800, drop_below=100)
     rate = len(lat) / seconds(partition.assign, lat, lon, runs=7) / 1e6
     what = f"assign to {len(partition):,} cells, one core"
-    return [(what, f"{rate:.1f} million points a second", "5 million")]
+    return [Row(what, f"{rate:.1f} million points a second", f"at least {GOAL_RATE}", rate >= GOAL_RATE)]
+
+
+def cells_rows() -> list[Row]:
+    return partition_rows() + assign_rows()
 
 
 if __name__ == "__main__":
-    for what, measured, goal in partition_rows() + assign_rows():
-        print(f"{what:<40}{measured:<40}{goal}")
+    print_table(cells_rows())

@@ -1,0 +1,211 @@
+"""Commands as a user types them, and the sentences that a user reads."""
+
+import io
+import json
+import sys
+import warnings
+from contextlib import redirect_stderr, redirect_stdout
+from types import SimpleNamespace
+from unittest import mock
+
+import polars as pl
+import pytest
+import yaml
+from towns import make_town, tiny_recipe
+
+from graticule.cli import main
+
+
+def graticule(*arguments):
+    """Run a command as the console script would; a process of its own would spend its time importing torch."""
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with (
+        mock.patch.object(sys, "argv", ["graticule", *map(str, arguments)]),
+        warnings.catch_warnings(),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        warnings.simplefilter("default")
+        try:
+            main()
+        except SystemExit as exit:
+            status = int(exit.code or 0)
+    return SimpleNamespace(returncode=status, stdout=out.getvalue(), stderr=err.getvalue())
+
+
+def write_recipe(path, **changes):
+    path.write_text(yaml.safe_dump(tiny_recipe(**changes).model_dump(mode="json", exclude_none=True)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """A dataset, a recipe and a trained bundle, all made by commands."""
+    folder = tmp_path_factory.mktemp("shop")
+    make_town(folder / "photos")
+    write_recipe(folder / "recipe.yaml", train={"epochs": 8})
+    for command in (
+        ("data", "table", folder / "photos/table.csv", folder / "town"),
+        ("train", folder / "recipe.yaml", "--photos", folder / "town", "--out", folder / "bundle"),
+    ):
+        done = graticule(*command)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_the_whole_way_from_photos_to_a_report(shop):
+    evaluated = graticule("evaluate", shop / "bundle", shop / "town", "--json")
+    assert evaluated.returncode == 0, evaluated.stderr
+    metrics = json.loads(evaluated.stdout)
+    assert metrics["median_km"] < 1
+    assert 0 <= metrics["within_25_km"] <= 1
+    assert metrics["audit"]["shared_sequences"] == 0
+    page = graticule("report", shop / "bundle", "--photos", shop / "town")
+    assert page.returncode == 0, page.stderr
+    assert (shop / "bundle/report.html").read_text().startswith("<!")
+
+
+def test_a_dataset_can_be_split_and_the_split_is_used(shop, tmp_path):
+    graticule("data", "table", shop / "photos/table.csv", tmp_path / "town")
+    done = graticule("data", "split", tmp_path / "town", "--by", "sequence", "--test", "0.34", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["audit"]["shared_sequences"] == 0
+    recipe = write_recipe(tmp_path / "r.yaml", split={"by": "column"}, train={"epochs": 1})
+    trained = graticule("train", recipe, "--photos", tmp_path / "town", "--out", tmp_path / "bundle")
+    assert trained.returncode == 0, trained.stderr
+    used = pl.read_parquet(tmp_path / "bundle/training/photos.parquet")["split"].value_counts()
+    assert dict(used.iter_rows()) == json.loads(done.stdout)["split"]
+
+
+@pytest.mark.parametrize("format", ["table", "json", "csv", "geojson", "kml"])
+def test_prediction_writes_every_format(shop, tmp_path, format):
+    out = tmp_path / "answers"
+    done = graticule("predict", shop / "bundle", shop / "photos/000.jpg", "--format", format, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "000.jpg" in out.read_text()
+
+
+def test_a_broken_photo_is_a_row_and_exit_status_one(shop, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff no photo")
+    done = graticule("predict", shop / "bundle", shop / "photos/001.jpg", tmp_path / "broken.jpg", "--format", "json")
+    rows = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert "lat" in rows[0]
+    assert "error" in rows[1]
+    assert "1 of 2 photos could not be read" in done.stderr
+
+
+def test_a_folder_is_asked_about_in_order(shop):
+    done = graticule("predict", shop / "bundle", shop / "photos", "--format", "csv")
+    names = [line.split(",")[0] for line in done.stdout.splitlines()[1:97]]
+    assert names == sorted(names)
+    assert len(names) == 96
+
+
+def test_crossval_reads_a_plain_table(shop):
+    done = graticule(
+        "crossval", shop / "recipe.yaml", "--photos", shop / "photos/table.csv", "--folds", 2, "--json",
+        "--group", "sequence", "--set", "train.epochs=1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["photos"] == 96
+
+
+def test_the_leak_table_is_one_command(shop):
+    done = graticule(
+        "leak", shop / "recipe.yaml", "--photos", shop / "town", "--set", "train.epochs=1", "--json"
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert {row["split"] for row in json.loads(done.stdout)} == {"random", "sequence"}
+
+
+def test_cells_are_made_drawn_and_told(tmp_path):
+    table = pl.DataFrame({"lat": [48.0 + i / 1000 for i in range(300)], "lon": [2.0] * 300})
+    table.write_csv(tmp_path / "points.csv")
+    done = graticule(
+        "cells", tmp_path / "points.csv", "--split-above", 60, "--drop-below", 5, "--out", tmp_path / "c.parquet",
+        "--plot", tmp_path / "c.png", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    cells = pl.read_parquet(tmp_path / "c.parquet")
+    assert cells.columns == ["cell", "token", "level", "photos", "lat", "lon", "center_lat", "center_lon"]
+    assert len(cells) == facts["cells"]
+    assert cells["photos"].sum() + facts["outside_cells"] == 300
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_published_predictions_are_scored(real_data):
+    file = real_data / "published_predictions/results__im2gps3k__base_M-fstar.csv"
+    done = graticule("score", file, "--lat", "gt_lat", "--lon", "gt_long", "--predicted-lon", "predicted_long", "--json")
+    facts = json.loads(done.stdout)
+    assert facts["photos"] == 2997
+    assert facts["within_25_km"] == pytest.approx(0.27027, abs=1e-5)  # the table's own summary
+
+
+def test_a_small_city_is_made_by_command(tmp_path):
+    done = graticule("data", "city", tmp_path / "city", "--frames", 12, "--drives", 2, "--size-km", "0.3")
+    assert done.returncode == 0, done.stderr
+    assert "12 photos" in done.stdout
+    assert json.loads((tmp_path / "city/dataset.json").read_text())["synthetic"] is True
+
+
+@pytest.mark.parametrize(
+    ("table", "sentence"),
+    [
+        pytest.param("path,latitude,lon\na.jpg,1,2\n", "no column 'lat'", id="no lat"),
+        pytest.param("path,lat,lon\na.jpg,95,2\n", "95", id="latitude 95"),
+    ],
+)
+def test_a_bad_table_is_one_sentence_and_exit_status_one(shop, tmp_path, table, sentence):
+    (tmp_path / "t.csv").write_text(table)
+    done = graticule("crossval", shop / "recipe.yaml", "--photos", tmp_path / "t.csv")
+    assert done.returncode == 1
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_swapped_columns_are_warned_about(tmp_path):
+    rows = "".join(f"{-77 - i / 100},{38 + i / 100}\n" for i in range(50))
+    (tmp_path / "t.csv").write_text("lat,lon\n" + rows.replace("-77.", "-122."))
+    done = graticule("cells", tmp_path / "t.csv")
+    assert done.returncode == 1
+    assert "swapped" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        pytest.param(("data", "folder", "{empty}", "{out}"), "photos", id="a folder without photos"),
+        pytest.param(("train", "{recipe}", "--photos", "{nowhere}", "--out", "{out}"), "nowhere", id="no photos"),
+        pytest.param(
+            ("train", "{recipe}", "--photos", "{town}", "--out", "{out}", "--set", "encoder.name=resnet5O"),
+            "near ones: resnet50",
+            id="unknown encoder",
+        ),
+        pytest.param(
+            ("train", "{recipe}", "--photos", "{town}", "--out", "{out}", "--set", "train.epoch=5"),
+            "did you mean epochs?",
+            id="unknown setting",
+        ),
+        pytest.param(("predict", "{empty}", "{photo}"), "is no bundle", id="no bundle"),
+        pytest.param(("predict", "{bundle}", "{empty}"), "holds no photos", id="an empty folder to predict"),
+        pytest.param(("data", "city", "{out}", "--center", "north"), "LAT,LON", id="no position"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(shop, tmp_path, command, sentence):
+    (tmp_path / "empty").mkdir()
+    names = {
+        "empty": tmp_path / "empty",
+        "out": tmp_path / "out",
+        "nowhere": tmp_path / "nowhere",
+        "recipe": shop / "recipe.yaml",
+        "town": shop / "town",
+        "photo": shop / "photos/000.jpg",
+        "bundle": shop / "bundle",
+    }
+    done = graticule(*(part.format(**names) for part in command))
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") or "\nerror: " in done.stderr
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
