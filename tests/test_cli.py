@@ -137,7 +137,9 @@ def test_cells_are_made_drawn_and_told(tmp_path):
 
 def test_published_predictions_are_scored(real_data):
     file = real_data / "published_predictions/results__im2gps3k__base_M-fstar.csv"
-    done = graticule("score", file, "--lat", "gt_lat", "--lon", "gt_long", "--predicted-lon", "predicted_long", "--json")
+    done = graticule(
+        "score", file, "--lat", "gt_lat", "--lon", "gt_long", "--predicted-lon", "predicted_long", "--json"
+    )
     facts = json.loads(done.stdout)
     assert facts["photos"] == 2997
     assert facts["within_25_km"] == pytest.approx(0.27027, abs=1e-5)  # the table's own summary

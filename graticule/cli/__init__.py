@@ -1,0 +1,38 @@
+"""The command line: typer commands around the rooms. The only room that prints."""
+
+import os
+import sys
+import warnings
+from typing import Any
+
+import typer
+
+from graticule.cli import commands, data
+from graticule.errors import GraticuleError
+
+app = typer.Typer(
+    help="Tell where a street-level photo was taken, and how sure one can be.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(commands.app)
+app.add_typer(data.app, name="data")
+
+
+def main() -> None:
+    """Run the command line; an expected failure is one sentence and exit status 1."""
+    warnings.showwarning = _show_warning
+    # Threads that spin while they wait take the cores from whoever works: on two busy cores that made a network four
+    # times slower, against a fifth lost where nothing else runs. OpenMP reads it when torch is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        app()
+    except GraticuleError as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(1)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    if category.__module__.startswith("graticule"):
+        typer.secho(f"warning: {message}", fg="yellow", err=True)

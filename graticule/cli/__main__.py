@@ -1,0 +1,5 @@
+"""``python -m graticule.cli``."""
+
+from graticule.cli import main
+
+main()

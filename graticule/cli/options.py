@@ -1,0 +1,19 @@
+"""Options that several commands share."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+MaxRefused = Annotated[float, typer.Option(min=0, max=1, help="Stop if more than this share of photos is refused.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="Change one setting: train.epochs=2. May be repeated.")]
+Column = typer.Option(help="The table's own name of this column.")
+
+
+class SplitBy(StrEnum):
+    random = "random"
+    place = "place"
+    sequence = "sequence"
+    column = "column"
+    block = "block"
