@@ -10,11 +10,11 @@ from typing import Any
 
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from graticule.config import Recipe, parse_recipe
 from graticule.errors import BundleError, GraticuleError
-from graticule.files import atomic_file, sha256_of, write_json, write_text
+from graticule.files import sha256_of, write_bytes, write_json, write_text
 from graticule.model.geolocator import Geolocator, build_geolocator
 from graticule.partition import Partition
 from graticule.preprocess import Preprocess
@@ -49,8 +49,8 @@ class Bundle:
         """
         path.mkdir(parents=True, exist_ok=True)
         (path / INDEX).unlink(missing_ok=True)  # without its index a half-renewed bundle is no bundle
-        with atomic_file(path / WEIGHTS) as aside:
-            save_file({k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}, aside)
+        weights = {k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}
+        write_bytes(path / WEIGHTS, save(weights))
         self.partition.write(path / CELLS)
         write_text(path / RECIPE, yaml.safe_dump(_portable(self.recipe), sort_keys=False))
         index: dict[str, Any] = {

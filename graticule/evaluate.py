@@ -14,14 +14,14 @@ from graticule.bundle import TRAINING, Bundle
 from graticule.config import Recipe
 from graticule.data import FeatureStore, Progress, silent
 from graticule.errors import BadTableError
-from graticule.files import atomic_file, write_json
+from graticule.files import write_json, write_parquet
 from graticule.geo import great_circle_km
 from graticule.locate import Locator
 from graticule.metrics import TOP, bootstrap_intervals, by_group, position_metrics, top_hits
 from graticule.partition import NO_CELL
 from graticule.photos import Photos, read_photos
 from graticule.score import map_scale
-from graticule.splits import LeakAudit, audit, make_folds
+from graticule.splits import LeakAudit, audit, make_folds, within_buffer
 from graticule.train import AUDIT, PHOTOS, fit, split_photos
 
 METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"
@@ -46,8 +46,7 @@ class Evaluation:
     def write(self, folder: Path) -> Path:
         """Write ``metrics.json``, ``predictions.parquet`` and, where there is one, ``audit.json``."""
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic_file(folder / PREDICTIONS) as aside:
-            self.rows.write_parquet(aside)
+        write_parquet(folder / PREDICTIONS, self.rows)
         if self.audit:
             write_json(folder / AUDIT, self.audit.to_json())
         write_json(folder / METRICS, self.metrics)
@@ -217,12 +216,16 @@ def crossval(
     Args:
         group: ``place`` (the column, else the position to 0.001 degrees), ``sequence``, ``block`` or any column.
     """
-    number = make_folds(photos, folds, group, recipe.seed)
+    number = make_folds(photos, folds, group, recipe.seed, block_km=recipe.split.block_km)
     parts: list[pl.DataFrame] = []
     audits: list[LeakAudit] = []
     cells: list[int] = []
     for fold in range(folds):
-        train, test = photos.take(number != fold), photos.take(number == fold)
+        test = photos.take(number == fold)
+        rest = number != fold
+        if group == "block":  # blocks touch: what lies beside the test's would give it away
+            rest &= ~within_buffer(photos.lat, photos.lon, test.lat, test.lon, recipe.split.buffer_km)
+        train = photos.take(rest)
 
         def told(done: int, total: int, note: str, fold: int = fold) -> None:
             progress(done, total, f"fold {fold + 1}/{folds}  {note}")

@@ -2,15 +2,19 @@
 
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graticule.errors import WriteError
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 @contextmanager
@@ -66,6 +70,18 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a whole JSON file or nothing; NaN is refused, since JSON has none."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def parquet_bytes(frame: "pl.DataFrame") -> bytes:
+    """A Parquet file in memory: written by Polars itself, a full disk would not be an ``OSError``."""
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer)
+    return buffer.getvalue()
+
+
+def write_parquet(path: Path, frame: "pl.DataFrame") -> None:
+    """Write a whole Parquet file or nothing."""
+    write_bytes(path, parquet_bytes(frame))
 
 
 def sha256_of(path: Path) -> str:

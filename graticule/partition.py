@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from graticule import s2
 from graticule.errors import BadRecipeError, BadTableError
-from graticule.files import atomic_file
+from graticule.files import write_parquet
 from graticule.geo import Floats, Ints, check_latlon, chord_to_km, from_vectors, unit_vectors
 
 NO_CELL = -1
@@ -205,8 +205,7 @@ class Partition:
                 "center_lon": center_lon,
             }
         )
-        with atomic_file(Path(path)) as aside:
-            table.write_parquet(aside)
+        write_parquet(Path(path), table)
 
     @classmethod
     def read(cls, path: Path) -> "Partition":

@@ -5,7 +5,6 @@ Parquet table with ``path, lat, lon`` is read the same way. See docs/architectur
 """
 
 import difflib
-import io
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from graticule import geo
 from graticule.errors import BadTableError
-from graticule.files import atomic_file
+from graticule.files import atomic_file, parquet_bytes
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -277,13 +276,6 @@ def write_dataset(out: Path, photos: pl.DataFrame, refused: pl.DataFrame, facts:
     with ExitStack() as stack:  # left in reverse order, hence dataset.json first
         for name, data in contents.items():
             stack.enter_context(atomic_file(out / name)).write_bytes(data)
-
-
-def parquet_bytes(frame: pl.DataFrame) -> bytes:
-    """A Parquet file in memory: written by Polars itself, a full disk would not be an ``OSError``."""
-    buffer = io.BytesIO()
-    frame.write_parquet(buffer)
-    return buffer.getvalue()
 
 
 def _table_file(source: Path) -> Path:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from graticule import geo
 from graticule.errors import BadRecipeError, BadTableError
-from graticule.files import write_bytes
+from graticule.files import write_parquet
 from graticule.metrics import WORLD_MAP_DIAGONAL_KM, bootstrap_intervals, position_metrics
-from graticule.photos import numbers, parquet_bytes, read_table
+from graticule.photos import numbers, read_table
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -73,7 +73,7 @@ class ScoreReport:
 
     def write_rows(self, path: Path) -> None:
         """Write ``row, error_km`` of every scored row as Parquet."""
-        write_bytes(path, parquet_bytes(pl.DataFrame({"row": self.row, "error_km": self.error_km})))
+        write_parquet(path, pl.DataFrame({"row": self.row, "error_km": self.error_km}))
 
 
 def score_table(

@@ -35,7 +35,7 @@ from graticule.data import (
     worker_count,
 )
 from graticule.errors import BadRecipeError, NotEnoughMemoryError
-from graticule.files import atomic_file, write_json
+from graticule.files import write_json, write_parquet, write_text
 from graticule.geo import great_circle_km, unit_vectors
 from graticule.model.geolocator import Geolocator, build_geolocator
 from graticule.model.losses import loss
@@ -75,8 +75,7 @@ def train(
     _claim(out, folder, fingerprint, resume)
     split = split_photos(recipe, photos)
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_file(folder / PHOTOS) as aside:
-        photos.frame.with_columns(pl.Series("split", split)).write_parquet(aside)
+    write_parquet(folder / PHOTOS, photos.frame.with_columns(pl.Series("split", split)))
     write_json(folder / RUN, {"fingerprint": fingerprint})
     test = photos.take(split == "test")
     if len(test):
@@ -333,8 +332,7 @@ class _Watch(Callback):
         }
         self.history.append(row | self._validation(trainer, fitting))
         if self.path:
-            with atomic_file(self.path) as aside:
-                pl.DataFrame(self.history).write_csv(aside)
+            write_text(self.path, pl.DataFrame(self.history).write_csv())
         if trainer.global_step >= trainer.estimated_stepping_batches:
             self.progress(trainer.global_step, trainer.global_step, f"{row['epoch']} epochs, loss {mean:.3f}")
 

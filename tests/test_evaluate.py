@@ -101,6 +101,12 @@ def test_crossval_without_a_place_column_groups_by_position(town):
     assert key.group_by("lat", "lon").agg(pl.col("fold").n_unique())["fold"].max() == 1
 
 
+def test_folds_of_blocks_keep_a_buffer_around_the_tested_block(town):
+    recipe = tiny_recipe(train={"epochs": 1}, split={"block_km": 0.5, "buffer_km": 0.3})
+    found = crossval(recipe, town, folds=2, group="block")
+    assert all(audit["nearest_within"]["within_100_m"] == 0 for audit in found.metrics["audits"])
+
+
 def test_the_leak_table_has_a_classifier_and_a_neighbour_for_each_split(town):
     rows = leak_table(tiny_recipe(train={"epochs": 2}, answer="center"), town, ["random", "sequence"])
     assert [(row.split, row.method) for row in rows] == [

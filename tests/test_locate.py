@@ -8,7 +8,7 @@ from towns import COLORS, QUARTERS, make_town, photo, tiny_recipe
 import graticule
 from graticule.bundle import FILES, INDEX, Bundle
 from graticule.data import FeatureStore
-from graticule.errors import BadPhotoError, BundleError
+from graticule.errors import BadPhotoError, BundleError, WriteError
 from graticule.formats import WRITERS
 from graticule.geo import great_circle_km
 from graticule.locate import Locator
@@ -108,6 +108,12 @@ def test_what_is_no_whole_bundle_is_refused_with_a_sentence(folder, tmp_path, da
     damage(copy)
     with pytest.raises(BundleError, match=sentence):
         graticule.load(copy)
+
+
+def test_a_full_disk_leaves_no_half_written_bundle(folder, tmp_path, full_disk):
+    with pytest.raises(WriteError, match="no space left on the disk .* run the same command again"):
+        Bundle.read(folder).write(tmp_path / "copy")
+    assert list((tmp_path / "copy").iterdir()) == []
 
 
 def test_a_bundle_tells_no_one_where_it_was_trained(folder, town):

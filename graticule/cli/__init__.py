@@ -23,9 +23,10 @@ app.add_typer(data.app, name="data")
 def main() -> None:
     """Run the command line; an expected failure is one sentence and exit status 1."""
     warnings.showwarning = _show_warning
-    # Threads that spin while they wait take the cores from whoever works: on two busy cores that made a network four
-    # times slower, against a fifth lost where nothing else runs. OpenMP reads it when torch is first imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that spin for long while they wait take the cores from whoever works: beside one other process that made
+    # a network four times slower on two cores. A short spin costs nothing where nothing else runs. GNU's OpenMP reads
+    # it when torch is first imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         app()
     except GraticuleError as error:

@@ -93,7 +93,7 @@ def data_split(
     """Write the column `split` into a dataset, and audit.json: how much of the test part training would see."""
     import polars as pl
 
-    from graticule.files import atomic_file, write_json
+    from graticule.files import write_json, write_parquet
     from graticule.photos import read_photos
     from graticule.splits import audit, make_split
 
@@ -103,8 +103,7 @@ def data_split(
     shares = (1 - val - test, val, test)
     parts = make_split(photos, by.value, shares=shares, seed=seed, block_km=block_km, buffer_km=buffer_km)
     found = audit(photos.take(parts == "train"), photos.take(parts == "test"))
-    with atomic_file(dataset / "photos.parquet") as aside:
-        photos.frame.with_columns(pl.Series("split", parts)).write_parquet(aside)
+    write_parquet(dataset / "photos.parquet", photos.frame.with_columns(pl.Series("split", parts)))
     write_json(dataset / "audit.json", found.to_json())
     counts = {str(name): int((parts == name).sum()) for name in dict.fromkeys(parts)}
     if as_json:

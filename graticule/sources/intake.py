@@ -14,8 +14,8 @@ import polars as pl
 
 from graticule import images
 from graticule.errors import BadPhotoError, BadTableError, TooManyRefusedError
-from graticule.files import write_bytes
-from graticule.photos import numbers, parquet_bytes, warn_if_swapped, write_dataset
+from graticule.files import write_parquet
+from graticule.photos import numbers, warn_if_swapped, write_dataset
 
 Progress = Callable[[int, int], None]
 
@@ -97,7 +97,7 @@ def admit(
 
     refusals = pl.DataFrame(refused, schema=dict.fromkeys(("path", "reason", "detail"), pl.String), orient="row")
     if not taken or len(refused) > max_refused * len(files):
-        write_bytes(out / "refused.parquet", parquet_bytes(refusals))
+        write_parquet(out / "refused.parquet", refusals)
         raise TooManyRefusedError(_too_many(refusals, len(files), max_refused, out))
     photos = _table(candidates[list(taken)], [names[row] for row in taken], list(taken.values()))
     reasons = dict(Counter(refusals["reason"]).most_common())
