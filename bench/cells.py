@@ -106,7 +106,7 @@ def partition_rows() -> list[Row]:
         Row(
             "time for 10 times the points",
             f"{growth:.1f} times",
-            f"about n log n, {n_log_n:.1f}",
+            f"n log n, {n_log_n:.1f}, or a tenth more",
             growth < n_log_n * TOLERANCE,
         )
     )

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from graticule import decode
-from graticule.bundle import TRAINING, Bundle
+from graticule.bundle import INDEX, TRAINING, Bundle
 from graticule.config import Recipe
 from graticule.data import (
     FeatureDataset,
@@ -45,7 +45,7 @@ from graticule.preprocess import Augment, Preprocess
 from graticule.splits import audit, make_split
 
 PHOTOS, RUN, HISTORY, CHECKPOINTS = "photos.parquet", "run.json", "history.csv", "checkpoints"
-AUDIT = "audit.json"
+AUDIT, LAST = "audit.json", "last.ckpt"
 
 
 def train(
@@ -75,8 +75,8 @@ def train(
     _claim(out, folder, fingerprint, resume)
     split = split_photos(recipe, photos)
     folder.mkdir(parents=True, exist_ok=True)
-    write_parquet(folder / PHOTOS, photos.frame.with_columns(pl.Series("split", split)))
     write_json(folder / RUN, {"fingerprint": fingerprint})
+    write_parquet(folder / PHOTOS, photos.frame.with_columns(pl.Series("split", split)))
     test = photos.take(split == "test")
     if len(test):
         write_json(folder / AUDIT, audit(photos.take(split == "train"), test).to_json())
@@ -370,7 +370,7 @@ def _run(
         for i, part in enumerate(parts)
     ]
     callbacks: list[Callback] = [watch]
-    checkpoint = folder / CHECKPOINTS / "last.ckpt" if folder else None
+    checkpoint = folder / CHECKPOINTS / LAST if folder else None
     if checkpoint:
         # Written aside and renamed by Lightning, after the history of the epoch is complete.
         every = max(1, wanted.epochs // 20) if recipe.encoder.frozen else 1
@@ -462,9 +462,10 @@ def _ramp(step: int, steps: int, warmup: float, cosine: bool) -> float:
 
 
 def _fingerprint(recipe: Recipe, photos: Photos) -> str:
+    """Hash of what a run depends on: its recipe and which photos it is given."""
     table = hashlib.sha256(recipe.model_dump_json().encode())
-    for name in ("path", "lat", "lon"):
-        table.update(np.asarray(photos.frame[name].hash(seed=0)).tobytes())
+    table.update("\n".join(photos.frame["path"]).encode())
+    table.update(photos.lat.tobytes() + photos.lon.tobytes())
     return table.hexdigest()
 
 
@@ -475,6 +476,8 @@ def _claim(out: Path, folder: Path, fingerprint: str, resume: bool) -> None:
         if out.exists() and any(out.iterdir()):
             raise BadRecipeError(f"{out} is not empty and holds no run; choose a new folder")
         return
+    if not (folder / CHECKPOINTS / LAST).exists() and not (out / INDEX).exists():
+        return  # it never finished an epoch: nothing is lost by starting again
     if not resume:
         raise BadRecipeError(
             f"{out} holds a run already; add --resume to go on with it, or choose another folder or remove this one"

@@ -141,6 +141,13 @@ def test_a_finished_run_is_not_overwritten_unasked(town, tmp_path):
         train(tiny_recipe(train={"epochs": 2}), town, tmp_path / "run", resume=True)
 
 
+def test_a_run_that_failed_before_its_first_epoch_can_be_started_again(town, tmp_path):
+    with pytest.raises(BadRecipeError, match="only one cell"):
+        train(tiny_recipe(cells={"split_above": 500}), town, tmp_path / "run")
+    bundle = train(tiny_recipe(train={"epochs": 1}), town, tmp_path / "run")
+    assert bundle.facts["cells"] == 4
+
+
 def test_a_folder_with_other_things_is_not_written_to(town, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(BadRecipeError, match="is not empty and holds no run"):

@@ -166,7 +166,9 @@ def _load(body: nn.Module, path: Path, classifier: tuple[str, ...]) -> None:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise BadRecipeError(f"no weights at {path}; encoder.weights is relative to the recipe's folder") from error
+        raise BadRecipeError(
+            f"no weights at {path}; encoder.weights is relative to the recipe's folder, or pretrained, or none"
+        ) from error
     except Exception as error:
         raise BadRecipeError(f"{path} is not a state dict that torch can read: {error}") from error
     state = {key: value for key, value in state.items() if not key.startswith(tuple(f"{c}." for c in classifier))}
