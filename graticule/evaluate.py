@@ -17,7 +17,7 @@ from graticule.errors import BadTableError
 from graticule.files import write_json, write_parquet
 from graticule.geo import great_circle_km
 from graticule.locate import Locator
-from graticule.metrics import TOP, bootstrap_intervals, by_group, position_metrics, top_hits
+from graticule.metrics import TOP, bootstrap_intervals, by_group, cross_entropies, position_metrics, top_hits
 from graticule.partition import NO_CELL
 from graticule.photos import Photos, read_photos
 from graticule.score import map_scale
@@ -145,8 +145,7 @@ def predict_rows(locator: Locator, photos: Photos, *, progress: Progress = silen
         likely_probability[index] = np.exp(np.take_along_axis(log_probability, likely[index], axis=1))
         best[index] = likely[index, 0]
         number["probability"][index] = likely_probability[index, 0]
-        inside = true_row[index] != NO_CELL
-        number["nll"][index[inside]] = -log_probability[inside, true_row[index[inside]]]
+        number["nll"][index] = cross_entropies(log_probability, true_row[index])
         for name, hit in top_hits(log_probability, true_row[index]).items():
             hits[name][index] = hit
     read = best != NO_CELL

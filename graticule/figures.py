@@ -8,7 +8,6 @@ inferno: all survive colour blindness, and what matters differs in shape too.
 import base64
 import io
 import itertools
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -326,36 +325,6 @@ def leak_histogram(
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     title = "How near the test photos are to training photos"
     _dress(axes, f"{title}\n{subtitle}" if subtitle else title, synthetic=synthetic)
-    return figure
-
-
-def photo_sheet(
-    images: Sequence[NDArray[np.uint8]],
-    captions: Sequence[str],
-    *,
-    columns: int = 4,
-    title: str = "",
-    synthetic: bool = False,
-) -> Figure:
-    """Photos in a grid, each above its caption.
-
-    Args:
-        images: RGB arrays ``(H, W, 3)``, of any sizes.
-
-    Raises:
-        ValueError: no images, or not one caption for each.
-    """
-    if not images or len(images) != len(captions):
-        raise ValueError(f"a sheet needs photos with a caption each; got {len(images)} and {len(captions)}")
-    columns = min(columns, len(images))
-    rows = -(-len(images) // columns)
-    figure, grid = _chart(0.4 + rows * maps.WIDTH / columns * 0.95, rows=rows, columns=columns)
-    for ax in np.ravel(grid):
-        ax.set_axis_off()
-    for ax, image, caption in zip(np.ravel(grid), images, captions, strict=False):
-        ax.imshow(image)
-        ax.set_title(textwrap.fill(caption, 92 // columns), fontsize=8, loc="left")
-    figure.suptitle("\n".join(filter(None, [title, SYNTHETIC if synthetic else ""])), fontsize=11, x=0.01, ha="left")
     return figure
 
 

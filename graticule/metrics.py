@@ -91,32 +91,22 @@ def top_hits(log_probabilities: NDArray[np.floating[Any]], true_row: ArrayLike) 
     return {f"top{k}": rank < k for k in TOP}
 
 
-def cell_metrics(log_probabilities: NDArray[np.floating[Any]], true_row: ArrayLike) -> dict[str, float | int | None]:
-    """How well the cells were told.
+def cross_entropies(log_probabilities: NDArray[np.floating[Any]], true_row: ArrayLike) -> Floats:
+    """What each photo adds to the cross-entropy, in nats, shape ``(N,)``; NaN outside every cell.
 
-    A photo outside every cell cannot be told right: it counts as wrong in ``top1``, ``top3`` and ``top5``.
-    Its cross-entropy would be infinite, so ``cross_entropy`` is the mean over the other photos.
+    A photo outside every cell would make any mean infinite: leave its NaN out of the mean and count it instead.
 
     Args:
-        log_probabilities: shape ``(N, C)``, natural logarithm.
-        true_row: the row of the true cell, shape ``(N,)``; -1 outside every cell.
-
-    Returns:
-        ``top1``, ``top3``, ``top5`` in [0, 1]; ``cross_entropy`` in nats, None where no photo lies in a cell;
-        ``outside_cells``: the number of photos outside every cell.
+        log_probabilities, true_row: as :func:`top_hits`.
 
     Raises:
         ValueError: shapes do not fit, a row is no row, or there are values that are not log-probabilities.
     """
-    hits = top_hits(log_probabilities, true_row)
-    rows = np.asarray(true_row)
+    rows = _checked_rows(log_probabilities, true_row)
     inside = np.flatnonzero(rows >= 0)
-    own = log_probabilities[inside, rows[inside]].astype(np.float64)
-    return {
-        **{name: float(hit.mean()) for name, hit in hits.items()},
-        "cross_entropy": float(-own.mean()) if len(inside) else None,
-        "outside_cells": len(rows) - len(inside),
-    }
+    out = np.full(len(rows), np.nan)
+    out[inside] = -log_probabilities[inside, rows[inside]]
+    return out
 
 
 def bootstrap_intervals(

@@ -134,7 +134,7 @@ def test_cells_are_made_drawn_and_told(tmp_path):
     cells = pl.read_parquet(tmp_path / "c.parquet")
     assert cells.columns == ["cell", "token", "level", "photos", "lat", "lon", "center_lat", "center_lon"]
     assert len(cells) == facts["cells"]
-    assert cells["photos"].sum() + facts["outside_cells"] == 300
+    assert cells["photos"].sum() + facts["photos_outside"] == 300
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -266,7 +266,6 @@ SYNTHETIC = {
     "errors_map": lambda **k: figures.errors_map([1, 2], [1, 2], [1.1, 2], [1, 2.1], [11, 11], **k),
     "learning_curves": lambda **k: figures.learning_curves({"epoch": [1], "train_loss": [2.0]}, **k),
     "leak_histogram": lambda **k: figures.leak_histogram([1], [2, 3], **k),
-    "photo_sheet": lambda **k: figures.photo_sheet([np.zeros((4, 6, 3), np.uint8)], ["a"], **k),
 }
 
 

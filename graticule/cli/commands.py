@@ -40,7 +40,7 @@ def cells(
     as_json: Json = False,
 ) -> None:
     """Divide the map into adaptive S2 cells."""
-    from graticule.partition import NO_CELL, Partition
+    from graticule.partition import Partition
     from graticule.photos import read_points
 
     lats, lons = read_points(points, lat, lon)
@@ -52,25 +52,15 @@ def cells(
         from graticule.figures import cells_map, save
 
         save(cells_map(partition, lat=lats, lon=lons, title=f"{len(partition):,} cells of {points.name}"), plot)
-    outside = int((partition.assign(lats, lons) == NO_CELL).sum())
-    levels = {int(level): int((partition.level == level).sum()) for level in sorted(set(partition.level.tolist()))}
-    facts = {
-        "points": len(lats),
-        "cells": len(partition),
-        "outside_cells": outside,
-        "levels": levels,
-        "photos_smallest": int(partition.photos.min()),
-        "photos_median": float(sorted(partition.photos.tolist())[len(partition) // 2]),
-        "photos_largest": int(partition.photos.max()),
-        "out": str(out),
-    }
+    facts = partition.summary(total=len(lats)) | {"out": str(out)}
     if as_json:
         say.print_json(facts)
         return
+    per_cell, levels = facts["photos_per_cell"], [int(level) for level in facts["levels"]]
     typer.echo(
-        f"{len(lats):,} points make {len(partition):,} cells of {facts['photos_smallest']:,} to "
-        f"{facts['photos_largest']:,} points, S2 levels {min(levels)} to {max(levels)}; "
-        f"{outside:,} points lie in no cell. Written to {out}" + (f", drawn in {plot}" if plot else "")
+        f"{len(lats):,} points make {len(partition):,} cells of {per_cell['min']:,} to {per_cell['max']:,} points, "
+        f"S2 levels {min(levels)} to {max(levels)}; {facts['photos_outside']:,} points lie in no cell. "
+        f"Written to {out}" + (f", drawn in {plot}" if plot else "")
     )
 
 
