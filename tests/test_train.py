@@ -104,7 +104,9 @@ sys.path.insert(0, {tests!r})
 from towns import tiny_recipe
 from graticule.photos import read_photos
 from graticule.train import train
-recipe = tiny_recipe(augment={{"crop": 0.2, "light": 0.2}}, head={{"dropout": 0.2}}, train={{"epochs": 30}})
+image = {{"resize": "fit", "longest": 48, "height": None, "width": None}}  # two shapes of photo
+chance = {{"augment": {{"crop": 0.2, "light": 0.2}}, "head": {{"dropout": 0.2}}}}
+recipe = tiny_recipe(image=image, train={{"epochs": 30}}, **chance)
 train(recipe, read_photos(Path({table!r})), Path(sys.argv[1]), resume="--resume" in sys.argv)
 """
 
