@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from graticule.errors import BadPhotoError
 from graticule.files import atomic_file
-from graticule.images import MAX_BYTES, content_hash, inspect
+from graticule.images import content_hash, inspect, read_file
 from graticule.model.geolocator import Geolocator
 from graticule.preprocess import Preprocess
 
@@ -32,16 +32,9 @@ def read_bytes(photo: Photo) -> bytes:
     """The bytes of a photo given as a path or as bytes.
 
     Raises:
-        BadPhotoError: no such file, or one too large to be a photo.
+        BadPhotoError: as :func:`graticule.images.read_file`.
     """
-    if isinstance(photo, bytes):
-        return photo
-    try:
-        if photo.stat().st_size > MAX_BYTES:
-            raise BadPhotoError("too large", f"{photo} is over {MAX_BYTES >> 20} MiB, too large for a photo")
-        return photo.read_bytes()
-    except OSError as error:
-        raise BadPhotoError("unreadable", f"{photo} cannot be read: {error.strerror}") from error
+    return photo if isinstance(photo, bytes) else read_file(photo)
 
 
 class PhotoDataset(Dataset[Batch]):

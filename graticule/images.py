@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -172,6 +173,23 @@ def _open(data: bytes) -> ImageFile.ImageFile:
             f"scale it down first",
         )
     return image
+
+
+def read_file(file: Path) -> bytes:
+    """The bytes of a photo, unless there are too many; a device or pipe is never opened.
+
+    Raises:
+        BadPhotoError: there is no such file, it is too large, or it may not be opened.
+    """
+    try:
+        if not file.is_file():
+            raise BadPhotoError("missing", f"there is no file {file}; correct the path or the folder it starts from")
+        size = file.stat().st_size
+        if size > MAX_BYTES:
+            raise too_many_bytes(size)
+        return file.read_bytes()
+    except OSError as error:
+        raise BadPhotoError("unreadable", f"{file} cannot be opened: {error.strerror}") from error
 
 
 def too_many_bytes(size: int) -> BadPhotoError:

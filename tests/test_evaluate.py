@@ -67,7 +67,7 @@ def test_a_photo_that_cannot_be_read_is_a_row_with_its_reason(bundle, town):
     found = evaluate(bundle, Photos(gone, town.root), split="all")
     assert found.metrics["unreadable"] == 1
     [reason] = found.rows["error"].drop_nulls()
-    assert "gone.jpg cannot be read" in reason
+    assert "gone.jpg; correct the path" in reason
 
 
 def test_photos_of_another_table_need_to_be_asked_about_as_a_whole(bundle, tmp_path):

@@ -126,7 +126,7 @@ def test_every_format_holds_every_photo(locator, town, tmp_path):
     texts = {name: write(replies) for name, write in WRITERS.items()}
     rows = json.loads(texts["json"])
     assert rows[0]["lat"] == pytest.approx(replies[0].fix.lat, abs=1e-6)
-    assert "cannot be read" in rows[1]["error"]
+    assert "there is no file" in rows[1]["error"]
     features = json.loads(texts["geojson"])["features"]
     assert features[0]["geometry"]["coordinates"] == [rows[0]["lon"], rows[0]["lat"]]
     assert features[1]["geometry"] is None

@@ -174,7 +174,6 @@ def test_a_step_that_would_not_fit_is_refused_with_a_batch_size_that_does(town, 
     monkeypatch.setattr(psutil, "virtual_memory", Free)
     with pytest.raises(NotEnoughMemoryError, match=r"train.batch_size: \d+ would fit") as caught:
         fit(tiny_recipe(image={"height": 512, "width": 512}, train={"batch_size": 512}), town)
-    assert "200" not in str(caught.value).split("would fit")[1]
     fits = int(str(caught.value).split("train.batch_size: ")[-1].split()[0])
     assert 1 <= fits < 512
 

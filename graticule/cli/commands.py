@@ -295,13 +295,14 @@ def report(
 
 def _expand(photos: list[Path]) -> list[Path]:
     from graticule.images import SUFFIXES
+    from graticule.sources.folder import photo_paths
 
     wanted: list[Path] = []
     for photo in photos:
         if not photo.is_dir():
             wanted.append(photo)
             continue
-        found = sorted(p for p in photo.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        found = photo_paths(photo)
         if not found:
             raise BadTableError(f"the folder {photo} holds no photos ({', '.join(sorted(SUFFIXES))})")
         wanted += found

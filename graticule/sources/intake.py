@@ -123,7 +123,7 @@ def _examine(file: Path, place: tuple[float, float] | None) -> Taken | BadPhotoE
     try:
         if place:
             _check_place(*place)
-        data = _read(file)
+        data = images.read_file(file)
         facts = images.inspect(data)
         if not place:
             if facts.lat is None or facts.lon is None:
@@ -146,19 +146,6 @@ def _check_place(lat: float, lon: float) -> None:
         )
     if lat == lon == 0:
         raise BadPhotoError("zero island", "its position is 0/0, which devices write when they know none")
-
-
-def _read(file: Path) -> bytes:
-    """The bytes of a photo, unless there are too many; a device or pipe is never opened."""
-    try:
-        if not file.is_file():
-            raise BadPhotoError("missing", f"there is no file {file}; correct the path or the folder it starts from")
-        size = file.stat().st_size
-        if size > images.MAX_BYTES:
-            raise images.too_many_bytes(size)
-        return file.read_bytes()
-    except OSError as error:
-        raise BadPhotoError("unreadable", f"{file} cannot be opened: {error.strerror}") from error
 
 
 def _stored(file: Path, out: Path) -> str:
