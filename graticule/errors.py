@@ -49,3 +49,7 @@ class NotEnoughMemoryError(GraticuleError, MemoryError):
 
 class WriteError(GraticuleError, OSError):
     """A file could not be written whole; nothing half-written was left."""
+
+
+class SourceError(GraticuleError, OSError):
+    """A service of photos cannot be reached, refuses the token, or does not speak as documented."""
