@@ -12,7 +12,7 @@ FLOORS = [
     {"files", "geo", "config", "borders"},
     {"s2", "metrics", "images"},
     {"photos", "partition"},
-    {"splits", "score", "decode", "maps", "sources", "preprocess"},
+    {"splits", "score", "decode", "gallery", "maps", "sources", "preprocess"},
     {"model"},
     {"data", "bundle"},
     {"locate"},
