@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from graticule import decode
 from graticule.bundle import TRAINING, Bundle
+from graticule.cards import write_card
 from graticule.config import Recipe
 from graticule.data import FeatureStore, Progress, silent
 from graticule.errors import BadTableError
@@ -99,9 +100,10 @@ def evaluate_folder(
     store: FeatureStore | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
-    """:func:`evaluate` from paths to paths."""
+    """:func:`evaluate` from paths to paths; the bundle's model card is renewed with what it holds by then."""
     found = evaluate(Bundle.read(bundle_path), read_photos(dataset), split=split, store=store, progress=progress)
     found.write(out)
+    write_card(bundle_path)
     return found
 
 

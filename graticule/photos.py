@@ -18,6 +18,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from graticule import geo
+from graticule.cards import card_file, datasheet
 from graticule.errors import BadTableError
 from graticule.files import atomic_file, parquet_bytes
 
@@ -252,9 +253,9 @@ def warn_if_swapped(lat: Floats, lon: Floats, source: Path) -> bool:
 
 
 def write_dataset(out: Path, photos: pl.DataFrame, refused: pl.DataFrame, facts: Mapping[str, Any]) -> None:
-    """Write ``photos.parquet``, ``refused.parquet`` and ``dataset.json`` into ``out``, all or none.
+    """Write ``photos.parquet``, ``refused.parquet``, ``dataset.json`` and the datasheet into ``out``, all or none.
 
-    All three are written aside before the first takes its name, and ``dataset.json`` takes it last: a folder
+    All are written aside before the first takes its name, and ``dataset.json`` takes it last: a folder
     without it is not a dataset.
 
     Raises:
@@ -272,6 +273,7 @@ def write_dataset(out: Path, photos: pl.DataFrame, refused: pl.DataFrame, facts:
         "dataset.json": (json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(),
         "refused.parquet": parquet_bytes(refused),
         "photos.parquet": parquet_bytes(photos),
+        card_file(out).name: datasheet(photos, refused, about, name=out.resolve().name).encode(),
     }
     with ExitStack() as stack:  # left in reverse order, hence dataset.json first
         for name, data in contents.items():

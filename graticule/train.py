@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from graticule import decode
 from graticule.bundle import INDEX, TRAINING, Bundle
+from graticule.cards import write_card
 from graticule.config import Recipe
 from graticule.data import (
     FeatureDataset,
@@ -57,7 +58,7 @@ def train(
     store: FeatureStore | None = None,
     progress: Progress = silent,
 ) -> Bundle:
-    """Train on the photos' training part and write a bundle to ``out``.
+    """Train on the photos' training part and write a bundle with its model card to ``out``.
 
     Beside the bundle, ``out/training`` keeps the table with its split, the split's leak audit, the history and the
     last checkpoint.
@@ -92,6 +93,7 @@ def train(
     )
     bundle.facts["split"] = {name: int((split == name).sum()) for name in ("train", "val", "test", "buffer")}
     bundle.write(out)
+    write_card(out)
     return bundle
 
 

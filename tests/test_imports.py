@@ -10,7 +10,7 @@ import graticule
 FLOORS = [
     {"errors"},
     {"files", "geo", "config", "borders"},
-    {"s2", "metrics", "images"},
+    {"s2", "metrics", "images", "cards"},
     {"photos", "partition"},
     {"splits", "score", "decode", "gallery", "maps", "sources", "preprocess"},
     {"model"},

@@ -226,6 +226,7 @@ def test_a_full_disk_leaves_the_old_dataset_and_nothing_half_written(tmp_path, r
     with pytest.raises(WriteError, match=r"no space left on the disk.*nothing half-written was left"):
         write_dataset(tmp_path, FRAME.clear(), REFUSED, {"source": "new"})
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "README.md",
         "dataset.json",
         "photos.parquet",
         "refused.parquet",
