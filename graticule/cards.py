@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 CARD = "README.md"
-TAG = "- graticule\n"  # in the front matter of every card
+TAG = "\n- graticule"  # in the front matter of every card
 MOST_ROWS = 12  # of a table of countries and the like
 SHARES = (
     "within_25_m",
