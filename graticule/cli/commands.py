@@ -293,14 +293,6 @@ def report(
     typer.echo(f"open {page.resolve().as_uri()}")
 
 
-@app.command()
-def card(folder: Annotated[Path, typer.Argument(help="A bundle, or a dataset.")]) -> None:
-    """Write the model card of a bundle or the datasheet of a dataset anew, from what lies in its folder."""
-    from graticule.cards import write_card
-
-    typer.echo(f"written: {write_card(folder)}")
-
-
 def _expand(photos: list[Path]) -> list[Path]:
     from graticule.images import SUFFIXES
     from graticule.sources.folder import photo_paths

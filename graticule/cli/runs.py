@@ -1,0 +1,85 @@
+"""The commands around many runs: sweeps, the reports' tables, cards."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from graticule.cli import say
+from graticule.cli.options import Json, Sets
+from graticule.errors import BadRecipeError
+
+app = typer.Typer()
+
+
+class Report(StrEnum):
+    a = "a"
+    b = "b"
+
+
+@app.command()
+def sweep(
+    recipe: Annotated[Path, typer.Argument(help="A YAML file; see recipes/.")],
+    photos: Annotated[Path, typer.Option(help="A dataset, or a table with path, lat, lon.")],
+    out: Annotated[Path, typer.Option(help="Folder of the runs, one folder each.")],
+    encoders: Annotated[str | None, typer.Option(help="Encoders to try: resnet50,vit_b_16,...")] = None,
+    vary: Annotated[
+        list[str] | None, typer.Option(help="A setting and its values: split.by=random,sequence. May be repeated.")
+    ] = None,
+    settings: Sets = None,
+) -> None:
+    """Train and measure every combination of some settings; run it again to go on where it stopped."""
+    from graticule.config import parse_overrides
+
+    tried: dict[str, list[Any]] = {"encoder.name": encoders.split(",")} if encoders else {}
+    for pair in vary or []:
+        name, sign, values = pair.partition("=")
+        if not sign:
+            raise BadRecipeError(f"--vary takes name=value,value, such as split.by=random,sequence; found {pair!r}")
+        tried[name.strip()] = [parse_overrides([f"x={value}"])["x"] for value in values.split(",") if value]
+    from graticule.data import default_store
+    from graticule.sweep import sweep as run
+
+    failed = 0
+    with say.progress("sweep") as progress:
+        overrides = parse_overrides(settings or [])
+        for done in run(recipe, photos, out, tried, overrides=overrides, store=default_store(), progress=progress):
+            failed += done.error is not None
+            state = f"failed: {done.error}" if done.error else "done" if done.fresh else "was there"
+            typer.echo(f"{done.arm.name}: {state}")
+    typer.echo(f"next: graticule table a --runs {out}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def table(
+    report: Annotated[Report, typer.Argument(help="a: encoders and heads; b: validation beside test.")],
+    runs: Annotated[Path, typer.Option(help="Folder of finished runs, as `graticule sweep` writes it.")],
+    out: Annotated[Path | None, typer.Option(help="Write the tables as Markdown.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print the tables of the two reports from finished runs, the honest columns beside theirs."""
+    from dataclasses import asdict
+
+    from graticule.files import write_text
+    from graticule.tables import TABLES, read_runs
+
+    tables = TABLES[report.value](read_runs(runs))
+    if out:
+        write_text(out, "\n".join(one.to_markdown() for one in tables))
+    if as_json:
+        say.print_json([asdict(one) for one in tables])
+        return
+    for one in tables:
+        typer.echo(one.title)
+        say.print_table(one.header, one.rows)
+
+
+@app.command()
+def card(folder: Annotated[Path, typer.Argument(help="A bundle, or a dataset.")]) -> None:
+    """Write the model card of a bundle or the datasheet of a dataset anew, from what lies in its folder."""
+    from graticule.cards import write_card
+
+    typer.echo(f"written: {write_card(folder)}")
