@@ -12,7 +12,7 @@ FLOORS = [
     {"files", "geo", "config", "borders"},
     {"s2", "metrics", "images", "cards"},
     {"photos", "partition"},
-    {"splits", "score", "decode", "gallery", "maps", "sources", "preprocess"},
+    {"splits", "score", "decode", "albums", "gallery", "maps", "sources", "preprocess"},
     {"model"},
     {"data", "bundle"},
     {"locate"},

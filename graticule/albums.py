@@ -1,0 +1,111 @@
+"""Several photos answered together: of one place, or along one drive. Pure arrays."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graticule.geo import EARTH_RADIUS_KM, Floats, chord_to_km, unit_vectors
+
+if TYPE_CHECKING:
+    from graticule.partition import Partition
+
+Together = Literal["place", "sequence"]
+STEP_SPACINGS = 0.5  # a frame lies about this far from the one before, in median distances between cells
+FARTHEST_STEPS = 12.0  # beyond it a step is as unlikely as any jump
+JUMP = 1e-3  # share of steps that may end anywhere: a ferry, a gap in the recording, a wrong order
+
+
+def pooled(log_probability: NDArray[np.floating[Any]]) -> Floats:
+    """What several photos of one place say of its cell together, log-probabilities of shape ``(C,)``.
+
+    The logarithmic opinion pool with equal weights (Genest and Zidek, "Combining probability distributions",
+    Statistical Science 1986, section 3): the geometric mean, normalised. It takes the photos for views of the same
+    scene, not for independent witnesses, so that ten stills of one webcam are no surer than two.
+
+    Args:
+        log_probability: one row a photo, shape ``(N, C)``.
+    """
+    return _normalised(np.asarray(log_probability, np.float64).mean(axis=0))
+
+
+class Motion:
+    """How a camera moves between the cells of a partition from one photo of a drive to the next.
+
+    Nearer cells are likelier, by the exponential of the distance between their mean positions. Neither speed nor
+    streets are known; half the usual distance between cells is what frames a few metres apart are like.
+
+    Args:
+        step_km: mean length of a step; by default half the median distance between neighbouring cells.
+    """
+
+    def __init__(self, partition: "Partition", step_km: float | None = None) -> None:
+        from scipy.sparse import coo_array
+        from scipy.spatial import KDTree
+
+        self.step_km = step_km or STEP_SPACINGS * float(np.median(partition.spacing_km()))
+        tree = KDTree(unit_vectors(partition.lat, partition.lon))
+        reach = 2 * np.sin(min(FARTHEST_STEPS * self.step_km / EARTH_RADIUS_KM, np.pi) / 2)
+        near = tree.sparse_distance_matrix(tree, reach, output_type="ndarray")
+        weight = np.exp(-chord_to_km(near["v"]) / self.step_km)
+        count = len(partition)
+        steps = coo_array((weight, (near["i"], near["j"])), shape=(count, count)).tocsr()
+        self._steps = steps.multiply(1 / steps.sum(axis=1)[:, None]).tocsr()
+        self._back = self._steps.T.tocsr()
+
+    def forward(self, probability: Floats) -> Floats:
+        """Where a camera is one photo later, shape ``(C,)``."""
+        moved: Floats = (1 - JUMP) * (self._back @ probability) + JUMP * probability.mean()
+        return moved
+
+    def backward(self, likelihood: Floats) -> Floats:
+        """How well each cell explains what was seen one photo later, shape ``(C,)``."""
+        explained: Floats = (1 - JUMP) * (self._steps @ likelihood) + JUMP * likelihood.mean()
+        return explained
+
+
+def along(log_probability: NDArray[np.floating[Any]], motion: Motion) -> Floats:
+    """What each photo of a drive says once all others of the drive are heard, log-probabilities ``(N, C)``.
+
+    The forward-backward algorithm of a hidden Markov model (Rabiner, Proc. IEEE 77(2), 1989, section III): the cell is
+    the state, :class:`Motion` the transition, and the photo's own probabilities stand for the likelihood of what it
+    shows, since cells hold about the same number of training photos.
+
+    Args:
+        log_probability: one row a photo in the order of the drive, shape ``(N, C)``.
+    """
+    seen = np.asarray(log_probability, np.float64)
+    seen = np.exp(seen - seen.max(axis=1, keepdims=True))
+    ahead, behind = np.empty_like(seen), np.ones_like(seen)
+    ahead[0] = seen[0]
+    for i in range(1, len(seen)):
+        ahead[i - 1] /= ahead[i - 1].sum()
+        ahead[i] = motion.forward(ahead[i - 1]) * seen[i]
+    for i in range(len(seen) - 2, -1, -1):
+        behind[i] = motion.backward(seen[i + 1] * behind[i + 1])
+        behind[i] /= behind[i].max()
+    with np.errstate(divide="ignore"):
+        return _normalised(np.log(ahead) + np.log(behind))
+
+
+def in_order(codes: NDArray[np.int64], when: Sequence[Any] | None) -> list[NDArray[np.int64]]:
+    """Rows of each album, in the order they were taken where that is known, else as they stand.
+
+    Args:
+        codes: the album of each photo, shape ``(N,)``.
+        when: moments that sort, one a photo; photos without one come last, as they stand.
+    """
+    order = np.arange(len(codes))
+    if when is not None:
+        order = np.array(
+            sorted(order, key=lambda i: (when[i] is None, when[i] if when[i] is not None else 0)), np.int64
+        )
+    by_album = order[np.argsort(codes[order], kind="stable")]
+    return np.split(by_album, np.flatnonzero(np.diff(codes[by_album])) + 1) if len(codes) else []
+
+
+def _normalised(log_weight: Floats) -> Floats:
+    top = log_weight.max(axis=-1, keepdims=True)
+    found: Floats = log_weight - top - np.log(np.exp(log_weight - top).sum(axis=-1, keepdims=True))
+    return found

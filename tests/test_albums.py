@@ -1,0 +1,97 @@
+"""Photos answered together, held against every path written out and a walk whose truth is known."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy.stats import gmean
+
+from graticule import albums
+from graticule.albums import Motion, along, in_order, pooled
+from graticule.partition import Partition
+
+RNG = np.random.default_rng(0)
+
+
+def street(cells=5):
+    """A row of cells along a street, each with as many photos."""
+    lat = np.repeat(38.9 + 0.001 * np.arange(cells), 10) + np.tile(np.linspace(0, 1e-5, 10), cells)
+    return Partition.fit(lat, np.full(len(lat), -77.03), split_above=12, drop_below=3)
+
+
+def normalised(weights):
+    return weights / weights.sum(axis=-1, keepdims=True)
+
+
+def test_pooled_views_are_the_geometric_mean():
+    p = normalised(RNG.random((4, 6)))
+    np.testing.assert_allclose(np.exp(pooled(np.log(p))), normalised(gmean(p, axis=0)))
+
+
+def test_the_same_view_ten_times_says_no_more_than_once():
+    p = normalised(RNG.random(6))
+    np.testing.assert_allclose(np.exp(pooled(np.log(np.tile(p, (10, 1))))), p)
+
+
+def test_a_drive_is_the_sum_over_every_path_written_out():
+    partition = street()
+    motion, count = Motion(partition), len(street())
+    seen = normalised(RNG.random((4, count)))
+    step = np.stack([motion.backward(unit) for unit in np.eye(count)], axis=1)  # from row to column
+    np.testing.assert_allclose(step.sum(axis=1), 1)
+    expected = np.zeros_like(seen)
+    for path in itertools.product(range(count), repeat=4):
+        weight = np.prod(seen[np.arange(4), path]) * np.prod([step[a, b] for a, b in itertools.pairwise(path)])
+        expected[np.arange(4), path] += weight
+    np.testing.assert_allclose(np.exp(along(np.log(seen), motion)), normalised(expected))
+
+
+def test_forward_and_backward_are_each_others_mirror():
+    motion, count = Motion(street()), len(street())
+    a, b = RNG.random(count), RNG.random(count)
+    assert motion.forward(a) @ b == pytest.approx(a @ motion.backward(b))
+
+
+def test_one_lost_photo_is_put_right_by_its_drive():
+    partition = street(9)
+    truth = np.arange(9)
+    seen = np.full((9, len(partition)), 0.05)
+    seen[truth, truth] = 1
+    seen[4] = 0.05
+    seen[4, 0] = 1  # looks like the start of the street
+    found = along(np.log(normalised(seen)), Motion(partition)).argmax(axis=1)
+    np.testing.assert_array_equal(found, truth)
+
+
+def test_a_jump_in_the_recording_is_followed():
+    partition = street(9)
+    truth = np.array([0, 0, 1, 1, 8, 8, 8])
+    seen = np.full((7, len(partition)), 1e-6)
+    seen[np.arange(7), truth] = 1
+    np.testing.assert_array_equal(along(np.log(normalised(seen)), Motion(partition)).argmax(axis=1), truth)
+
+
+def test_a_drive_of_one_photo_says_what_the_photo_says():
+    p = normalised(RNG.random((1, len(street()))))
+    np.testing.assert_allclose(np.exp(along(np.log(p), Motion(street()))), p)
+
+
+def test_a_long_drive_of_sure_photos_stays_finite():
+    partition = street()
+    seen = np.full((3000, len(partition)), -700.0)
+    seen[:, 2] = 0
+    assert np.isfinite(along(seen, Motion(partition))[:, 2]).all()
+
+
+def test_albums_come_in_the_order_they_were_taken():
+    codes = np.array([1, 0, 1, 0, 1])
+    when = ["09:02", "08:00", "09:01", "07:00", None]
+    first, second = in_order(codes, when)
+    assert (first.tolist(), second.tolist()) == ([3, 1], [2, 0, 4])
+    assert [album.tolist() for album in in_order(codes, None)] == [[1, 3], [0, 2, 4]]
+    assert in_order(np.array([], np.int64), None) == []
+
+
+def test_a_step_is_half_the_distance_between_cells():
+    partition = street()
+    assert Motion(partition).step_km == pytest.approx(albums.STEP_SPACINGS * np.median(partition.spacing_km()))
