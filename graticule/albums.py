@@ -1,6 +1,5 @@
 """Several photos answered together: of one place, or along one drive. Pure arrays."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -89,7 +88,7 @@ def along(log_probability: NDArray[np.floating[Any]], motion: Motion) -> Floats:
         return _normalised(np.log(ahead) + np.log(behind))
 
 
-def in_order(codes: NDArray[np.int64], when: Sequence[Any] | None) -> list[NDArray[np.int64]]:
+def in_order(codes: NDArray[np.int64], when: list[Any] | None) -> list[NDArray[np.int64]]:
     """Rows of each album, in the order they were taken where that is known, else as they stand.
 
     Args:
