@@ -199,7 +199,7 @@ def serving(services):
 
     async def start():
         await runner.setup()
-        site = web.TCPSite(runner, None, 0)  # both 127.0.0.1 and whatever localhost is
+        site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         services.port = runner.addresses[0][1]
 
@@ -262,7 +262,7 @@ if __name__ == "__main__":
     async def until_ended():
         runner = web.AppRunner(served.app(), access_log=None)
         await runner.setup()
-        await web.TCPSite(runner, None, 0).start()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
         served.port = runner.addresses[0][1]
         Path(sys.argv[2]).write_text(str(served.port))
         await asyncio.Event().wait()
