@@ -25,7 +25,7 @@ class Shot:
 
     def __init__(self, number, lat, lon, sequence, data, heading=12.5, day="2021-06-01", pano=False):
         self.id = str(818314000000000 + number)
-        self.lat, self.lon, self.sequence, self.data, self.heading = lat, lon, sequence, data, heading
+        self.lat, self.lon, self.sequence, self.data, self.heading = float(lat), float(lon), sequence, data, heading
         self.taken = datetime.fromisoformat(f"{day}T12:00:00+00:00")
         self.pano = pano
 

@@ -209,11 +209,12 @@ class _Work:
         self._failed_in_a_row = 0
 
     def _refuse(self, key: str, refused: NotHadError) -> None:
-        lasting = refused.lasting or refused.status in (404, 410)
-        reason = "gone" if refused.status in (404, 410) else refused.reason
-        self.refusals.append(Refusal(photo_path(key), reason, refused.detail))
-        if lasting:
-            self._journal.add([key, reason, refused.detail])
+        reason, detail = refused.reason, refused.detail
+        if refused.status in (404, 410):
+            reason, detail = "gone", f"the service no longer has it ({detail})"
+        self.refusals.append(Refusal(photo_path(key), reason, detail))
+        if refused.lasting or reason == "gone":
+            self._journal.add([key, reason, detail])
             return
         self._failed_in_a_row += 1
         if self._failed_in_a_row >= GIVE_UP_AFTER:
