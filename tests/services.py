@@ -1,11 +1,12 @@
 """A server on this machine that speaks as Mapillary, KartaView and the hub do, and fails as they may.
 
 The API is served at ``127.0.0.1`` and the photos at ``localhost``, two hosts as in the world, so that a token that
-goes to the wrong one shows. ``python tests/services.py N`` serves N photos until it is ended.
+goes to the wrong one shows. ``python tests/services.py N FILE`` serves N photos until it is ended; its port is in FILE.
 """
 
 import asyncio
 import hashlib
+import io
 import sys
 import threading
 from collections import Counter
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from aiohttp import web
+from PIL import Image
 
 TOKEN = "MLY|4711|a-secret-that-nobody-may-see"
 
@@ -236,28 +238,37 @@ def city_of(shots):
     return {f"{names.get(name, name)}.csv": "\n".join(lines) + "\n" for name, *lines in (cities, common, looks)}
 
 
-def noise_photos(count, side=(1024, 768), kinds=20):
-    """Shots whose photos are about 150 kB, few kinds made different by a comment; for measurements."""
-    from PIL import Image
+class Noise(Shot):
+    """A photo of about 100 kB that is made when it is asked for: one of a few pictures, with a comment of its own."""
 
+    def __init__(self, number, pictures):
+        lat, lon = 38.8 + 0.0019 * (number % 100), -77.1 + 0.0019 * (number // 100)
+        super().__init__(number, lat, lon, f"drive-{number // 100}", None)
+        self.number, self.pictures = number, pictures
+
+    @property
+    def data(self):
+        picture = self.pictures[self.number % len(self.pictures)]
+        return picture[:2] + b"\xff\xfe\0\x0a" + self.number.to_bytes(8, "big") + picture[2:]
+
+    @data.setter
+    def data(self, value):
+        """It is made, not given."""
+
+
+def noise_photos(count, kinds=20):
     rng = np.random.default_rng(0)
-    import io
-
-    bodies = []
+    pictures = []
     for _ in range(kinds):
-        small = rng.integers(0, 256, (side[1] // 8, side[0] // 8, 3), dtype=np.uint8)
+        small = Image.fromarray(rng.integers(0, 256, (96, 128, 3), dtype=np.uint8))
         file = io.BytesIO()
-        Image.fromarray(small).resize(side, Image.Resampling.BICUBIC).save(file, "JPEG", quality=85)
-        bodies.append(file.getvalue())
-    for i in range(count):
-        body = bodies[i % kinds]
-        comment = b"\xff\xfe" + (2 + 8).to_bytes(2, "big") + i.to_bytes(8, "big")
-        lat, lon = 38.8 + 0.2 * (i % 100) / 100, -77.1 + 0.2 * (i // 100) / 100
-        yield Shot(i, lat, lon, f"drive-{i // 100}", body[:2] + comment + body[2:])
+        small.resize((1024, 768), Image.Resampling.BICUBIC).save(file, "JPEG", quality=80)
+        pictures.append(file.getvalue())
+    return [Noise(i, pictures) for i in range(count)]
 
 
 if __name__ == "__main__":
-    served = Services(list(noise_photos(int(sys.argv[1]))))
+    served = Services(noise_photos(int(sys.argv[1])))
 
     async def until_ended():
         runner = web.AppRunner(served.app(), access_log=None)

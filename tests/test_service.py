@@ -134,7 +134,7 @@ def test_a_search_that_cannot_be_is_refused(wrong):
 
 def test_mapillary_becomes_a_dataset_by_one_command_and_the_token_is_nowhere(server, tmp_path):
     gone = list(server.shots)[3]
-    server.faults = {list(server.shots)[0]: [403], gone: [404] * 9, list(server.shots)[5]: [500]}
+    server.faults = {next(iter(server.shots)): [403], gone: [404] * 9, list(server.shots)[5]: [500]}
     done = graticule(
         "data", "mapillary", tmp_path / "set", "--bbox", "38.7,-77.2,39.1,-76.9", "--size", "2048", "--rate", 10000
     )  # fmt: skip

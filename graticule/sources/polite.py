@@ -13,6 +13,7 @@ from enum import Enum
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
@@ -102,7 +103,7 @@ class Client:
 
     def __init__(self, *, rate: float, at_once: int) -> None:
         self._rate, self._at_once = rate, at_once
-        self._paces: dict[str, Pace] = {}
+        self._hosts: dict[tuple[str, str], tuple[Pace, str | None]] = {}
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -113,7 +114,6 @@ class Client:
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": f"graticule/{__version__}"},
             timeout=TIMEOUT,
-            trust_env=True,  # proxies
         )
         return self
 
@@ -163,6 +163,17 @@ class Client:
             url, params=None, headers=None, most=most, follow=True, judge=judge_by_status, check=check
         )
 
+    def _known(self, url: str, host: str) -> tuple[Pace, str | None]:
+        """The pace of a host and the proxy on the way to it (``HTTPS_PROXY``, ``NO_PROXY`` and such), looked up once.
+
+        aiohttp's own ``trust_env`` looks at every request, in two threads, and reads passwords from ``~/.netrc``.
+        """
+        scheme = urlsplit(url).scheme
+        if (scheme, host) not in self._hosts:
+            proxy = None if proxy_bypass(host) else getproxies().get(scheme)
+            self._hosts[scheme, host] = Pace(self._rate), proxy
+        return self._hosts[scheme, host]
+
     async def _get(
         self,
         url: str,
@@ -177,13 +188,15 @@ class Client:
         if self._session is None:
             raise RuntimeError("a Client is used inside `async with`")
         host = _host(url)
-        pace = self._paces.setdefault(host, Pace(self._rate))
+        pace, proxy = self._known(url, host)
         attempt, pauses, waited = 0, 0, 0.0
         while True:
             await pace.turn()
             asked_s, verdict = None, Verdict.AGAIN
             try:
-                async with self._session.get(url, params=params, headers=headers, allow_redirects=follow) as answer:
+                async with self._session.get(
+                    url, params=params, headers=headers, allow_redirects=follow, proxy=proxy
+                ) as answer:
                     if answer.status == 200:
                         body = await _read(answer, most, host)
                         check(body)
