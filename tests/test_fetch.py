@@ -1,5 +1,6 @@
 """The downloader against a server that fails in every way: whole photos, each once, and a reason for the rest."""
 
+import asyncio
 import json
 import os
 import signal
@@ -180,6 +181,14 @@ def test_a_full_disk_stops_the_run_and_leaves_nothing_half_written(server, tmp_p
     with pytest.raises(WriteError, match="no space left"):
         run(server, tmp_path)
     assert files(tmp_path) == {}
+
+
+def test_it_runs_in_a_notebook_where_a_loop_runs_already(server, tmp_path):
+    async def cell():
+        return run(server, tmp_path)
+
+    assert asyncio.run(cell()) == []
+    assert files(tmp_path) == served(server)
 
 
 def test_a_key_that_could_leave_the_folder_is_refused():

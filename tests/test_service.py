@@ -96,6 +96,20 @@ def test_a_service_that_is_throttled_by_its_own_code_is_waited_for(server, tmp_p
     assert find(service, Search(ids=tuple(server.shots)), tmp_path, rate=10_000, at_once=2)[0].height == 40
 
 
+def test_an_id_that_spoils_a_question_for_links_costs_only_its_own_photo(server):
+    from aiohttp import web
+
+    ids = [*server.shots][:8]
+    # the eight, the second half, its second half, its last: each asked about together with the one at fault
+    server.api_faults = [web.json_response({"error": {"code": 100}}, status=400) for _ in range(4)]
+
+    async def ask():
+        async with polite.Client(rate=10_000, at_once=1) as client:
+            return await Mapillary(TOKEN, api=server.api).links(client, ids)
+
+    assert sorted(asyncio.run(ask())) == sorted(ids[:-1])
+
+
 def test_parts_of_a_box_are_small_and_cover_it():
     box = (38.0, -77.5, 38.3, -77.0)
     small = parts(box, 0.01)

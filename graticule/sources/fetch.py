@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from graticule import images
 from graticule.errors import BadPhotoError, SourceError
 from graticule.files import write_bytes
-from graticule.sources.polite import Client, NotHadError
+from graticule.sources.polite import Client, NotHadError, run_alone, together
 
 REASONS = (
     "gone",  # the service does not have it, or no longer gives it out
@@ -104,7 +104,7 @@ def fetch(
         left.unlink(missing_ok=True)
     with Journal(folder / FETCH_FOLDER / "refused.jsonl") as refused:
         work = _Work(wanted, folder, total, resolve, refused, at_once, progress)
-        asyncio.run(work.run(rate, at_once))
+        run_alone(work.run(rate, at_once))
     return work.refusals
 
 
@@ -230,17 +230,6 @@ class _Work:
             seconds = max(now - self._began, 1e-9)
             note = f"{self._photos / seconds:.0f} photos/s, {self._bytes / seconds / 1e6:.1f} MB/s"
             self._progress(self._done, self._total, note)
-
-
-async def together(work: Iterable[Awaitable[None]]) -> None:
-    """Run all at the same time; the first failure stops the others and is raised as it is."""
-    tasks = [asyncio.ensure_future(one) for one in work]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _check(data: bytes) -> None:

@@ -60,10 +60,10 @@ class Mapillary:
 
     def queries(self, search: Search) -> list[Query]:
         narrowed: Query = {}
-        if search.since:  # a day more on either side: days are local to us and UTC to the service
-            narrowed["start_captured_at"] = f"{search.since - timedelta(days=1)}T00:00:00Z"
+        if search.since:
+            narrowed["start_captured_at"] = f"{search.since}T00:00:00Z"
         if search.until:
-            narrowed["end_captured_at"] = f"{search.until + timedelta(days=2)}T00:00:00Z"
+            narrowed["end_captured_at"] = f"{search.until + timedelta(days=1)}T00:00:00Z"
         if search.pano is not None:
             narrowed["is_pano"] = str(search.pano).lower()
         boxes = [part for box in search.boxes() for part in parts(box, BOX_DEG2)]
@@ -99,10 +99,19 @@ class Mapillary:
         return Answer([_row(one) for one in found or []], [])
 
     async def links(self, client: Client, ids: Sequence[str]) -> dict[str, str]:
-        name = f"thumb_{self.size}_url"
         links: dict[str, str] = {}
-        for some in _dealt(ids):
-            body = await self._ask(client, "images", {"image_ids": ",".join(some), "fields": f"id,{name}"})
+        waiting = _dealt(ids)
+        while waiting:
+            some, name = waiting.pop(), f"thumb_{self.size}_url"
+            try:
+                body = await self._ask(client, "images", {"image_ids": ",".join(some), "fields": f"id,{name}"})
+            except NotHadError as refused:
+                if refused.status not in (400, 404):
+                    raise
+                # one id that the service does not know may spoil the question for the others
+                half = len(some) // 2
+                waiting += [some[:half], some[half:]] if half else []
+                continue
             links |= {str(one["id"]): str(one[name]) for one in _data(body) if one.get(name)}
         return links
 

@@ -6,7 +6,8 @@ Nothing of an answer is repeated in an error: services echo tokens, and links ar
 import asyncio
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import Enum
@@ -232,6 +233,28 @@ class Client:
                 raise failure
             else:
                 await asyncio.sleep(wait)
+
+
+def run_alone(work: Coroutine[Any, Any, None]) -> None:
+    """Run to the end; where a loop runs already, as in a notebook, in a thread of its own."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(work)
+        return
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, work).result()
+
+
+async def together(work: Iterable[Awaitable[None]]) -> None:
+    """Run all at the same time; the first failure stops the others and is raised as it is."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _host(url: str) -> str:

@@ -15,9 +15,9 @@ import polars as pl
 from graticule import geo
 from graticule.errors import BadRecipeError, BadTableError, SourceError
 from graticule.files import write_json, write_parquet
-from graticule.sources.fetch import FETCH_FOLDER, Journal, Progress, Refusal, Wanted, fetch, photo_path, together
+from graticule.sources.fetch import FETCH_FOLDER, Journal, Progress, Refusal, Wanted, fetch, photo_path
 from graticule.sources.intake import MAX_REFUSED, admit
-from graticule.sources.polite import Client, NotHadError
+from graticule.sources.polite import Client, NotHadError, run_alone, together
 
 LICENCE = "CC-BY-SA-4.0"  # of photos of Mapillary (mapillary.com/terms, 7) and KartaView (kartaview.org/terms, 4)
 SIZES = ("256", "1024", "2048", "original")
@@ -236,7 +236,7 @@ def find(
         known = {_name(query): Answer(*answer) for query, *answer in journal.entries}
         journal.entries.clear()
         waiting = service.queries(search)
-        state = {"asked": 0, "busy": 0}
+        state = {"asked": 0, "busy": 0, "found": 0}
 
         async def ask(client: Client) -> None:
             while waiting or state["busy"]:
@@ -255,20 +255,20 @@ def find(
                         refusals.append(Refusal(_name(query), "gone", answer.lacking))
                     if answer.rows:
                         tables.append(pl.DataFrame(answer.rows, schema=COLUMNS, strict=False))
+                        state["found"] += len(answer.rows)
                 except NotHadError as refused:
                     refusals.append(Refusal(_name(query), refused.reason, refused.detail))
                 finally:
                     state["busy"] -= 1
                 state["asked"] += 1
                 if progress:
-                    found = sum(table.height for table in tables)
-                    progress(state["asked"], state["asked"] + len(waiting), f"{found:,} photos found")
+                    progress(state["asked"], state["asked"] + len(waiting), f"{state['found']:,} photos found")
 
         async def run() -> None:
             async with Client(rate=rate, at_once=at_once) as client:
                 await together(ask(client) for _ in range(at_once))
 
-        asyncio.run(run())
+        run_alone(run())
     found = pl.concat(tables) if tables else pl.DataFrame(schema=COLUMNS)
     return search.narrow(found.unique("orig_id", keep="first").sort("orig_id")), refusals
 

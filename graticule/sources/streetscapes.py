@@ -132,7 +132,8 @@ def choose(
     asked = dict.fromkeys([*(name for name, _ in where), *attributes])
     if missing := [name for name in (*NEEDED, *asked) if name not in home and name != "source"]:
         raise BadTableError(
-            f"no table has the column {missing[0]!r}; columns to choose by are {', '.join(sorted(home))}"
+            f"no table has the column {missing[0]!r}; columns to choose by are {', '.join(sorted(home))}. "
+            f"For other tables of the dataset, put their CSV files into a folder and name it with --tables"
         )
     wanted = [name for name in dict.fromkeys((*NEEDED, *KEPT, *asked)) if name in home]
     chosen: pl.LazyFrame | None = None
