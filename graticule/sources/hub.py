@@ -1,5 +1,6 @@
 """Files of datasets on the Hugging Face hub. ``huggingface_hub`` resumes, caches and finds the token by itself."""
 
+import os
 from pathlib import Path
 
 from graticule.errors import SourceError
@@ -17,7 +18,9 @@ def hub_file(repo: str, name: str, *, revision: str | None = None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(hf_hub_download(repo, name, repo_type="dataset", revision=revision))
+        # named here, since the library reads HF_ENDPOINT only once, when something first imports it
+        endpoint = os.environ.get("HF_ENDPOINT")
+        return Path(hf_hub_download(repo, name, repo_type="dataset", revision=revision, endpoint=endpoint))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise _refusal(f"{name} of the dataset {repo}", error) from error
 
@@ -32,7 +35,9 @@ def hub_names(repo: str, *, revision: str | None = None) -> list[str]:
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return sorted(HfApi().list_repo_files(repo, repo_type="dataset", revision=revision))
+        return sorted(
+            HfApi(os.environ.get("HF_ENDPOINT")).list_repo_files(repo, repo_type="dataset", revision=revision)
+        )
     except (HfHubHTTPError, OSError) as error:
         raise _refusal(f"the list of files of the dataset {repo}", error) from error
 

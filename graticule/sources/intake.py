@@ -48,6 +48,7 @@ def admit(
     max_refused: float = MAX_REFUSED,
     progress: Progress | None = None,
     facts: Mapping[str, Any] | None = None,
+    refused: pl.DataFrame | None = None,
 ) -> Path:
     """Turn candidates into a dataset folder.
 
@@ -62,6 +63,7 @@ def admit(
         source: what made the dataset, for ``dataset.json``; ``facts`` go there too.
         max_refused: the largest share of refused photos, in [0, 1], that still makes a dataset.
         progress: called with (photos done, photos in all).
+        refused: ``path, reason, detail`` of photos that never came this far; they count in the share.
 
     Returns:
         ``out``.
@@ -71,7 +73,9 @@ def admit(
         TooManyRefusedError: too many refused, or none taken; ``refused.parquet`` is written all the same.
         WriteError: ``out`` cannot be written.
     """
-    if candidates.is_empty():
+    not_taken = [] if refused is None else refused.select("path", "reason", "detail").rows()
+    total = candidates.height + len(not_taken)
+    if not total:
         raise BadTableError("there are no photos to take in")
     placed = "lat" in candidates.columns
     if placed != ("lon" in candidates.columns):
@@ -85,7 +89,6 @@ def admit(
         places = list(zip(lat.tolist(), lon.tolist(), strict=True))
 
     taken: dict[int, Taken] = {}  # by row
-    refused: list[tuple[str, str, str]] = []
     first_of: dict[str, int] = {}  # the first row with these bytes
     for row, found in enumerate(_examine_all(files, places, progress)):
         if isinstance(found, Taken) and (first := first_of.setdefault(found.sha256, row)) != row:
@@ -93,12 +96,12 @@ def admit(
         if isinstance(found, Taken):
             taken[row] = found
         else:
-            refused.append((names[row], found.reason, str(found)))
+            not_taken.append((names[row], found.reason, str(found)))
 
-    refusals = pl.DataFrame(refused, schema=dict.fromkeys(("path", "reason", "detail"), pl.String), orient="row")
-    if not taken or len(refused) > max_refused * len(files):
+    refusals = pl.DataFrame(not_taken, schema=dict.fromkeys(("path", "reason", "detail"), pl.String), orient="row")
+    if not taken or len(not_taken) > max_refused * total:
         write_parquet(out / "refused.parquet", refusals)
-        raise TooManyRefusedError(_too_many(refusals, len(files), max_refused, out))
+        raise TooManyRefusedError(_too_many(refusals, total, max_refused, out))
     photos = _table(candidates[list(taken)], [names[row] for row in taken], list(taken.values()))
     reasons = dict(Counter(refusals["reason"]).most_common())
     write_dataset(out, photos, refusals, {"source": source, "synthetic": False, **(facts or {}), "reasons": reasons})

@@ -1,0 +1,177 @@
+"""Global Streetscapes: from tables of a hub on this machine to a trained bundle, and the real tables' quirks."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+from services import TOKEN, Services, Shot, city_of, serving
+from test_cli import graticule, write_recipe
+from towns import QUARTERS, photo
+
+from graticule.errors import BadRecipeError, BadTableError
+from graticule.photos import read_photos
+from graticule.sources import polite
+from graticule.sources.streetscapes import SeveralCitiesWarning, choose, exact_id, identified
+
+
+@pytest.fixture
+def washington(monkeypatch, tmp_path):
+    """A hub with the tables of a town like Washington, and the two services with its photos."""
+    import huggingface_hub.constants as hub
+
+    rng = np.random.default_rng(0)
+    shots = []
+    for i in range(96):
+        lat, lon = QUARTERS[i % 4] + rng.normal(0, 0.001, 2)
+        shots.append(Shot(i, lat, lon, f"drive-{i % 6}", photo(i % 4, rng), day=f"2020-01-{1 + i % 28:02}"))
+    with serving(Services(shots, city_of(shots))) as services:
+        for name in ("GRATICULE_MAPILLARY_URL", "GRATICULE_KARTAVIEW_URL", "HF_ENDPOINT"):
+            monkeypatch.setenv(name, services.api)
+        monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setenv("MAPILLARY_TOKEN", TOKEN)
+        monkeypatch.setattr(polite, "FIRST_WAIT_S", 0.01)
+        yield services
+
+
+def test_the_whole_way_from_the_hubs_tables_to_a_trained_bundle(washington, tmp_path):
+    ids = list(washington.shots)
+    washington.faults = {ids[0]: [500, "breaks"], ids[1]: [404] * 9, ids[2]: [403], ids[3]: ["page"]}
+    out = tmp_path / "washington"
+    done = graticule(
+        "data", "streetscapes", out, "--city", "washington", "--country", "US", "--where", "quality=good",
+        "--where", "lighting_condition=day", "--keep", "weather", "--rate", 10000,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    good = [shot for i, shot in enumerate(washington.shots.values()) if i % 10 != 9]
+    assert f"{len(good) - 1} photos in" in done.stdout
+    assert "refused 1: 1 gone" in done.stdout
+    frame = read_photos(out).frame
+    assert set(frame["orig_id"]) == {shot.id for shot in good} - {ids[1]}
+    row = frame.filter(orig_id=ids[4]).row(0, named=True)
+    shot = washington.shots[ids[4]]
+    expected = {
+        "lat": shot.lat, "lon": shot.lon, "sequence": shot.sequence, "heading": shot.heading, "source": "mapillary",
+        "captured_at": "2020-01-05T12:00:00+00:00", "camera_type": "perspective", "city": "Washington",
+        "country": "US", "country_name": "United States", "continent": "North America", "quality": "good",
+        "lighting_condition": "day", "weather": "clear", "licence": "CC-BY-SA-4.0",
+    }  # fmt: skip
+    assert {name: row[name] for name in expected} == expected
+    assert row["attribution"].endswith(f"https://www.mapillary.com/app/?pKey={shot.id}")
+    for command in (
+        ("data", "split", out, "--by", "sequence", "--test", "0.34"),
+        ("cells", out, "--split-above", 30, "--drop-below", 5, "--out", tmp_path / "cells.parquet"),
+        ("train", write_recipe(tmp_path / "r.yaml", split={"by": "column"}, train={"epochs": 1}), "--photos", out,
+         "--out", tmp_path / "bundle"),
+    ):  # fmt: skip
+        done = graticule(*command)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "bundle/weights.safetensors").is_file()
+    written = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
+    assert TOKEN.encode() not in written
+    assert washington.tokens_at_photos == []
+
+
+def test_tables_of_the_hub_are_fetched_once_and_only_those_that_are_needed(washington, tmp_path):
+    for _ in range(2):
+        done = graticule("data", "streetscapes", tmp_path / "out", "--city", "Washington", "--no-images")
+        assert done.returncode == 0, done.stderr
+    assert washington.asked["simplemaps.csv"] == washington.asked["metadata_common_attributes.csv"] == 1
+    assert washington.asked["contextual.csv"] == 0
+    assert "96 photos found" in done.stdout
+    assert washington.whole.total() == 0
+    assert pl.read_parquet(tmp_path / "out/found.parquet").height == 96
+
+
+def test_what_no_row_has_is_said_with_what_is_near(washington):
+    with pytest.raises(BadTableError, match="no photo has city=Washingtn; the table has Washington"):
+        choose([("city", "Washingtn")])
+    with pytest.raises(BadTableError, match="no table has the column 'colour'; columns to choose by are .*weather"):
+        choose([("colour", "red")])
+    with pytest.raises(BadTableError, match="no photo fits all of what was asked for"):
+        choose([("city", "Washington"), ("country", "Germany")])
+
+
+@pytest.mark.parametrize(
+    ("written", "page", "id_"),
+    [
+        ("1666317524185318", None, "1666317524185318"),
+        ("818314000000000.0", "https://www.mapillary.com/app/?pKey=818314428814995&focus=photo", "818314428814995"),
+        ("818314000000000.0", None, None),
+        ("8.18314e+14", None, None),
+        ("1362331837.0", "https://kartaview.org/details/3788073/311/track-info", "1362331837"),
+        ("1125268781289755.0", None, "1125268781289755"),
+        ("10203040506070809.0", None, None),  # beyond 2**53 a float may be another's
+        ("", None, None),
+        (None, None, None),
+    ],
+)
+def test_an_id_is_exact_or_none(written, page, id_):
+    assert exact_id(written, page) == id_
+
+
+def test_a_row_whose_id_was_rounded_is_refused_with_the_reason(tmp_path, washington):
+    (tmp_path / "tables").mkdir()
+    rows = ["uuid,source,orig_id,lat,lon,sequence_id"]
+    rows += [f"u{i},Mapillary,{id_},{s.lat},{s.lon},s" for i, (id_, s) in enumerate(washington.shots.items())]
+    rows.append("lost,Mapillary,818314000000000.0,38.9,-77.0,s")
+    (tmp_path / "tables/mine.csv").write_text("\n".join(rows))
+    done = graticule("data", "streetscapes", tmp_path / "out", "--tables", tmp_path / "tables", "--rate", 10000)
+    assert done.returncode == 0, done.stderr
+    refused = pl.read_parquet(tmp_path / "out/refused.parquet").to_dicts()
+    assert [(row["path"], row["reason"]) for row in refused] == [("streetscapes/lost", "no id")]
+    assert "818314000000000.0 was rounded" in refused[0]["detail"]
+    assert json.loads((tmp_path / "out/dataset.json").read_text())["photos"] == 96
+
+
+def test_a_missing_token_is_asked_for_before_anything_is_fetched(washington, tmp_path, monkeypatch):
+    monkeypatch.delenv("MAPILLARY_TOKEN")
+    done = graticule("data", "streetscapes", tmp_path / "out", "--city", "Washington")
+    assert done.returncode == 1
+    assert "set the environment variable MAPILLARY_TOKEN" in done.stderr
+
+
+def test_the_real_tables_are_joined_and_chosen_from(real_data):
+    tables = real_data / "global_streetscapes"
+    every, _ = identified(choose([], tables=tables))
+    assert every.height == 2319
+    assert every["source"].value_counts().sort("source").rows() == [("kartaview", 427), ("mapillary", 1892)]
+    stuttgart, refused = identified(choose([("city", "stuttgart"), ("hour", "6..18")], ["highway"], tables))
+    assert refused == []
+    common = pl.read_csv(tables / "02_metadata_common_attributes.csv", infer_schema=False)
+    cities = pl.read_csv(tables / "01_simplemaps.csv", infer_schema=False)
+    expected = common.join(cities, on="uuid").filter(
+        (pl.col("city") == "Stuttgart") & pl.col("hour").cast(pl.Int64).is_between(6, 18)
+    )
+    assert stuttgart.height == expected.height > 100
+    both = stuttgart.join(expected.select("uuid", "orig_id", "lat", "sequence_id", "datetime_local"), on="uuid")
+    assert (both["orig_id"] == both["orig_id_right"]).all()  # to the last digit
+    assert (both["lat"] == both["lat_right"].cast(pl.Float64)).all()
+    assert (both["sequence"] == both["sequence_id"]).all()
+    assert both["highway"].drop_nulls().len() > 0
+    assert set(stuttgart["country"]) == {"DE"}
+    assert both["captured_at"][0] == both["datetime_local"][0].replace(" ", "T")
+
+
+def test_real_ids_that_went_through_a_float_are_read_from_the_photos_page(real_data, tmp_path):
+    (tmp_path / "imageo.csv").symlink_to(real_data / "coordinates" / "imageo_dataset1.csv")
+    found, refused = identified(choose([], ["weather"], tmp_path))
+    assert refused == []
+    assert found.height == 6152
+    assert found["orig_id"].str.contains(r"^\d{6,17}$").all()
+    assert not found.filter(source="mapillary")["orig_id"].str.ends_with("000000").any()
+    dull = choose([("weather", "cloudy"), ("weather", "foggy"), ("continent", "Asia")], tables=tmp_path)
+    assert set(dull["weather"]) == {"cloudy", "foggy"}
+    assert set(dull["continent"]) == {"Asia"}
+    with pytest.raises(BadRecipeError, match=r"no range of numbers; write such as weather=6\.\.18"):
+        choose([("weather", "a..b")], tables=tmp_path)
+
+
+def test_cities_of_one_name_are_told_apart(tmp_path):
+    lines = ["uuid,source,orig_id,lat,lon,city,city_id,admin_name,iso2,country"]
+    lines += [f"a{i},Mapillary,{i + 1},1,2,Springfield,1,Illinois,US,United States" for i in range(3)]
+    lines += ["b,Mapillary,9,1,2,Springfield,2,Missouri,US,United States"]
+    (tmp_path / "simplemaps.csv").write_text("\n".join(lines))
+    with pytest.warns(SeveralCitiesWarning, match="Springfield in Illinois, US: 3; Springfield in Missouri, US: 1"):
+        choose([("city", "Springfield")], tables=tmp_path)
+    assert choose([("city", "Springfield"), ("admin_name", "missouri")], tables=tmp_path).height == 1
