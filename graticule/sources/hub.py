@@ -1,8 +1,14 @@
 """Files of datasets on the Hugging Face hub. ``huggingface_hub`` resumes, caches and finds the token by itself."""
 
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from graticule.errors import SourceError
+
+BLOCK = 4 * 2**20  # bytes asked for at once by hub_open: some ten photos, or a third of a large zip's index
 
 
 def hub_file(repo: str, name: str, *, revision: str | None = None) -> Path:
@@ -14,12 +20,9 @@ def hub_file(repo: str, name: str, *, revision: str | None = None) -> Path:
         SourceError: there is no such file, it is not public, or the hub cannot be reached.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    try:
+    with _refusing(f"{name} of the dataset {repo}"):
         return Path(hf_hub_download(repo, name, repo_type="dataset", revision=revision))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise _refusal(f"{name} of the dataset {repo}", error) from error
 
 
 def hub_names(repo: str, *, revision: str | None = None) -> list[str]:
@@ -29,16 +32,67 @@ def hub_names(repo: str, *, revision: str | None = None) -> list[str]:
         SourceError: as :func:`hub_file`.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
-    try:
+    with _refusing(f"the list of files of the dataset {repo}"):
         return sorted(HfApi().list_repo_files(repo, repo_type="dataset", revision=revision))
-    except (HfHubHTTPError, OSError) as error:
-        raise _refusal(f"the list of files of the dataset {repo}", error) from error
 
 
-def _refusal(what: str, error: Exception) -> SourceError:
-    return SourceError(
-        f"{what} could not be had from the hub ({type(error).__name__}); see that the network works and, where the "
-        f"dataset asks for consent, that HF_TOKEN is set. Run the command again: what is there is not fetched twice"
-    )
+def hub_open(repo: str, name: str, *, revision: str | None = None) -> io.RawIOBase:
+    """Open one file of a dataset repository to read parts of it; nothing of it is kept on the disk.
+
+    Reads go out as HTTP ranges of :data:`BLOCK` bytes: read on, it streams; skip, and the rest never travels.
+
+    Raises:
+        SourceError: as :func:`hub_file`, here and at every read.
+    """
+    from huggingface_hub import HfFileSystem
+
+    what = f"{name} of the dataset {repo}"
+    with _refusing(what):
+        file = HfFileSystem().open(f"datasets/{repo}/{name}", "rb", revision=revision, block_size=BLOCK)
+        return _Remote(file, what)
+
+
+class _Remote(io.RawIOBase):
+    """A remote file whose failures are :class:`SourceError`."""
+
+    def __init__(self, file: Any, what: str) -> None:
+        self._file, self._what = file, what
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def read(self, size: int = -1, /) -> bytes:
+        with _refusing(self._what):
+            return bytes(self._file.read(size))
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+@contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    """Whatever the network or the hub raises becomes one sentence."""
+    try:
+        yield
+    except Exception as error:
+        # The client's own network library changed its name twice; only some of its errors are OSErrors.
+        rooms = {base.__module__.partition(".")[0] for base in type(error).__mro__}
+        if not isinstance(error, OSError) and not rooms & {"huggingface_hub", "requests", "httpx", "httpx2"}:
+            raise
+        raise SourceError(
+            f"{what} could not be had from the hub ({type(error).__name__}); see that the network works and, where "
+            f"the dataset asks for consent, that HF_TOKEN is set. Run the command again: what is there is not "
+            f"fetched twice"
+        ) from error

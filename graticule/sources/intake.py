@@ -18,6 +18,7 @@ from graticule.files import write_parquet
 from graticule.photos import numbers, warn_if_swapped, write_dataset
 
 Progress = Callable[[int, int], None]
+Refusal = tuple[str, str, str]  # path, reason (one of images.REASONS), detail
 
 MAX_REFUSED = 0.05
 FIRST_COLUMNS = (
@@ -48,6 +49,7 @@ def admit(
     max_refused: float = MAX_REFUSED,
     progress: Progress | None = None,
     facts: Mapping[str, Any] | None = None,
+    refused_before: Sequence[Refusal] = (),
 ) -> Path:
     """Turn candidates into a dataset folder.
 
@@ -62,6 +64,7 @@ def admit(
         source: what made the dataset, for ``dataset.json``; ``facts`` go there too.
         max_refused: the largest share of refused photos, in [0, 1], that still makes a dataset.
         progress: called with (photos done, photos in all).
+        refused_before: what the source itself could not make a file of; counted and listed with the rest.
 
     Returns:
         ``out``.
@@ -71,13 +74,13 @@ def admit(
         TooManyRefusedError: too many refused, or none taken; ``refused.parquet`` is written all the same.
         WriteError: ``out`` cannot be written.
     """
-    if candidates.is_empty():
+    if candidates.is_empty() and not refused_before:
         raise BadTableError("there are no photos to take in")
     placed = "lat" in candidates.columns
     if placed != ("lon" in candidates.columns):
         raise BadTableError("the table needs both lat and lon, or neither to take both from EXIF")
-    files = [root.resolve() / (path or "") for path in candidates["path"].cast(pl.String)]
-    names = [_stored(file, out.resolve()) for file in files]
+    files = [root.resolve() / path if path else None for path in candidates["path"].cast(pl.String)]
+    names = [_stored(file, out.resolve()) if file else "" for file in files]
     places: list[tuple[float, float] | None] = [None] * len(files)
     if placed:
         lat, lon = numbers(candidates["lat"]), numbers(candidates["lon"])
@@ -85,7 +88,7 @@ def admit(
         places = list(zip(lat.tolist(), lon.tolist(), strict=True))
 
     taken: dict[int, Taken] = {}  # by row
-    refused: list[tuple[str, str, str]] = []
+    refused: list[Refusal] = list(refused_before)
     first_of: dict[str, int] = {}  # the first row with these bytes
     for row, found in enumerate(_examine_all(files, places, progress)):
         if isinstance(found, Taken) and (first := first_of.setdefault(found.sha256, row)) != row:
@@ -96,9 +99,10 @@ def admit(
             refused.append((names[row], found.reason, str(found)))
 
     refusals = pl.DataFrame(refused, schema=dict.fromkeys(("path", "reason", "detail"), pl.String), orient="row")
-    if not taken or len(refused) > max_refused * len(files):
+    total = len(taken) + len(refused)
+    if not taken or len(refused) > max_refused * total:
         write_parquet(out / "refused.parquet", refusals)
-        raise TooManyRefusedError(_too_many(refusals, len(files), max_refused, out))
+        raise TooManyRefusedError(_too_many(refusals, total, max_refused, out))
     photos = _table(candidates[list(taken)], [names[row] for row in taken], list(taken.values()))
     reasons = dict(Counter(refusals["reason"]).most_common())
     write_dataset(out, photos, refusals, {"source": source, "synthetic": False, **(facts or {}), "reasons": reasons})
@@ -106,7 +110,7 @@ def admit(
 
 
 def _examine_all(
-    files: Sequence[Path], places: Sequence[tuple[float, float] | None], progress: Progress | None
+    files: Sequence[Path | None], places: Sequence[tuple[float, float] | None], progress: Progress | None
 ) -> Iterator[Taken | BadPhotoError]:
     """Look at every file, in order. Threads do: decoding and hashing let go of the interpreter lock."""
     with warnings.catch_warnings(), ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
@@ -119,8 +123,10 @@ def _examine_all(
                     progress(done, len(files))
 
 
-def _examine(file: Path, place: tuple[float, float] | None) -> Taken | BadPhotoError:
+def _examine(file: Path | None, place: tuple[float, float] | None) -> Taken | BadPhotoError:
     try:
+        if file is None:
+            raise BadPhotoError("missing", "its row gives no path; fill it in or delete the row")
         if place:
             _check_place(*place)
         data = images.read_file(file)
