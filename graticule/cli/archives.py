@@ -30,7 +30,7 @@ def data_osv5m(
     local: Annotated[Path | None, typer.Option(help="A copy of the dataset, instead of the hub.")] = None,
     max_refused: MaxRefused = 0.05,
 ) -> None:
-    """Fetch OpenStreetView-5M, or a part of it, with its official test: CC-BY-SA 4.0, some 250 GB in all."""
+    """Fetch OpenStreetView-5M, or a part of it, with its official test: 5.1 million photos, CC-BY-SA 4.0."""
     from graticule.sources.osv5m import PARTS, Selection, import_osv5m
 
     wanted = Selection(country or (), region or (), bounding_box(bbox) if bbox else None, share, limit)
