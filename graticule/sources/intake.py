@@ -139,7 +139,7 @@ def _examine(file: Path | None, place: tuple[float, float] | None) -> Taken | Ba
         pixels = images.decode(data, shortest_side=HASH_SIDE)  # to the last byte: finds what is cut off
         return Taken(*place, facts, images.content_hash(data), images.difference_hash(pixels))
     except BadPhotoError as refusal:
-        return refusal
+        return BadPhotoError(refusal.reason, str(refusal))  # a fresh one: a traceback would hold on to the bytes
 
 
 def _check_place(lat: float, lon: float) -> None:
