@@ -12,7 +12,7 @@ from towns import photo
 
 from graticule.errors import BadRecipeError, BadTableError
 from graticule.photos import read_photos
-from graticule.sources import hub
+from graticule.sources import osv5m
 from graticule.sources.osv5m import REPO, Selection, import_osv5m, import_osv_mini
 
 REGIONS = [("US", "Texas", 31.0, -99.0), ("US", "Oregon", 44.0, -120.5), ("FR", "Île-de-France", 48.8, 2.3)]
@@ -110,7 +110,7 @@ def test_a_share_opens_no_other_zip(sent, tmp_path):
 
 
 def test_of_a_zip_only_the_wanted_photos_travel(sent, copy, tmp_path, monkeypatch):
-    monkeypatch.setattr(hub, "BLOCK", 512)
+    monkeypatch.setattr(osv5m, "SKIP", 64)
     import_osv5m(tmp_path / "osv", Selection(limit=1), parts=("train",))
     assert sent["images/train/00.zip"] < (copy / "images/train/00.zip").stat().st_size / 2
     assert "images/train/01.zip" not in sent
@@ -130,8 +130,6 @@ def test_a_limit_takes_the_same_photos_each_time(copy, tmp_path):
 
 
 def test_a_run_that_was_cut_short_goes_on_and_fetches_nothing_twice(sent, copy, tmp_path, monkeypatch):
-    from graticule.sources import osv5m
-
     keep, kept = osv5m._keep, []
 
     def cut(archive, member, file):

@@ -8,7 +8,7 @@ from typing import Any
 
 from graticule.errors import SourceError
 
-BLOCK = 4 * 2**20  # bytes asked for at once by hub_open: some ten photos, or a third of a large zip's index
+STREAM, SKIP = 4 * 2**20, 2**17  # bytes to read ahead where reading runs on, and where it skips: one photo
 
 
 def hub_file(repo: str, name: str, *, revision: str | None = None) -> Path:
@@ -37,10 +37,8 @@ def hub_names(repo: str, *, revision: str | None = None) -> list[str]:
         return sorted(HfApi().list_repo_files(repo, repo_type="dataset", revision=revision))
 
 
-def hub_open(repo: str, name: str, *, revision: str | None = None) -> io.RawIOBase:
+def hub_open(repo: str, name: str, *, revision: str | None = None) -> "RemoteFile":
     """Open one file of a dataset repository to read parts of it; nothing of it is kept on the disk.
-
-    Reads go out as HTTP ranges of :data:`BLOCK` bytes: read on, it streams; skip, and the rest never travels.
 
     Raises:
         SourceError: as :func:`hub_file`, here and at every read.
@@ -49,15 +47,20 @@ def hub_open(repo: str, name: str, *, revision: str | None = None) -> io.RawIOBa
 
     what = f"{name} of the dataset {repo}"
     with _refusing(what):
-        file = HfFileSystem().open(f"datasets/{repo}/{name}", "rb", revision=revision, block_size=BLOCK)
-        return _Remote(file, what)
+        file = HfFileSystem().open(f"datasets/{repo}/{name}", "rb", revision=revision, cache_type="readahead")
+        return RemoteFile(file, what)
 
 
-class _Remote(io.RawIOBase):
-    """A remote file whose failures are :class:`SourceError`."""
+class RemoteFile(io.RawIOBase):
+    """A file read by HTTP range, each a little ahead of what is asked; its failures are :class:`SourceError`."""
 
     def __init__(self, file: Any, what: str) -> None:
         self._file, self._what = file, what
+        self.read_ahead(STREAM)
+
+    def read_ahead(self, size: int) -> None:
+        """Fetch so many bytes beyond what a read asks for: :data:`STREAM` or :data:`SKIP`."""
+        self._file.blocksize = self._file.cache.blocksize = size
 
     def readable(self) -> bool:
         return True
