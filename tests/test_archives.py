@@ -102,7 +102,8 @@ def test_hostile_members_stay_inside_the_dataset(tmp_path, monkeypatch):
             "a__b.jpg": jpeg(4, 1.0, 2.0),
             "c\\..\\win.jpg": jpeg(5, 1.0, 2.0),
             "n.jpg": bytes(20_001),
-            "deep.json": b"[" * 100_000,
+            "deep.json": b"[" * 60_000,
+            "large.json": b" " * 70_000,
             "link.jpg": link,
             "hard.jpg": hard,
             "device.jpg": device,
@@ -115,6 +116,7 @@ def test_hostile_members_stay_inside_the_dataset(tmp_path, monkeypatch):
     assert names == ["up.jpg", "abs.jpg", "a__b.jpg", "3__a__b.jpg", "c__win.jpg"]
     assert pl.read_parquet(out / "refused.parquet").select("path", "reason").rows() == [
         ("evil.tar/n.jpg", "too large"),
+        ("evil.tar/large.json", "too large"),
         ("evil.tar/link.jpg", "unreadable"),
         ("evil.tar/hard.jpg", "unreadable"),
         ("evil.tar/device.jpg", "unreadable"),

@@ -21,7 +21,7 @@ from graticule.photos import OTHER_NAMES
 from graticule.sources.intake import Refusal
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-MAX_JSON_BYTES = 2**20
+MAX_JSON_BYTES = 2**16  # a shard holds ten thousand, and all of them wait for their photos
 OURS = ("path", "width", "height", "sha256", "dhash")  # measured or made here, whatever a shard's JSON says
 
 
@@ -33,8 +33,8 @@ def unpack_tars(tars: list[Path], root: Path, out: Path) -> tuple[pl.DataFrame, 
     """Unpack the photos of tar files into ``out/images`` and read what their JSON says of them.
 
     Each tar gets a folder of its own, and a member ``a/b.jpg`` the name ``a__b.jpg`` in it. A file that is there at
-    its full size is not written again. One member is in memory at a time. Links, devices, and members of more than
-    :data:`graticule.images.MAX_BYTES` are refused unread.
+    its full size is not written again. One photo is in memory at a time. Links, devices, photos of more than
+    :data:`graticule.images.MAX_BYTES` and JSON of more than :data:`MAX_JSON_BYTES` are refused unread.
 
     Args:
         tars: files under ``root``, or ``root`` itself.
@@ -88,7 +88,14 @@ def _members(tar: Path) -> Iterator[tuple[tarfile.TarInfo, bytes | BadPhotoError
                 content = file.extractfile(member) if member.isreg() else None
                 if content is None:
                     yield member, BadPhotoError("unreadable", "it is a link or a device, which is never followed")
-                elif member.size > (MAX_JSON_BYTES if name.suffix.lower() == ".json" else images.MAX_BYTES):
+                elif name.suffix.lower() == ".json" and member.size > MAX_JSON_BYTES:
+                    yield (
+                        member,
+                        BadPhotoError(
+                            "too large", f"it has {member.size:,} bytes of JSON; {MAX_JSON_BYTES:,} are read"
+                        ),
+                    )
+                elif member.size > images.MAX_BYTES:
                     yield member, images.too_many_bytes(member.size)
                 else:
                     yield member, content.read()
