@@ -101,8 +101,10 @@ def test_hostile_members_stay_inside_the_dataset(tmp_path, monkeypatch):
             "a/b.jpg": jpeg(3, 1.0, 2.0),
             "a__b.jpg": jpeg(4, 1.0, 2.0),
             "c\\..\\win.jpg": jpeg(5, 1.0, 2.0),
+            "caf\udce9.jpg": jpeg(6, 1.0, 2.0),
+            "long/" * 100 + "name.jpg": jpeg(7, 1.0, 2.0),
             "n.jpg": bytes(20_001),
-            "deep.json": b"[" * 60_000,
+            "deep.json": b"[" * 15_000,
             "large.json": b" " * 70_000,
             "link.jpg": link,
             "hard.jpg": hard,
@@ -113,7 +115,8 @@ def test_hostile_members_stay_inside_the_dataset(tmp_path, monkeypatch):
     out = import_folder(tar, tmp_path / "set", max_refused=0.5)
     assert {path for path in tmp_path.rglob("*") if "set" not in path.parts} == before
     names = [path.removeprefix("images/evil.tar/") for path in read_photos(out).frame["path"]]
-    assert names == ["up.jpg", "abs.jpg", "a__b.jpg", "3__a__b.jpg", "c__win.jpg"]
+    assert names[:6] == ["up.jpg", "abs.jpg", "a__b.jpg", "3__a__b.jpg", "c__win.jpg", "caf?.jpg"]
+    assert names[6].endswith("long__long__name.jpg")
     assert pl.read_parquet(out / "refused.parquet").select("path", "reason").rows() == [
         ("evil.tar/n.jpg", "too large"),
         ("evil.tar/large.json", "too large"),

@@ -56,10 +56,9 @@ def unpack_tars(tars: list[Path], root: Path, out: Path) -> tuple[pl.DataFrame, 
         photos: dict[str, str] = {}  # keys by path; a shard's JSON may stand before or after its photo
         told: dict[str, dict[str, Any]] = {}
         for member, data in _members(tar):
-            where = f"{label}/{member.name}"
             if isinstance(data, BadPhotoError):
-                refused.append((where, data.reason, str(data)))
-            elif member.name.endswith(".json"):
+                refused.append((_utf8(f"{label}/{member.name}"), data.reason, str(data)))
+            elif _is_json(member.name):
                 told[_key(member.name)] = _facts(data)
             else:
                 path = (folder / _flat(member.name)).as_posix()
@@ -82,13 +81,13 @@ def _members(tar: Path) -> Iterator[tuple[tarfile.TarInfo, bytes | BadPhotoError
                 done += 1
                 file.members = []  # type: ignore[attr-defined]  # tarfile remembers every member; a shard has many
                 name = PurePosixPath(member.name)
-                known = name.suffix.lower() == ".json" or name.suffix.lower() in images.SUFFIXES
+                known = _is_json(member.name) or name.suffix.lower() in images.SUFFIXES
                 if name.name.startswith(".") or not known or member.isdir():
                     continue
                 content = file.extractfile(member) if member.isreg() else None
                 if content is None:
                     yield member, BadPhotoError("unreadable", "it is a link or a device, which is never followed")
-                elif name.suffix.lower() == ".json" and member.size > MAX_JSON_BYTES:
+                elif _is_json(member.name) and member.size > MAX_JSON_BYTES:
                     yield (
                         member,
                         BadPhotoError(
@@ -108,7 +107,16 @@ def _members(tar: Path) -> Iterator[tuple[tarfile.TarInfo, bytes | BadPhotoError
 def _flat(name: str) -> str:
     """One part of a path from many: no folder can be left by it, hidden or not."""
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    return "__".join(parts).encode("utf-8", "replace").decode().lstrip(".")
+    return _utf8("__".join(parts).replace("\0", "")).lstrip(".").encode()[-200:].decode(errors="ignore")
+
+
+def _utf8(name: str) -> str:
+    """The name with a question mark for each byte that is not UTF-8."""
+    return name.encode("utf-8", "replace").decode()
+
+
+def _is_json(name: str) -> bool:
+    return name.lower().endswith(".json")
 
 
 def _key(name: str) -> str:
