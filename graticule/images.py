@@ -183,6 +183,8 @@ def read_file(file: Path) -> bytes:
     """
     try:
         if not file.is_file():
+            if file.exists():
+                raise BadPhotoError("unreadable", f"{file} is a folder or a device, not a file; correct the path")
             raise BadPhotoError("missing", f"there is no file {file}; correct the path or the folder it starts from")
         size = file.stat().st_size
         if size > MAX_BYTES:

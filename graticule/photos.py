@@ -45,6 +45,7 @@ class Photos:
         frame: columns ``path`` (text), ``lat`` and ``lon`` (float64 degrees), and whatever else is known.
         root: the folder that relative paths start from.
         synthetic: the photos were rendered, not taken.
+        evaluation_only: a benchmark; training on it is refused, see :meth:`check_trainable`.
         name: what to call the collection in reports.
     """
 
@@ -52,6 +53,7 @@ class Photos:
     root: Path
     synthetic: bool = False
     name: str = "photos"
+    evaluation_only: bool = False
 
     def __post_init__(self) -> None:
         for name, dtype in (("path", pl.String), ("lat", pl.Float64), ("lon", pl.Float64)):
@@ -113,6 +115,18 @@ class Photos:
         """
         return self.places() if name == "place" else _codes(self._series(name))
 
+    def check_trainable(self) -> None:
+        """Refuse to train on a benchmark: its published figures mean nothing for a model that has seen it.
+
+        Raises:
+            BadTableError: the photos are for evaluation only.
+        """
+        if self.evaluation_only:
+            raise BadTableError(
+                f"{self.name} is a benchmark and for evaluation only; train on other photos, then run: "
+                f"graticule evaluate BUNDLE {self.name}"
+            )
+
     def _series(self, name: str) -> pl.Series:
         if not self.has(name):
             raise BadTableError(f"the photos have no column {name!r}; they have: {', '.join(self.frame.columns)}")
@@ -135,10 +149,17 @@ def read_photos(source: Path, columns: Mapping[str, str] | None = None) -> Photo
     if frame["path"].null_count():
         row = frame["path"].is_null().arg_true()[0] + 1
         raise BadTableError(f"{file}: row {row} has no path; give every photo one, or delete the row")
-    if file == source:
+    about = file.parent / "dataset.json"
+    if file.name != "photos.parquet" or not about.is_file():
         return Photos(frame, file.parent, name=file.stem)
-    facts = json.loads((source / "dataset.json").read_text(encoding="utf-8"))
-    return Photos(frame, source, synthetic=bool(facts.get("synthetic", False)), name=source.name)
+    facts = json.loads(about.read_text(encoding="utf-8"))
+    return Photos(
+        frame,
+        file.parent,
+        synthetic=bool(facts.get("synthetic", False)),
+        name=file.parent.name,
+        evaluation_only=bool(facts.get("evaluation_only", False)),
+    )
 
 
 def read_points(source: Path, lat: str = "lat", lon: str = "lon") -> tuple[Floats, Floats]:

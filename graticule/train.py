@@ -70,7 +70,9 @@ def train(
         BadRecipeError: the recipe does not fit the photos, or ``out`` holds another run.
         NotEnoughMemoryError: a training step would not fit.
         BadPhotoError: a photo of the table can no longer be read.
+        BadTableError: the photos are a benchmark, for evaluation only.
     """
+    photos.check_trainable()
     folder = out / TRAINING
     fingerprint = _fingerprint(recipe, photos)
     _claim(out, folder, fingerprint, resume)
@@ -147,6 +149,7 @@ def fit(
         BadRecipeError, NotEnoughMemoryError, BadPhotoError: as :func:`train`.
     """
     started = time.monotonic()
+    photos.check_trainable()
     partition = grow_cells(recipe, photos)
     if len(partition) < 2:
         raise BadRecipeError(

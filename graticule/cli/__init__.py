@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from graticule.cli import commands, data, fetch, runs
+from graticule.cli import archives, commands, data, fetch, runs
 from graticule.errors import GraticuleError
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 app.add_typer(commands.app)
 app.add_typer(runs.app)
+data.app.add_typer(archives.app)
 data.app.add_typer(fetch.app)
 app.add_typer(data.app, name="data")
 

@@ -14,7 +14,7 @@ app = typer.Typer(help="Make a dataset that trains: from a folder, a table, or a
 
 @app.command("folder")
 def data_folder(folder: Path, out: Path, max_refused: MaxRefused = 0.05) -> None:
-    """Read a folder of photos with GPS in their EXIF."""
+    """Read a folder of photos with GPS in their EXIF, or tar files and WebDataset shards of photos."""
     from graticule.sources.folder import import_folder
 
     with say.progress("photos") as progress:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from graticule.errors import BadRecipeError
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 MaxRefused = Annotated[float, typer.Option(min=0, max=1, help="Stop if more than this share of photos is refused.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Change one setting: train.epochs=2. May be repeated.")]
@@ -17,3 +19,23 @@ class SplitBy(StrEnum):
     sequence = "sequence"
     column = "column"
     block = "block"
+
+
+def bounding_box(text: str) -> tuple[float, float, float, float]:
+    """``S,W,N,E`` in degrees as four numbers; a box with W > E reaches over the 180th meridian.
+
+    Raises:
+        BadRecipeError: not four numbers, off the globe, or the south lies north of the north.
+    """
+    try:
+        south, west, north, east = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise BadRecipeError(
+            f"--bbox takes S,W,N,E in degrees, such as 38.8,-77.12,39.0,-76.9; found {text!r}"
+        ) from error
+    if not (-90 <= south < north <= 90 and abs(west) <= 180 and abs(east) <= 180 and west != east):
+        raise BadRecipeError(
+            f"--bbox {text} is no box: it is south,west,north,east with -90 <= south < north <= 90 and longitudes in "
+            f"[-180, 180] degrees"
+        )
+    return south, west, north, east

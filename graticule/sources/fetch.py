@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from graticule import images
 from graticule.errors import BadPhotoError, SourceError
 from graticule.files import write_bytes
+from graticule.sources.intake import Refusal
 from graticule.sources.polite import Client, NotHadError, run_alone, together
 
 REASONS = (
@@ -49,14 +50,6 @@ class Wanted(NamedTuple):
 
     key: str
     url: str | None = None
-
-
-class Refusal(NamedTuple):
-    """A photo that could not be had: its path in the folder, a word of :data:`REASONS`, and a sentence."""
-
-    path: str
-    reason: str
-    detail: str
 
 
 def photo_path(key: str) -> str:

@@ -1,4 +1,4 @@
-"""A folder of photos that know where they were taken: EXIF GPS."""
+"""A folder of photos that know where they were taken by their EXIF; or tar files and WebDataset shards of photos."""
 
 import os
 from pathlib import Path
@@ -7,39 +7,91 @@ import polars as pl
 
 from graticule.errors import BadTableError
 from graticule.images import FORMATS, SUFFIXES
-from graticule.sources.intake import MAX_REFUSED, Progress, admit
+from graticule.sources.archives import is_tar, unpack_tars
+from graticule.sources.intake import MAX_REFUSED, Progress, Refusal, admit
 
 
 def import_folder(
     folder: Path, out: Path, *, max_refused: float = MAX_REFUSED, progress: Progress | None = None
 ) -> Path:
-    """Make a dataset of all photos under a folder, in the order of their paths.
+    """Make a dataset of all photos under a folder, in the order of their paths, or of those in tar files.
 
     Hidden files and folders are passed over, and so is ``out`` where it lies inside; linked folders are not
-    followed, so a loop of links does no harm.
+    followed, so a loop of links does no harm. Tars, WebDataset shards among them, are unpacked into ``out/images``;
+    see :func:`graticule.sources.archives.unpack_tars` for what their JSON says.
+
+    Args:
+        folder: of photos or of tars, or one tar.
 
     Raises:
-        BadTableError: no such folder, or no photos in it.
+        BadTableError: no such folder, no photos in it, photos beside tars, or a damaged tar.
         TooManyRefusedError, WriteError: see :func:`graticule.sources.intake.admit`.
     """
+    if is_tar(folder) and folder.is_file():
+        return _import_tars([folder], folder, out, max_refused, progress)
     if not folder.is_dir():
-        raise BadTableError(f"there is no folder {folder}; give a folder of photos")
-    paths = photo_paths(folder, skip=out)
+        raise BadTableError(f"there is no folder or tar file {folder}; give a folder of photos")
+    files = _files(folder, skip=out)
+    tars = [path for path in files if is_tar(path)]
+    paths = [path for path in files if path.suffix.lower() in SUFFIXES]
+    if tars and paths:
+        raise BadTableError(
+            f"the folder {folder} holds photos ({paths[0].name}) beside tar files ({tars[0].name}); "
+            f"make a dataset of each: move the one or the other into a folder of its own"
+        )
+    if tars:
+        return _import_tars(tars, folder, out, max_refused, progress)
     if not paths:
         raise BadTableError(
-            f"the folder {folder} holds no photos: no file under it ends in {', '.join(sorted(SUFFIXES))}. "
-            f"Formats that can be read are {FORMATS}"
+            f"the folder {folder} holds no photos: no file under it ends in {', '.join(sorted(SUFFIXES))}, and none "
+            f"is a tar. Formats that can be read are {FORMATS}"
         )
-    candidates = pl.DataFrame({"path": [path.relative_to(folder).as_posix() for path in paths]})
-    return admit(candidates, folder, out, source="folder", max_refused=max_refused, progress=progress)
+    named: list[str] = []
+    refused: list[Refusal] = []
+    for path in paths:
+        name = path.relative_to(folder).as_posix()
+        shown = os.fsencode(name).decode("utf-8", "replace")
+        if shown == name:
+            named.append(name)
+        else:
+            refused.append(Refusal(shown, "unreadable", "its name is not UTF-8, so no table can hold it; rename it"))
+    return admit(
+        pl.DataFrame({"path": named}, schema={"path": pl.String}),
+        folder,
+        out,
+        source="folder",
+        max_refused=max_refused,
+        progress=progress,
+        refused_before=refused,
+    )
 
 
 def photo_paths(folder: Path, skip: Path | None = None) -> list[Path]:
     """All photos under a folder by their suffix, sorted; nothing hidden, nothing under ``skip``."""
+    return [path for path in _files(folder, skip) if path.suffix.lower() in SUFFIXES]
+
+
+def _import_tars(tars: list[Path], root: Path, out: Path, max_refused: float, progress: Progress | None) -> Path:
+    candidates, refused = unpack_tars(tars, root, out)
+    if candidates.is_empty() and not refused:
+        raise BadTableError(f"{root} holds no photos: no member ends in {', '.join(sorted(SUFFIXES))}")
+    return admit(
+        candidates,
+        out,
+        out,
+        source="folder",
+        max_refused=max_refused,
+        progress=progress,
+        facts={"archives": [tar.name for tar in tars]},
+        refused_before=refused,
+    )
+
+
+def _files(folder: Path, skip: Path | None) -> list[Path]:
     skipped = skip.resolve() if skip else None
     found = []
     for parent, folders, files in os.walk(folder):
         here = Path(parent)
         folders[:] = [name for name in folders if name[0] != "." and (here / name).resolve() != skipped]
-        found += [here / name for name in files if name[0] != "." and Path(name).suffix.lower() in SUFFIXES]
+        found += [here / name for name in files if name[0] != "."]
     return sorted(found)

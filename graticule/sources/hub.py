@@ -1,9 +1,15 @@
 """Files of datasets on the Hugging Face hub. ``huggingface_hub`` resumes, caches and finds the token by itself."""
 
+import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from graticule.errors import SourceError
+
+STREAM, SKIP = 4 * 2**20, 2**17  # bytes to read ahead where reading runs on, and where it skips: one photo
 
 
 def hub_file(repo: str, name: str, *, revision: str | None = None) -> Path:
@@ -15,14 +21,9 @@ def hub_file(repo: str, name: str, *, revision: str | None = None) -> Path:
         SourceError: there is no such file, it is not public, or the hub cannot be reached.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    try:
-        # named here, since the library reads HF_ENDPOINT only once, when something first imports it
-        endpoint = os.environ.get("HF_ENDPOINT")
-        return Path(hf_hub_download(repo, name, repo_type="dataset", revision=revision, endpoint=endpoint))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise _refusal(f"{name} of the dataset {repo}", error) from error
+    with _refusing(f"{name} of the dataset {repo}"):
+        return Path(hf_hub_download(repo, name, repo_type="dataset", revision=revision, endpoint=_endpoint()))
 
 
 def hub_names(repo: str, *, revision: str | None = None) -> list[str]:
@@ -32,18 +33,77 @@ def hub_names(repo: str, *, revision: str | None = None) -> list[str]:
         SourceError: as :func:`hub_file`.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
-    try:
-        return sorted(
-            HfApi(os.environ.get("HF_ENDPOINT")).list_repo_files(repo, repo_type="dataset", revision=revision)
+    with _refusing(f"the list of files of the dataset {repo}"):
+        return sorted(HfApi(_endpoint()).list_repo_files(repo, repo_type="dataset", revision=revision))
+
+
+def hub_open(repo: str, name: str, *, revision: str | None = None) -> "RemoteFile":
+    """Open one file of a dataset repository to read parts of it; nothing of it is kept on the disk.
+
+    Raises:
+        SourceError: as :func:`hub_file`, here and at every read.
+    """
+    from huggingface_hub import HfFileSystem
+
+    what = f"{name} of the dataset {repo}"
+    with _refusing(what):
+        file = HfFileSystem(endpoint=_endpoint()).open(
+            f"datasets/{repo}/{name}", "rb", revision=revision, cache_type="readahead"
         )
-    except (HfHubHTTPError, OSError) as error:
-        raise _refusal(f"the list of files of the dataset {repo}", error) from error
+        return RemoteFile(file, what)
 
 
-def _refusal(what: str, error: Exception) -> SourceError:
-    return SourceError(
-        f"{what} could not be had from the hub ({type(error).__name__}); see that the network works and, where the "
-        f"dataset asks for consent, that HF_TOKEN is set. Run the command again: what is there is not fetched twice"
-    )
+class RemoteFile(io.RawIOBase):
+    """A file read by HTTP range, each a little ahead of what is asked; its failures are :class:`SourceError`."""
+
+    def __init__(self, file: Any, what: str) -> None:
+        self._file, self._what = file, what
+        self.read_ahead(STREAM)
+
+    def read_ahead(self, size: int) -> None:
+        """Fetch so many bytes beyond what a read asks for: :data:`STREAM` or :data:`SKIP`."""
+        self._file.blocksize = self._file.cache.blocksize = size
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def read(self, size: int = -1, /) -> bytes:
+        with _refusing(self._what):
+            return bytes(self._file.read(size))
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+def _endpoint() -> str | None:
+    """The server to ask: named at each call, since the library reads ``HF_ENDPOINT`` only when it is first imported."""
+    return os.environ.get("HF_ENDPOINT")
+
+
+@contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    """Whatever the network or the hub raises becomes one sentence."""
+    try:
+        yield
+    except Exception as error:
+        # The client's own network library changed its name twice; only some of its errors are OSErrors.
+        rooms = {base.__module__.partition(".")[0] for base in type(error).__mro__}
+        if not isinstance(error, OSError) and not rooms & {"huggingface_hub", "requests", "httpx", "httpx2"}:
+            raise
+        raise SourceError(
+            f"{what} could not be had from the hub ({type(error).__name__}); see that the network works and, where "
+            f"the dataset asks for consent, that HF_TOKEN is set. Run the command again: what is there is not "
+            f"fetched twice"
+        ) from error

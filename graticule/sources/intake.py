@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -26,6 +26,14 @@ FIRST_COLUMNS = (
 )  # fmt: skip
 HASH_SIDE = 32  # enough for a 9 x 8 difference hash; JPEGs decode three times as fast
 AT_ONCE = 1024  # photos handed to the threads before results are taken back
+
+
+class Refusal(NamedTuple):
+    """A photo that is not in the dataset: its path, a word for counting, and a sentence."""
+
+    path: str
+    reason: str
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +56,7 @@ def admit(
     max_refused: float = MAX_REFUSED,
     progress: Progress | None = None,
     facts: Mapping[str, Any] | None = None,
-    refused: pl.DataFrame | None = None,
+    refused_before: Sequence[Refusal] = (),
 ) -> Path:
     """Turn candidates into a dataset folder.
 
@@ -63,7 +71,7 @@ def admit(
         source: what made the dataset, for ``dataset.json``; ``facts`` go there too.
         max_refused: the largest share of refused photos, in [0, 1], that still makes a dataset.
         progress: called with (photos done, photos in all).
-        refused: ``path, reason, detail`` of photos that never came this far; they count in the share.
+        refused_before: what the source itself could not make a file of; counted and listed with the rest.
 
     Returns:
         ``out``.
@@ -73,15 +81,13 @@ def admit(
         TooManyRefusedError: too many refused, or none taken; ``refused.parquet`` is written all the same.
         WriteError: ``out`` cannot be written.
     """
-    not_taken = [] if refused is None else refused.select("path", "reason", "detail").rows()
-    total = candidates.height + len(not_taken)
-    if not total:
+    if candidates.is_empty() and not refused_before:
         raise BadTableError("there are no photos to take in")
     placed = "lat" in candidates.columns
     if placed != ("lon" in candidates.columns):
         raise BadTableError("the table needs both lat and lon, or neither to take both from EXIF")
-    files = [root.resolve() / (path or "") for path in candidates["path"].cast(pl.String)]
-    names = [_stored(file, out.resolve()) for file in files]
+    files = [root.resolve() / path if path else None for path in candidates["path"].cast(pl.String)]
+    names = [_stored(file, out.resolve()) if file else "" for file in files]
     places: list[tuple[float, float] | None] = [None] * len(files)
     if placed:
         lat, lon = numbers(candidates["lat"]), numbers(candidates["lon"])
@@ -89,6 +95,7 @@ def admit(
         places = list(zip(lat.tolist(), lon.tolist(), strict=True))
 
     taken: dict[int, Taken] = {}  # by row
+    refused: list[Refusal] = list(refused_before)
     first_of: dict[str, int] = {}  # the first row with these bytes
     for row, found in enumerate(_examine_all(files, places, progress)):
         if isinstance(found, Taken) and (first := first_of.setdefault(found.sha256, row)) != row:
@@ -96,10 +103,11 @@ def admit(
         if isinstance(found, Taken):
             taken[row] = found
         else:
-            not_taken.append((names[row], found.reason, str(found)))
+            refused.append(Refusal(names[row], found.reason, str(found)))
 
-    refusals = pl.DataFrame(not_taken, schema=dict.fromkeys(("path", "reason", "detail"), pl.String), orient="row")
-    if not taken or len(not_taken) > max_refused * total:
+    refusals = pl.DataFrame(refused, schema=dict.fromkeys(Refusal._fields, pl.String), orient="row")
+    total = len(taken) + len(refused)
+    if not taken or len(refused) > max_refused * total:
         write_parquet(out / "refused.parquet", refusals)
         raise TooManyRefusedError(_too_many(refusals, total, max_refused, out))
     photos = _table(candidates[list(taken)], [names[row] for row in taken], list(taken.values()))
@@ -109,7 +117,7 @@ def admit(
 
 
 def _examine_all(
-    files: Sequence[Path], places: Sequence[tuple[float, float] | None], progress: Progress | None
+    files: Sequence[Path | None], places: Sequence[tuple[float, float] | None], progress: Progress | None
 ) -> Iterator[Taken | BadPhotoError]:
     """Look at every file, in order. Threads do: decoding and hashing let go of the interpreter lock."""
     with warnings.catch_warnings(), ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
@@ -122,8 +130,10 @@ def _examine_all(
                     progress(done, len(files))
 
 
-def _examine(file: Path, place: tuple[float, float] | None) -> Taken | BadPhotoError:
+def _examine(file: Path | None, place: tuple[float, float] | None) -> Taken | BadPhotoError:
     try:
+        if file is None:
+            raise BadPhotoError("missing", "its row gives no path; fill it in or delete the row")
         if place:
             _check_place(*place)
         data = images.read_file(file)
@@ -136,7 +146,7 @@ def _examine(file: Path, place: tuple[float, float] | None) -> Taken | BadPhotoE
         pixels = images.decode(data, shortest_side=HASH_SIDE)  # to the last byte: finds what is cut off
         return Taken(*place, facts, images.content_hash(data), images.difference_hash(pixels))
     except BadPhotoError as refusal:
-        return refusal
+        return BadPhotoError(refusal.reason, str(refusal))  # a fresh one: a traceback would hold on to the bytes
 
 
 def _check_place(lat: float, lon: float) -> None:

@@ -15,8 +15,8 @@ import polars as pl
 from graticule import geo
 from graticule.errors import BadRecipeError, BadTableError, SourceError
 from graticule.files import write_json, write_parquet
-from graticule.sources.fetch import FETCH_FOLDER, Journal, Progress, Refusal, Wanted, fetch, photo_path
-from graticule.sources.intake import MAX_REFUSED, admit
+from graticule.sources.fetch import FETCH_FOLDER, Journal, Progress, Wanted, fetch, photo_path
+from graticule.sources.intake import MAX_REFUSED, Refusal, admit
 from graticule.sources.polite import Client, NotHadError, run_alone, together
 
 LICENCE = "CC-BY-SA-4.0"  # of photos of Mapillary (mapillary.com/terms, 7) and KartaView (kartaview.org/terms, 4)
@@ -314,14 +314,13 @@ def bring(
     )
     keys = zip(found["source"], found["orig_id"], strict=True)
     found = found.with_columns(pl.Series("path", [photo_path(f"{name}-{id_}") for name, id_ in keys], pl.String))
-    gone = pl.DataFrame(not_had, schema=dict.fromkeys(Refusal._fields, pl.String), orient="row")
-    had = found.join(gone, on="path", how="anti").drop("url", strict=False)
+    had = found.filter(~pl.col("path").is_in([one.path for one in not_had])).drop("url", strict=False)
     admit(
-        had, out, out, source=source, max_refused=max_refused, refused=gone,
+        had, out, out, source=source, max_refused=max_refused, refused_before=not_had,
         facts={"size": size, "licence": LICENCE},
         progress=(lambda done, total: progress(done, total, "checking")) if progress else None,
     )  # fmt: skip
-    if not gone["reason"].is_in(("no answer", "not a photo", "truncated")).any():
+    if not any(one.reason in ("no answer", "not a photo", "truncated") for one in not_had):
         (out / FETCH_FOLDER / "answers.jsonl").unlink(missing_ok=True)  # the next run looks for what is new
     return out
 

@@ -15,9 +15,9 @@ import polars as pl
 
 from graticule.errors import BadRecipeError, BadTableError
 from graticule.sources import kartaview, mapillary
-from graticule.sources.fetch import Progress, Refusal
+from graticule.sources.fetch import Progress
 from graticule.sources.hub import hub_file
-from graticule.sources.intake import MAX_REFUSED
+from graticule.sources.intake import MAX_REFUSED, Refusal
 from graticule.sources.kartaview import KartaView
 from graticule.sources.mapillary import Mapillary
 from graticule.sources.service import LICENCE, Service, bring, claim, narrow, sample
