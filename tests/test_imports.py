@@ -10,18 +10,19 @@ import graticule
 FLOORS = [
     {"errors"},
     {"files", "geo", "config", "borders"},
-    {"s2", "metrics", "images"},
+    {"s2", "metrics", "images", "schedules"},
     {"photos", "partition"},
     {"splits", "score", "decode", "maps", "sources", "preprocess"},
     {"model"},
     {"data", "bundle"},
     {"locate"},
-    {"train", "formats"},
+    {"fitting", "formats"},
+    {"train"},
     {"evaluate", "figures"},
     {"report"},
     {"cli"},
 ]
-TORCH_ROOMS = {"preprocess", "model", "data", "bundle", "locate", "train", "evaluate"}
+TORCH_ROOMS = {"preprocess", "model", "data", "bundle", "locate", "fitting", "train", "evaluate"}
 FLOOR_OF = {name: n for n, floor in enumerate(FLOORS) for name in floor}
 PACKAGE = Path(graticule.__file__).parent
 

@@ -77,7 +77,7 @@ def test_a_frozen_encoder_is_left_as_it_was_and_its_features_are_kept(town, weig
     written = file.stat().st_mtime_ns
     again = fit(recipe, town, store=FeatureStore(tmp_path / "features"))
     assert file.stat().st_mtime_ns == written
-    assert torch.equal(state(again)["head.layers.1.weight"], state(bundle)["head.layers.1.weight"])
+    assert torch.equal(state(again)["head.cells.weight"], state(bundle)["head.cells.weight"])
 
 
 def test_cells_come_from_the_training_rows_alone(town, tmp_path):
