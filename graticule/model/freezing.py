@@ -12,7 +12,9 @@ from graticule.model.hybrid import Hybrid
 
 BUT_LAST = re.compile(r"^(?P<part>[\w.]+)\[:-(?P<last>\d+)\]$")
 # What timm and torchvision call the rows of a network: blocks.3, stages.1, layer4, features.7, encoder_layer_11, ...
-NUMBERED = re.compile(r"^(?:(?:\w+\.)*?(?:blocks\.|stages\.|layers\.|features\.|layer_?|stage|denseblock|s))?(\d+)\.")
+NUMBERED = re.compile(
+    r"^(?:(?:\w+\.)*?(?:blocks\.|stages\.|layers\.|features\.|layer|encoder_layer_|stage|denseblock|s))?(\d+)\."
+)
 
 
 def frozen_parameters(model: Geolocator, patterns: Iterable[str]) -> set[str]:
