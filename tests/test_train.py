@@ -106,7 +106,8 @@ from graticule.photos import read_photos
 from graticule.train import train
 image = {{"resize": "fit", "longest": 48, "height": None, "width": None}}  # two shapes of photo
 chance = {{"augment": {{"crop": 0.2, "light": 0.2}}, "head": {{"dropout": 0.2}}}}
-stages = [{{"epochs": 4, "freeze": ["encoder"]}}, {{"epochs": 16, "lr": 0.02}}, {{"epochs": 10, "freeze": ["encoder[:-2]"]}}]
+first, last = {{"epochs": 4, "freeze": ["encoder"]}}, {{"epochs": 10, "freeze": ["encoder[:-2]"]}}
+stages = [first, {{"epochs": 16, "lr": 0.02}}, last]
 recipe = tiny_recipe(image=image, train={{"stages": stages, "schedule": "plateau", "epochs": 30}}, **chance)
 train(recipe, read_photos(Path({table!r})), Path(sys.argv[1]), resume="--resume" in sys.argv)
 """

@@ -72,8 +72,8 @@ def build_hybrid(
     """
     cnn = build_encoder(cnn_name, cnn_weights, options=options)
     with torch.no_grad():
-        forward = getattr(cnn.body, "forward_features", None)
-        local = forward(torch.zeros(2, 3, 64, 64)) if forward and not has_tokens(cnn.body) else None
+        forward = getattr(cnn.body.eval(), "forward_features", None)  # asked in training it would renew its means
+        local = forward(torch.zeros(2, 3, 64, 64)) if forward and not isinstance(cnn.body, VisionTransformer) else None
     if local is None or local.ndim != 4 or local.shape[1] != cnn.num_features:
         raise BadRecipeError(
             f"{cnn_name} gives no feature map of a timm CNN that encoder.then could take; choose one such as resnet50"
@@ -82,9 +82,4 @@ def build_hybrid(
     if not isinstance(vit, VisionTransformer) or vit.pos_embed is None:
         plain = ", ".join(timm.list_models("vit_small_patch16*")[:2])
         raise BadRecipeError(f"{vit_name} is no plain vision transformer of timm; choose one such as {plain}")
-    return Encoder(Hybrid(cnn.body, vit, grid, position), "own", (), cnn.mean, cnn.std, (3, 64, 64))
-
-
-def has_tokens(body: nn.Module) -> bool:
-    """Whether a timm network works on tokens rather than on a feature map."""
-    return isinstance(body, VisionTransformer)
+    return Encoder(Hybrid(cnn.body.train(), vit, grid, position), "own", (), cnn.mean, cnn.std, (3, 64, 64))
