@@ -95,7 +95,7 @@ def bare(recipe: Recipe, photos: Photos, bundle: Bundle) -> Spent:
     def steps(batches: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
         for batch, row in batches:
             optimizer.zero_grad()
-            functional.cross_entropy(model.head(model.encoder(batch)), row).backward()
+            functional.cross_entropy(model.head(model.encoder(batch)).logits, row).backward()
             optimizer.step()
 
     steps(batches[:2])

@@ -124,5 +124,7 @@ def _own_hash(index: dict[str, Any]) -> str:
 def _portable(recipe: Recipe) -> dict[str, Any]:
     """The recipe without the path of a weights file: a bundle brings its own weights and tells no one's folders."""
     tree = recipe.model_dump(mode="json")
-    tree["encoder"]["weights"] = Path(tree["encoder"]["weights"]).name
+    for part in (tree["encoder"], tree["encoder"]["then"]):
+        if part and part["weights"]:
+            part["weights"] = Path(part["weights"]).name
     return tree

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -90,6 +90,19 @@ class Augment(Section):
     erase: Share = 0.0  # a random rectangle of up to this share of the frame is greyed
 
 
+class Then(Section):
+    """The blocks of a timm transformer on top of the encoder's feature map, as report B joined them.
+
+    ``position: none`` is report B's public code: neither position embedding nor final norm. ``learned`` adds the
+    transformer's own position embedding, resized to the grid, and its final norm.
+    """
+
+    vit: str = "vit_small_patch16_224"
+    grid: Count = 14  # the feature map is pooled to grid x grid tokens
+    position: Literal["none", "learned"] = "none"
+    weights: str | None = None  # as encoder.weights; none given: pretrained or none, as the encoder's
+
+
 class Encoder(Section):
     """Any timm or torchvision encoder by name; ``torchvision/NAME`` where both know the name."""
 
@@ -99,6 +112,22 @@ class Encoder(Section):
     pooling: Literal["own", "average", "average+gem"] = "own"
     inner: tuple[str, ...] = ()  # modules within, such as blocks.4, whose mean and spread stand beside the output
     options: dict[str, Any] = {}
+    then: Then | None = None
+
+    @model_validator(mode="after")
+    def _joins_what_can_be_joined(self) -> Self:
+        if self.then is None:
+            return self
+        if self.frozen:
+            raise ValueError(
+                "the projection between the encoder and then.vit starts random, so frozen: true would keep it so; "
+                "freeze [cnn, vit] in a stage of train.stages"
+            )
+        if self.pooling != "own" or self.inner:
+            raise ValueError("with then, the transformer's tokens are averaged; leave out pooling and inner")
+        if self.then.weights is None and self.weights not in ("pretrained", "none"):
+            raise ValueError("a local file holds the weights of one part; say those of the other in then.weights")
+        return self
 
     @model_validator(mode="after")
     def _has_something_to_freeze(self) -> Self:
@@ -111,10 +140,18 @@ class Encoder(Section):
 
 
 class Head(Section):
-    """From features to cells: one linear layer, with a hidden layer before it where asked."""
+    """What is made of the features: logits over cells, a position, or both from two linear layers side by side.
 
-    hidden: Annotated[int, Field(ge=0)] = 0
+    A position is regressed in coordinates normalised by the training photos' mean and spread: ``plane`` is the
+    tangent plane at their mean, for a city or a region; ``sphere`` a vector in space, which knows that 179.9 and
+    -179.9 degrees are neighbours and suits a continent or the world. ``auto`` takes the plane where every training
+    photo lies within 1,000 km of their mean, where it stretches distances by at most 1.3 %.
+    """
+
+    kind: Literal["cells", "position", "both"] = "cells"
+    hidden: Annotated[int, Field(ge=0)] | None = None  # none: as wide as a feature for position, else no such layer
     dropout: Share = 0.0
+    coordinates: Literal["auto", "plane", "sphere"] = "auto"
 
 
 class Target(Section):
@@ -122,13 +159,15 @@ class Target(Section):
 
     ``distance`` is PIGEON's haversine smoothing (arXiv 2307.05845, section 3.1): weights
     ``exp(-(d - d_min) / tau)`` over cells, normalised. ``tau_spacings`` gives tau in units of the partition's own
-    median distance between neighbouring cells, so that one recipe serves a town and the world.
+    median distance between neighbouring cells, so that one recipe serves a town and the world. ``alpha`` weighs the
+    mean squared error of the position against the cells' loss where the head has both (report A, section 3.4).
     """
 
     kind: Literal["one_cell", "smoothed", "distance"] = "one_cell"
     smoothing: Share | None = None
     tau_km: Positive | None = None
     tau_spacings: Positive | None = None
+    alpha: Positive | None = None  # none: 1
 
     @model_validator(mode="after")
     def _fits_the_kind(self) -> Self:
@@ -142,15 +181,62 @@ class Target(Section):
         return self
 
 
+Schedule = Literal["onecycle", "cosine", "constant", "plateau"]
+
+
+class Stage(Section):
+    """A run of epochs with some parts frozen.
+
+    Args:
+        freeze: parts that stay as they are: ``encoder``, ``head``, ``cnn`` and ``vit`` of an encoder with ``then``,
+            any module of the encoder such as ``layer1``; each may end in ``[:-N]``, all of it but its last N blocks.
+        lr: the rate that the schedule scales; none: train's.
+        schedule, warmup: a stage that names one of them starts a schedule of its own; one that names none goes on
+            with the schedule before it, so that train's may span the whole run.
+    """
+
+    epochs: Count
+    freeze: tuple[str, ...] = ()
+    lr: Positive | None = None
+    schedule: Schedule | None = None
+    warmup: Share | None = None
+
+
 class Train(Section):
-    epochs: Count = 20
+    """How the weights move. ``plateau`` halves the rate when the loss has not improved for three epochs."""
+
+    stages: tuple[Stage, ...] = ()  # none: one stage of so many epochs with nothing frozen
+    epochs: Count = Field(default_factory=lambda data: sum(s.epochs for s in data.get("stages", ())) or 20)
     batch_size: Count = 64
+    optimizer: Literal["adamw", "adam"] = "adamw"
     lr: Positive = 1e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    schedule: Literal["onecycle", "cosine", "constant"] = "onecycle"
+    schedule: Schedule = "onecycle"
     warmup: Share = 0.1
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = False
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0  # of each cell's training photos; the cells stay as they are
+    checkpoint_minutes: Positive = 10.0  # and at the end of each epoch
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+
+    @model_validator(mode="after")
+    def _counts_its_epochs_once(self) -> Self:
+        total = sum(stage.epochs for stage in self.stages)
+        if self.stages and self.epochs != total:
+            raise ValueError(f"the stages make {total} epochs and epochs says {self.epochs}; leave epochs out")
+        return self
+
+    @property
+    def plan(self) -> tuple[Stage, ...]:
+        """The stages, of which there is always at least one."""
+        return self.stages or (Stage(epochs=self.epochs),)
+
+
+Answer = Literal["median", "mode", "center", "regressed"]
+
+
+def _answer_of_the_head(data: dict[str, Any]) -> Answer:
+    return "regressed" if "head" in data and data["head"].kind == "position" else "median"
 
 
 class Recipe(Section):
@@ -166,7 +252,7 @@ class Recipe(Section):
     head: Head = Head()
     target: Target = Target()
     train: Train = Train()
-    answer: Literal["median", "mode", "center"] = "median"
+    answer: Answer = Field(default_factory=_answer_of_the_head)
     temperature: Positive = 1.0  # divides the logits before the softmax
 
     @model_validator(mode="after")
@@ -175,6 +261,21 @@ class Recipe(Section):
             raise ValueError(
                 "a frozen encoder sees each photo once, so augment would do nothing; remove augment or the freeze"
             )
+        if self.encoder.frozen and any(stage.freeze for stage in self.train.stages):
+            raise ValueError("encoder.frozen: true freezes the whole encoder; stages that freeze go with frozen: false")
+        return self
+
+    @model_validator(mode="after")
+    def _answers_with_what_the_head_has(self) -> Self:
+        kind = self.head.kind
+        if kind == "cells" and self.answer == "regressed":
+            raise ValueError("answer: regressed needs head.kind: position or both; this head has cells alone")
+        if kind == "position" and self.answer != "regressed":
+            raise ValueError(f"answer: {self.answer} needs cells; a head of kind: position answers regressed")
+        if kind == "position" and self.target != Target():
+            raise ValueError("target is about cells; a head of kind: position has none, so leave target out")
+        if kind != "both" and self.target.alpha is not None:
+            raise ValueError("target.alpha weighs a position against cells; it goes with head.kind: both")
         return self
 
 
@@ -199,12 +300,10 @@ def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recip
         raise BadRecipeError(f"{path} should hold settings such as 'seed: 0'; found {type(tree).__name__}")
     for dotted, value in (overrides or {}).items():
         _set(tree, dotted.split("."), value)
-    recipe = parse_recipe(tree, where=str(path))
-    weights = recipe.encoder.weights
-    if weights not in ("pretrained", "none"):
-        local = (path.parent / weights).resolve()
-        recipe = recipe.model_copy(update={"encoder": recipe.encoder.model_copy(update={"weights": str(local)})})
-    return recipe
+    for part in (tree.get("encoder"), (tree.get("encoder") or {}).get("then")):
+        if isinstance(part, dict) and part.get("weights") not in (None, "pretrained", "none"):
+            part["weights"] = str((path.parent / str(part["weights"])).resolve())
+    return parse_recipe(tree, where=str(path))
 
 
 def parse_recipe(tree: Mapping[str, Any], where: str = "the recipe") -> Recipe:
@@ -237,12 +336,24 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
     return overrides
 
 
-def _set(tree: dict[str, Any], names: list[str], value: Any) -> None:
-    for name in names[:-1]:
-        tree = tree.setdefault(name, {})
-        if not isinstance(tree, dict):
-            raise BadRecipeError(f"{'.'.join(names)} cannot be set: {name} is a single value")
-    tree[names[-1]] = value
+def _set(tree: Any, names: list[str], value: Any) -> None:
+    """Put a value into a tree of dicts and lists; a list's entries are named by their number, from 0."""
+    for depth, name in enumerate(names):
+        last = depth == len(names) - 1
+        if isinstance(tree, list):
+            if not name.isdigit() or int(name) >= len(tree):
+                raise BadRecipeError(f"{'.'.join(names)} cannot be set: {names[depth - 1]} has {len(tree)} entries")
+            key: Any = int(name)
+        elif isinstance(tree, dict):
+            key = name
+        else:
+            raise BadRecipeError(f"{'.'.join(names)} cannot be set: {names[depth - 1]} is a single value")
+        if last:
+            tree[key] = value
+        else:
+            if isinstance(tree, dict) and tree.get(key) is None:
+                tree[key] = {}
+            tree = tree[key]
 
 
 def _explain(problem: Any) -> str:
@@ -250,7 +361,8 @@ def _explain(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         section: Any = Recipe
         for part in path[:-1]:
-            section = section.model_fields[part].annotation
+            if not part.isdigit():  # the number of an entry in a list of sections
+                section = _section_of(section.model_fields[part].annotation)
         near = difflib.get_close_matches(path[-1], section.model_fields, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(section.model_fields)}"
         return f"unknown setting {'.'.join(path)}; {hint}"
@@ -258,3 +370,9 @@ def _explain(problem: Any) -> str:
     name = ".".join(part for part in path if part not in ("int", "float")) or "settings"
     found = "" if isinstance(problem["input"], dict) else f", found {problem['input']!r}"
     return f"{name}: {message}{found}"
+
+
+def _section_of(annotation: Any) -> Any:
+    """The section within ``Section``, ``Section | None`` or ``tuple[Section, ...]``."""
+    inner = (annotation, *get_args(annotation))
+    return next(a for a in inner if isinstance(a, type) and issubclass(a, Section))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from graticule.geo import EARTH_RADIUS_KM, Floats, from_vectors, geojson_position, unit_vectors
 from graticule.partition import Partition
 
-Answer = Literal["median", "mode", "center"]
+Answer = Literal["median", "mode", "center", "regressed"]
 CANDIDATES = 32  # likeliest cells among which the search for the median starts
 STEPS = 30  # of Weiszfeld's iteration, which stops before when no answer gets better
 
@@ -36,14 +36,16 @@ class Fix:
 
     Attributes:
         lat, lon: the point, degrees.
-        expected_error_km: mean distance of the truth from the point, if the probabilities were right.
-        cells: the likeliest cells, likeliest first.
+        expected_error_km: mean distance of the truth from the point, if the probabilities were right. A network
+            without cells has no opinion of a single photo: its mean error on the validation photos stands here, or
+            None where it was never measured.
+        cells: the likeliest cells, likeliest first; none from a network without cells.
         calibrated: whether the probabilities were checked against outcomes. Not yet: always False.
     """
 
     lat: float
     lon: float
-    expected_error_km: float
+    expected_error_km: float | None
     cells: tuple[CellGuess, ...]
     calibrated: bool = False
 
@@ -52,7 +54,7 @@ class Fix:
         return {
             "lat": round(self.lat, 7),
             "lon": round(self.lon, 7),
-            "expected_error_km": round(self.expected_error_km, 4),
+            "expected_error_km": None if self.expected_error_km is None else round(self.expected_error_km, 4),
             "calibrated": self.calibrated,
             "cells": [
                 {
@@ -77,28 +79,50 @@ class Fix:
 
 @dataclass(frozen=True, slots=True)
 class Points:
-    """Answers for N photos: ``lat``, ``lon`` in degrees and ``expected_error_km``, each of shape ``(N,)``."""
+    """Answers for N photos: ``lat``, ``lon`` in degrees and ``expected_error_km`` (NaN: unknown), each ``(N,)``."""
 
     lat: Floats
     lon: Floats
     expected_error_km: Floats
 
 
-def points(probability: NDArray[np.floating[Any]], partition: Partition, answer: Answer) -> Points:
+def points(
+    probability: NDArray[np.floating[Any]] | None,
+    partition: Partition,
+    answer: Answer,
+    *,
+    position: Floats | None = None,
+    regression_error_km: float | None = None,
+) -> Points:
     """Answer N photos.
 
     Args:
-        probability: shape ``(N, C)``, rows summing to one.
+        probability: shape ``(N, C)``, rows summing to one; none from a network without cells.
         answer: ``center`` is the centre of the likeliest cell, ``mode`` the mean position of its training
-            photos, ``median`` the point with the least expected distance to the truth.
+            photos, ``median`` the point with the least expected distance to the truth, ``regressed`` the position
+            that the network gave.
+        position: unit vectors ``(N, 3)`` of a network that regresses.
+        regression_error_km: mean error of such positions where it was measured; expected where there are no cells.
+
+    Raises:
+        ValueError: the answer needs what was not given, or the shapes do not fit.
     """
+    if answer == "regressed" and position is None:
+        raise ValueError("answer 'regressed' needs the positions of a network that regresses")
+    if probability is None:
+        if position is None or answer != "regressed":
+            raise ValueError(f"answer {answer!r} needs the probabilities of cells")
+        lat, lon = from_vectors(position)
+        return Points(lat, lon, np.full(len(lat), np.nan if regression_error_km is None else regression_error_km))
     p = np.asarray(probability, np.float64)
     if p.ndim != 2 or p.shape[1] != len(partition):
         raise ValueError(f"probability should have shape (N, {len(partition)}), found {p.shape}")
     cells = unit_vectors(partition.lat, partition.lon)
     spread_rad = partition.spread_km() / EARTH_RADIUS_KM
     best = p.argmax(axis=1)
-    if answer == "center":
+    if position is not None and answer == "regressed":
+        found = np.asarray(position, np.float64)
+    elif answer == "center":
         found = unit_vectors(partition.center_lat, partition.center_lon)[best]
     elif answer == "mode":
         found = cells[best]
@@ -109,22 +133,22 @@ def points(probability: NDArray[np.floating[Any]], partition: Partition, answer:
     return Points(lat, lon, expected)
 
 
-def fixes(probability: NDArray[np.floating[Any]], partition: Partition, answer: Answer, top: int) -> list[Fix]:
-    """The answers of :func:`points` as values, each with its ``top`` likeliest cells."""
-    found = points(probability, partition, answer)
-    order = np.argsort(-probability, axis=1, kind="stable")[:, :top]
+def fixes(found: Points, probability: NDArray[np.floating[Any]] | None, partition: Partition, top: int) -> list[Fix]:
+    """The answers of :func:`points` as values, each with its ``top`` likeliest cells where there are cells."""
     tokens = partition.tokens
-    return [
-        Fix(
-            float(found.lat[i]),
-            float(found.lon[i]),
-            float(found.expected_error_km[i]),
+    cells: list[tuple[CellGuess, ...]] = [()] * len(found.lat)
+    if probability is not None:
+        order = np.argsort(-probability, axis=1, kind="stable")[:, :top]
+        cells = [
             tuple(
                 CellGuess(tokens[j], float(partition.lat[j]), float(partition.lon[j]), float(probability[i, j]))
                 for j in order[i]
-            ),
-        )
-        for i in range(len(probability))
+            )
+            for i in range(len(probability))
+        ]
+    return [
+        Fix(float(lat), float(lon), None if np.isnan(expected) else float(expected), cells[i])
+        for i, (lat, lon, expected) in enumerate(zip(found.lat, found.lon, found.expected_error_km, strict=True))
     ]
 
 

@@ -9,14 +9,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from graticule import decode
 from graticule.bundle import TRAINING, Bundle
 from graticule.cards import write_card
 from graticule.config import Recipe
 from graticule.data import FeatureStore, Progress, silent
 from graticule.errors import BadTableError
 from graticule.files import write_json, write_parquet
-from graticule.geo import great_circle_km
+from graticule.geo import from_vectors, great_circle_km
 from graticule.locate import Locator
 from graticule.metrics import TOP, bootstrap_intervals, by_group, cross_entropies, position_metrics, top_hits
 from graticule.partition import NO_CELL
@@ -119,30 +118,37 @@ def predict_rows(locator: Locator, photos: Photos, *, progress: Progress = silen
 
     A photo that cannot be read has nulls and its reason in ``error``. ``true_cell`` is null outside every cell.
     ``center_distance_km`` is report A's distance, centre of the predicted cell to centre of the true cell: nought
-    whenever the cell is right, however large the cell.
+    whenever the cell is right, however large the cell. A network without cells leaves null what is about cells;
+    ``regression_error_km`` is the error of a regressed position, whichever answer was asked for.
     """
     partition = locator.bundle.partition
     true_row = partition.assign(photos.lat, photos.lon)
     count = len(photos)
     number = {
         name: np.full(count, np.nan)
-        for name in ("predicted_lat", "predicted_lon", "expected_error_km", "probability", "nll")
+        for name in ("predicted_lat", "predicted_lon", "expected_error_km", "probability", "nll", "regression_error_km")
     }
+    read = np.zeros(count, bool)
     best = np.full(count, NO_CELL)
+    has_cells = locator.bundle.model.head.cells is not None
     hits = {f"top{k}": np.zeros(count, bool) for k in TOP}
     reasons: list[str | None] = [None] * count
     shown = min(SHOWN_CELLS, len(partition))
     likely = np.zeros((count, shown), np.int64)
     likely_probability = np.zeros((count, shown))
-    for index, log_probability, errors in locator.log_probabilities(photos.paths(), progress=progress):
-        for i, error in errors.items():
+    for said in locator.says(photos.paths(), progress=progress):
+        for i, error in said.errors.items():
             reasons[i] = str(error)
-        if not len(index):
+        index, log_probability = said.index, said.log_probability
+        read[index] = True
+        number["predicted_lat"][index] = said.points.lat
+        number["predicted_lon"][index] = said.points.lon
+        number["expected_error_km"][index] = said.points.expected_error_km
+        if said.position is not None:
+            spot = from_vectors(said.position)
+            number["regression_error_km"][index] = great_circle_km(photos.lat[index], photos.lon[index], *spot)
+        if log_probability is None:
             continue
-        found = decode.points(np.exp(log_probability), partition, locator.bundle.recipe.answer)
-        number["predicted_lat"][index] = found.lat
-        number["predicted_lon"][index] = found.lon
-        number["expected_error_km"][index] = found.expected_error_km
         likely[index] = np.argsort(-log_probability, axis=1, kind="stable")[:, :shown]
         likely_probability[index] = np.exp(np.take_along_axis(log_probability, likely[index], axis=1))
         best[index] = likely[index, 0]
@@ -150,16 +156,17 @@ def predict_rows(locator: Locator, photos: Photos, *, progress: Progress = silen
         number["nll"][index] = cross_entropies(log_probability, true_row[index])
         for name, hit in top_hits(log_probability, true_row[index]).items():
             hits[name][index] = hit
-    read = best != NO_CELL
     error_km = np.full(count, np.nan)
     error_km[read] = great_circle_km(
         photos.lat[read], photos.lon[read], number["predicted_lat"][read], number["predicted_lon"][read]
     )
     between = np.full(count, np.nan)
-    both = read & (true_row != NO_CELL)
+    both = (best != NO_CELL) & (true_row != NO_CELL)
     lat, lon = partition.center_lat, partition.center_lon
     between[both] = great_circle_km(lat[best[both]], lon[best[both]], lat[true_row[both]], lon[true_row[both]])
     tokens = [*partition.tokens, None]  # NO_CELL takes the last
+    nothing: list[None] = [None] * count
+    texts, numbers = pl.List(pl.String), pl.List(pl.Float64)
     return photos.frame.select("path", "lat", "lon", *(c for c in CARRIED if photos.has(c))).with_columns(
         pl.Series("place_code", photos.places()),
         pl.Series("true_cell", [tokens[i] for i in true_row], pl.String),
@@ -167,9 +174,9 @@ def predict_rows(locator: Locator, photos: Photos, *, progress: Progress = silen
         *(pl.Series(name, values).fill_nan(None) for name, values in number.items()),
         pl.Series("error_km", error_km).fill_nan(None),
         pl.Series("center_distance_km", between).fill_nan(None),
-        *(pl.Series(name, values) for name, values in hits.items()),
-        pl.Series("top_cells", [[tokens[j] for j in row] for row in likely], pl.List(pl.String)),
-        pl.Series("top_probabilities", likely_probability.round(5).tolist(), pl.List(pl.Float64)),
+        *(pl.Series(name, values if has_cells else nothing, pl.Boolean) for name, values in hits.items()),
+        pl.Series("top_cells", [[tokens[j] for j in row] for row in likely] if has_cells else nothing, texts),
+        pl.Series("top_probabilities", likely_probability.round(5).tolist() if has_cells else nothing, numbers),
         pl.Series("error", reasons, pl.String),
     )
 
@@ -184,17 +191,20 @@ def summary(rows: pl.DataFrame, scale_km: float) -> dict[str, Any]:
     if read.is_empty():
         raise BadTableError(f"none of the {len(rows)} photos could be read, so there is nothing to measure")
     error_km, place = read["error_km"].to_numpy(), read["place_code"].to_numpy()
-    hits = {f"top{k}": read[f"top{k}"].to_numpy() for k in TOP}
+    hits = {f"top{k}": read[f"top{k}"].to_numpy() for k in TOP if read[f"top{k}"].null_count() == 0}
+    regressed = read["regression_error_km"]
     return {
         "photos": len(read),
         "unreadable": len(rows) - len(read),
         "places": int(read["place_code"].n_unique()),
         "outside_cells": int(read["true_cell"].null_count()),
-        **{name: float(hit.mean()) for name, hit in hits.items()},
+        **{f"top{k}": read[f"top{k}"].mean() for k in TOP},  # null, as the next, where the network has no cells
         "cross_entropy": read["nll"].mean(),  # of the photos inside a cell; outside it would be infinite
         **position_metrics(error_km, scale_km),
         "map_diagonal_km": scale_km,
         "center_distance_km": read["center_distance_km"].mean(),
+        "regression_median_km": regressed.median(),
+        "regression_mean_km": regressed.mean(),
         "expected_error_km": read["expected_error_km"].mean(),
         "intervals": {
             name: list(ends) for name, ends in bootstrap_intervals(error_km, scale_km, place, shares=hits).items()
@@ -302,12 +312,13 @@ def leak_table(
         locator = Locator(bundle, store=store)
         leak = audit(train, test)
         rows = predict_rows(locator, test, progress=told)
-        top1 = float(rows["top1"].to_numpy().mean())
-        centers = float(rows["center_distance_km"].drop_nulls().to_numpy().mean())
+        top1: Any = rows["top1"].mean()
+        centers: Any = rows["center_distance_km"].mean()
         nearest = _nearest_neighbour(locator, train, test, told)
         nearest_km = great_circle_km(test.lat, test.lon, train.lat[nearest], train.lon[nearest])
+        learned = own.target.kind if own.head.kind != "position" else "position"
         methods_run: list[tuple[str, float | None, float | None, NDArray[np.float64]]] = [
-            (f"{own.target.kind}, {own.answer}", top1, centers, rows["error_km"].to_numpy()),
+            (f"{learned}, {own.answer}", top1, centers, rows["error_km"].to_numpy()),
             ("1-nearest neighbour", None, None, nearest_km),
         ]
         table += [

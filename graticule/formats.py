@@ -25,7 +25,7 @@ def to_csv(replies: Sequence[Reply]) -> str:
     writer.writeheader()
     for reply in replies:
         row = _plain(reply)
-        if reply.fix:
+        if reply.fix and reply.fix.cells:
             row |= {"cell": reply.fix.cells[0].token, "probability": round(reply.fix.cells[0].probability, 6)}
         writer.writerow(row)
     return text.getvalue()
@@ -50,7 +50,9 @@ def to_kml(replies: Sequence[Reply]) -> str:
     ]
     for reply in replies:
         if reply.fix:
-            says = f"about {format_km(reply.fix.expected_error_km)} off, not calibrated"
+            expected = reply.fix.expected_error_km
+            off = "error unknown" if expected is None else f"about {format_km(expected)} off"
+            says = f"{off}, not calibrated"
             lon, lat = f"{reply.fix.lon:.7f}", f"{reply.fix.lat:.7f}"
             point = f"<Point><coordinates>{lon},{lat}</coordinates></Point>"
         else:

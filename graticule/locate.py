@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from graticule import decode
 from graticule.bundle import Bundle
 from graticule.data import FeatureStore, Photo, Progress, encode, silent
-from graticule.decode import Fix
+from graticule.decode import Fix, Points
 from graticule.errors import BadPhotoError
 
 CHUNK = 1024  # photos answered at a time: bounds memory when a folder holds a million
@@ -25,6 +25,25 @@ class Reply:
     photo: str | Path
     fix: Fix | None
     error: BadPhotoError | None
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What the network says of a batch of photos, and the answers made of it.
+
+    Attributes:
+        index: which photos, shape ``(B,)``.
+        points: the answers.
+        log_probability: of cells, shape ``(B, C)``; rows' exponentials sum to one. None from a head without cells.
+        position: regressed unit vectors, shape ``(B, 3)``. None from a head without a position.
+        errors: the photos of this batch that could not be read; they are not in ``index``.
+    """
+
+    index: NDArray[np.int64]
+    points: Points
+    log_probability: NDArray[np.float64] | None
+    position: NDArray[np.float64] | None
+    errors: dict[int, BadPhotoError]
 
 
 class Locator:
@@ -67,38 +86,45 @@ class Locator:
         self, photos: Sequence[str | Path | bytes], *, top: int = 5, progress: Progress = silent
     ) -> Iterator[Reply]:
         """Answer photos in their order; one that cannot be read becomes a reply with its error."""
-        partition, answer = self.bundle.partition, self.bundle.recipe.answer
         for start in range(0, len(photos), CHUNK):
             chunk = photos[start : start + CHUNK]
             replies: dict[int, Reply] = {}
             names = [f"photo {start + i}" if isinstance(p, bytes) else p for i, p in enumerate(chunk)]
             inputs: list[Photo] = [p if isinstance(p, bytes) else Path(p) for p in chunk]
-            for index, log_probability, errors in self.log_probabilities(inputs):
-                found = decode.fixes(np.exp(log_probability), partition, answer, top)
-                replies.update({int(i): Reply(names[i], fix, None) for i, fix in zip(index, found, strict=True)})
-                replies.update({i: Reply(names[i], None, error) for i, error in errors.items()})
+            for said in self.says(inputs):
+                probability = None if said.log_probability is None else np.exp(said.log_probability)
+                found = decode.fixes(said.points, probability, self.bundle.partition, top)
+                replies |= {int(i): Reply(names[i], fix, None) for i, fix in zip(said.index, found, strict=True)}
+                replies |= {i: Reply(names[i], None, error) for i, error in said.errors.items()}
                 progress(start + len(replies), len(photos), "photos")
             yield from (replies[i] for i in range(len(chunk)))
 
     @torch.inference_mode()
-    def log_probabilities(
-        self, photos: Sequence[Photo], *, progress: Progress = silent
-    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64], dict[int, BadPhotoError]]]:
-        """Log-probabilities of the cells, batch by batch, in no particular order.
-
-        Yields:
-            ``(index, log_probability, errors)``: which photos, an array ``(B, C)`` whose rows' exponentials sum to
-            one, and the photos of this batch that could not be read.
-        """
+    def says(self, photos: Sequence[Photo], *, progress: Progress = silent) -> Iterator[Said]:
+        """What the network says, batch by batch, in no particular order."""
         bundle = self.bundle
         for index, features, errors in encode(
             bundle.model, bundle.preprocess, photos, store=self.store, progress=progress
         ):
-            if len(index):
-                logits = bundle.model.head(features).double() / bundle.recipe.temperature
-                yield index, torch.log_softmax(logits, dim=1).cpu().numpy(), errors
-            elif errors:
-                yield index, np.empty((0, len(bundle.partition))), errors
+            if not len(index):
+                none = np.empty(0)
+                yield Said(index, Points(none, none, none), None, None, errors)
+                continue
+            output = bundle.model.head(features)
+            logs = position = None
+            if output.logits is not None:
+                logits = output.logits.double() / bundle.recipe.temperature
+                logs = torch.log_softmax(logits, dim=1).cpu().numpy()
+            if output.position is not None:
+                position = output.position.cpu().numpy()
+            points = decode.points(
+                None if logs is None else np.exp(logs),
+                bundle.partition,
+                bundle.recipe.answer,
+                position=position,
+                regression_error_km=bundle.facts.get("regression_error_km"),
+            )
+            yield Said(index, points, logs, position, errors)
 
     def features(self, photos: Sequence[Photo], *, progress: Progress = silent) -> NDArray[np.float32]:
         """What the encoder makes of each photo, shape ``(N, F)``.

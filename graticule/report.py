@@ -37,6 +37,8 @@ MEASURES = (  # key in metrics.json, name, what it means
         "centre to centre, mean",
         "report A's distance, between cell centres: nought for any photo in the right cell, so it flatters",
     ),
+    ("regression_median_km", "regressed position, median error", "of the head's second answer, whichever was given"),
+    ("regression_mean_km", "regressed position, mean error", ""),
     ("top1", "right cell", ""),
     ("top3", "right cell among the first 3", ""),
     ("top5", "right cell among the first 5", ""),

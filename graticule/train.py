@@ -2,24 +2,18 @@
 
 import hashlib
 import json
-import logging
-import math
 import time
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning
 import numpy as np
 import polars as pl
 import psutil
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from graticule import decode
 from graticule.bundle import INDEX, TRAINING, Bundle
 from graticule.cards import write_card
 from graticule.config import Recipe
@@ -36,13 +30,14 @@ from graticule.data import (
     worker_count,
 )
 from graticule.errors import BadRecipeError, NotEnoughMemoryError
-from graticule.files import write_json, write_parquet, write_text
-from graticule.geo import great_circle_km, unit_vectors
+from graticule.files import write_json, write_parquet
+from graticule.fitting import Fitting, Watch, run_epochs
+from graticule.geo import great_circle_km, spherical_mean, unit_vectors
 from graticule.model.geolocator import Geolocator, build_geolocator
-from graticule.model.losses import loss
+from graticule.model.heads import PLANE_REACH_KM
 from graticule.partition import NO_CELL, Partition
 from graticule.photos import Photos
-from graticule.preprocess import Augment, Preprocess
+from graticule.preprocess import Preprocess
 from graticule.splits import audit, make_split
 
 PHOTOS, RUN, HISTORY, CHECKPOINTS = "photos.parquet", "run.json", "history.csv", "checkpoints"
@@ -151,11 +146,13 @@ def fit(
     started = time.monotonic()
     photos.check_trainable()
     partition = grow_cells(recipe, photos)
-    if len(partition) < 2:
+    if len(partition) < 2 and recipe.head.kind != "position":
         raise BadRecipeError(
             f"{len(photos)} training photos make only one cell, so there is nothing to tell apart; lower "
             f"cells.split_above (now {recipe.cells.split_above}) or cells.drop_below (now {recipe.cells.drop_below})"
         )
+    photos = photos.take(_share(partition.assign(photos.lat, photos.lon), recipe.train.share, recipe.seed))
+    recipe = _with_coordinates(recipe, photos)
     model = build_geolocator(recipe, len(partition))
     preprocess = Preprocess(
         recipe.image.resize,
@@ -173,24 +170,65 @@ def fit(
     ]
     if recipe.encoder.frozen:
         model.head.standardise(parts[0].dataset.features.to(device))
+    if model.head.frame is not None:
+        model.head.frame.settle(parts[0].dataset.extras["position"].to(device))
     check_memory(model, parts[0].shapes, recipe, device)
     tau_km = recipe.target.tau_km or (recipe.target.tau_spacings or 1) * float(np.median(partition.spacing_km()))
-    fitting = _Fitting(model, partition, recipe, tau_km)
-    watch = _Watch(recipe, progress, folder / HISTORY if folder else None)
-    _run(fitting, parts, recipe, watch, folder, resume)
+    loaders = _loaders(parts, recipe)
+    fitting = Fitting(model, partition, recipe, tau_km, len(loaders[0]))
+    watch = Watch(recipe, progress, folder / HISTORY if folder else None)
+    run_epochs(fitting, loaders, watch, folder / CHECKPOINTS / LAST if folder else None, resume)
     model.eval().cpu()
     rows = parts[0].rows
+    last = watch.history[-1] if watch.history else {}
     facts = {
         "photos": len(photos),
         "places": len(np.unique(photos.places())),
         "cells": len(partition),
         "photos_outside_cells": int((rows == NO_CELL).sum()),
         "tau_km": round(tau_km, 4) if recipe.target.kind == "distance" else None,
+        "regression_error_km": last.get("val_regression_mean_km"),  # what a regressed answer expects of itself
         "synthetic": photos.synthetic,
-        "epochs": watch.history[-1] if watch.history else {},
+        "epochs": last,
         "seconds": round(time.monotonic() - started, 1),
     }
     return Bundle(model, partition, preprocess, recipe, facts, folder.parent if folder else None)
+
+
+def _share(rows: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
+    """Which photos train: of each cell the share asked for, at least one; in the table's order."""
+    if share == 1:
+        return np.arange(len(rows))
+    rng = np.random.default_rng(seed)
+    taken = []
+    for row in np.unique(rows):
+        members = np.flatnonzero(rows == row)
+        taken.append(rng.choice(members, max(1, round(share * len(members))), replace=False))
+    return np.sort(np.concatenate(taken))
+
+
+def _with_coordinates(recipe: Recipe, photos: Photos) -> Recipe:
+    """The recipe with ``head.coordinates: auto`` decided by how far the photos lie from their mean."""
+    if recipe.head.kind == "cells" or recipe.head.coordinates != "auto":
+        return recipe
+    reach_km = great_circle_km(*spherical_mean(photos.lat, photos.lon), photos.lat, photos.lon).max()
+    head = recipe.head.model_copy(update={"coordinates": "plane" if reach_km <= PLANE_REACH_KM else "sphere"})
+    return recipe.model_copy(update={"head": head})
+
+
+def _loaders(parts: "list[_Part]", recipe: Recipe) -> list[Any]:
+    """Batches of each part; those of the first are shuffled anew every epoch."""
+    wanted = recipe.train
+    workers = 0 if recipe.encoder.frozen else worker_count(len(parts[0].rows), wanted.workers)
+    return [
+        batches(
+            part.dataset,
+            ShapeBatches(part.shapes, wanted.batch_size, seed=None if i else recipe.seed, drop_small=i == 0),
+            workers,
+            pin=torch.cuda.is_available(),
+        )
+        for i, part in enumerate(parts)
+    ]
 
 
 @dataclass(frozen=True)
@@ -214,9 +252,10 @@ class _Part:
         progress: Progress,
     ) -> "_Part":
         rows = partition.assign(photos.lat, photos.lon)
-        if recipe.target.kind != "distance" and name == "train":  # a photo without a cell teaches nothing
+        about_cells = recipe.head.kind != "position" and recipe.target.kind != "distance"
+        if about_cells and name == "train":  # a photo without a cell teaches nothing
             photos, rows = photos.take(rows != NO_CELL), rows[rows != NO_CELL]
-        position = torch.from_numpy(unit_vectors(photos.lat, photos.lon)).float()
+        position = torch.from_numpy(unit_vectors(photos.lat, photos.lon))
         extras = {"row": torch.from_numpy(rows), "position": position}
         paths = photos.paths()
         if not recipe.encoder.frozen:
@@ -237,188 +276,6 @@ class _Part:
                 raise type(error)(error.reason, f"{paths[i]}: {error}")
             features[torch.from_numpy(index)] = batch.cpu()
         return cls(FeatureDataset(features, extras), rows, np.zeros((len(paths), 2), np.int64))
-
-
-class _Fitting(lightning.LightningModule):
-    """One training step, one validation step, one optimiser."""
-
-    cells: Tensor
-
-    def __init__(self, model: Geolocator, partition: Partition, recipe: Recipe, tau_km: float) -> None:
-        super().__init__()
-        # A frozen encoder did its work before; only the head is trained, moved and saved in checkpoints.
-        self.net: nn.Module = model.head if recipe.encoder.frozen else model
-        self.recipe, self.partition, self.tau_km = recipe, partition, tau_km
-        self.augment = Augment(recipe.augment.crop, recipe.augment.light, recipe.augment.erase)
-        cells = torch.from_numpy(unit_vectors(partition.lat, partition.lon)).float()
-        self.register_buffer("cells", cells, persistent=False)
-        self.seen: list[tuple[Tensor, Tensor, Tensor]] = []
-
-    def on_train_epoch_start(self) -> None:
-        # Dropout and augmentation depend on the epoch alone, so a resumed run repeats an uninterrupted one.
-        torch.manual_seed(self.recipe.seed * 100_003 + self.current_epoch)
-
-    def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
-        inputs = batch["features"] if "features" in batch else self.augment(batch["images"] / 255)
-        return self._loss(self.net(inputs), batch)
-
-    def validation_step(self, batch: dict[str, Any], _: int) -> None:
-        logits = self.net(batch["features"] if "features" in batch else batch["images"]).float()
-        self.seen.append((logits.cpu(), self._loss(logits, batch).cpu(), batch["index"].cpu()))
-
-    def _loss(self, logits: Tensor, batch: dict[str, Any]) -> Tensor:
-        target = self.recipe.target
-        return loss(
-            logits.float(),
-            batch["row"],
-            batch["position"],
-            self.cells,
-            kind=target.kind,
-            smoothing=target.smoothing or 0.0,
-            tau_km=self.tau_km,
-        )
-
-    def configure_optimizers(self) -> Any:
-        wanted = self.recipe.train
-        weights = [p for p in self.net.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(weights, lr=wanted.lr, weight_decay=wanted.weight_decay)
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule: Any
-        if wanted.schedule == "onecycle" and steps >= 4:  # fewer steps have no room for a rise and a fall
-            start = max(wanted.warmup, 2 / steps)
-            schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, wanted.lr, total_steps=steps, pct_start=start)
-        else:
-            schedule = torch.optim.lr_scheduler.LambdaLR(
-                optimizer, lambda step: _ramp(step, steps, wanted.warmup, wanted.schedule == "cosine")
-            )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-class _Watch(Callback):
-    """Counts photos, keeps the history, tells the progress. Its state travels in the checkpoint."""
-
-    def __init__(self, recipe: Recipe, progress: Progress, path: Path | None) -> None:
-        self.recipe, self.progress, self.path = recipe, progress, path
-        self.history: list[dict[str, float]] = []
-        self.losses: list[Tensor] = []
-        self.photos, self.since, self.told = 0, 0.0, 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.history = list(state["history"])
-
-    def on_train_epoch_start(self, trainer: Any, fitting: Any) -> None:
-        self.losses, self.photos, self.since = [], 0, time.monotonic()
-
-    def on_train_batch_end(self, trainer: Any, fitting: Any, outputs: Any, batch: Any, _: int) -> None:
-        self.losses.append(outputs["loss"].detach())
-        self.photos += len(batch["index"])
-        now = time.monotonic()
-        if now - self.told > 0.2:  # reading the loss waits for the GPU: not at every step
-            self.told = now
-            rate = self.photos / max(now - self.since, 1e-9)
-            note = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {self.losses[-1]:.3f}"
-            self.progress(trainer.global_step, int(trainer.estimated_stepping_batches), f"{note}  {rate:.0f} photos/s")
-
-    def on_train_epoch_end(self, trainer: Any, fitting: Any) -> None:
-        mean = float(torch.stack(self.losses).mean()) if self.losses else math.nan
-        if not math.isfinite(mean):
-            raise BadRecipeError(
-                f"the loss became {mean} in epoch {trainer.current_epoch + 1}; lower train.lr "
-                f"(now {self.recipe.train.lr}) or set train.precision: float32"
-            )
-        row = {
-            "epoch": trainer.current_epoch + 1,
-            "train_loss": round(mean, 5),
-            "lr": trainer.optimizers[0].param_groups[0]["lr"],
-            "photos_per_second": round(self.photos / max(time.monotonic() - self.since, 1e-9), 1),
-        }
-        self.history.append(row | self._validation(trainer, fitting))
-        if self.path:
-            write_text(self.path, pl.DataFrame(self.history).write_csv())
-        if trainer.global_step >= trainer.estimated_stepping_batches:
-            self.progress(trainer.global_step, trainer.global_step, f"{row['epoch']} epochs, loss {mean:.3f}")
-
-    def _validation(self, trainer: Any, fitting: Any) -> dict[str, float]:
-        if not fitting.seen:
-            return {}
-        part = trainer.val_dataloaders.dataset
-        index = torch.cat([index for _, _, index in fitting.seen])
-        probability = torch.cat([logits for logits, _, _ in fitting.seen]).double().softmax(dim=1).numpy()
-        counts = torch.tensor([len(index) for _, _, index in fitting.seen])
-        losses = torch.stack([value for _, value, _ in fitting.seen])
-        fitting.seen.clear()
-        found = decode.points(probability, fitting.partition, "mode")
-        x, y, z = part.extras["position"][index].double().numpy().T
-        lat, lon = np.degrees(np.arcsin(np.clip(z, -1, 1))), np.degrees(np.arctan2(y, x))
-        return {
-            "val_loss": round(float((losses.nan_to_num() * counts).sum() / counts.sum()), 5),
-            "val_median_km": round(float(np.median(great_circle_km(lat, lon, found.lat, found.lon))), 5),
-        }
-
-
-def _run(
-    fitting: _Fitting, parts: list[_Part], recipe: Recipe, watch: _Watch, folder: Path | None, resume: bool
-) -> None:
-    wanted = recipe.train
-    workers = 0 if recipe.encoder.frozen else worker_count(len(parts[0].rows), wanted.workers)
-    on_gpu = torch.cuda.is_available()
-    loaders = [
-        batches(
-            part.dataset,
-            ShapeBatches(part.shapes, wanted.batch_size, seed=None if i else recipe.seed, drop_small=i == 0),
-            workers,
-            pin=on_gpu,
-        )
-        for i, part in enumerate(parts)
-    ]
-    callbacks: list[Callback] = [watch]
-    checkpoint = folder / CHECKPOINTS / LAST if folder else None
-    if checkpoint:
-        # Written aside and renamed by Lightning, after the history of the epoch is complete.
-        every = max(1, wanted.epochs // 20) if recipe.encoder.frozen else 1
-        callbacks.append(
-            ModelCheckpoint(
-                checkpoint.parent,
-                "last",
-                every_n_epochs=every,
-                save_top_k=1,
-                save_on_train_epoch_end=True,
-                enable_version_counter=False,
-            )
-        )
-    with warnings.catch_warnings():
-        # Lightning's advice on workers and logging intervals is for its own users, not for ours.
-        warnings.filterwarnings("ignore", module="lightning")
-        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-        trainer = lightning.Trainer(
-            max_epochs=wanted.epochs,
-            accelerator="gpu" if on_gpu else "cpu",
-            devices=1,
-            precision=precision(recipe),
-            callbacks=callbacks,
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            enable_checkpointing=checkpoint is not None,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-        )
-        go_on = checkpoint if resume and checkpoint and checkpoint.exists() else None
-        val = loaders[1] if len(loaders) > 1 else None
-        trainer.fit(fitting, loaders[0], val, ckpt_path=go_on, weights_only=False)
-
-
-def precision(recipe: Recipe) -> str:
-    """Lightning's name of the arithmetic: bfloat16 where the machine has it, unless the recipe says otherwise."""
-    wanted = recipe.train.precision
-    if recipe.encoder.frozen or wanted == "float32":
-        return "32-true"  # a head on features takes milliseconds; nothing to gain
-    if wanted == "bfloat16" or torch.cuda.is_available():
-        return "bf16-mixed"
-    return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() else "32-true"
 
 
 def check_memory(model: Geolocator, shapes: NDArray[np.int64], recipe: Recipe, device: str) -> None:
@@ -455,15 +312,6 @@ def check_memory(model: Geolocator, shapes: NDArray[np.int64], recipe: Recipe, d
             f"a step of {recipe.encoder.name} with train.batch_size: {recipe.train.batch_size} at {height}x{width} "
             f"needs about {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free; {advice}"
         )
-
-
-def _ramp(step: int, steps: int, warmup: float, cosine: bool) -> float:
-    rising = warmup * steps
-    if step < rising:
-        return (step + 1) / (rising + 1)
-    if not cosine:
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(steps - rising, 1)))
 
 
 def _fingerprint(recipe: Recipe, photos: Photos) -> str:

@@ -85,7 +85,7 @@ def test_two_equal_cells_across_the_antimeridian_are_answered_between_them():
 
 def test_a_fix_names_its_likeliest_cells_in_order(town):
     p = probabilities(len(town), 2.0, count=1)
-    [fix] = decode.fixes(p, town, "median", top=4)
+    [fix] = decode.fixes(decode.points(p, town, "median"), p, town, top=4)
     shown = [cell.probability for cell in fix.cells]
     assert shown == sorted(p[0].tolist(), reverse=True)[:4]
     assert fix.cells[0].token == town.tokens[p[0].argmax()]

@@ -9,19 +9,22 @@ import graticule
 
 FLOORS = [
     {"errors"},
-    {"files", "geo", "config", "borders"},
-    {"s2", "metrics", "images", "cards"},
-    {"photos", "partition"},
-    {"splits", "score", "decode", "albums", "gallery", "maps", "sources", "preprocess"},
-    {"model"},
-    {"data", "bundle"},
+    {"files", "geo", "config", "borders", "shards"},
+    {"s2", "metrics", "images", "cards", "schedules"},
+    {"photos", "times"},
+    {"partition"},
+    {"splits", "score", "decode", "albums", "gallery", "maps", "sources", "preprocess", "tracks", "lookalikes"},
+    {"model", "audit", "quality"},
+    {"data", "bundle", "sheets"},
     {"locate"},
-    {"train", "formats"},
-    {"evaluate", "figures"},
-    {"report", "sweep", "tables"},
+    {"fitting", "formats"},
+    {"train"},
+    {"evaluate", "figures", "explain"},
+    {"sweep", "tables", "pages"},
+    {"report", "audit_page", "explained"},
     {"cli"},
 ]
-TORCH_ROOMS = {"preprocess", "model", "data", "bundle", "locate", "train", "evaluate", "sweep"}
+TORCH_ROOMS = {"preprocess", "model", "data", "bundle", "locate", "fitting", "train", "evaluate", "explain", "sweep"}
 FLOOR_OF = {name: n for n, floor in enumerate(FLOORS) for name in floor}
 PACKAGE = Path(graticule.__file__).parent
 

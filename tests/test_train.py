@@ -77,7 +77,7 @@ def test_a_frozen_encoder_is_left_as_it_was_and_its_features_are_kept(town, weig
     written = file.stat().st_mtime_ns
     again = fit(recipe, town, store=FeatureStore(tmp_path / "features"))
     assert file.stat().st_mtime_ns == written
-    assert torch.equal(state(again)["head.layers.1.weight"], state(bundle)["head.layers.1.weight"])
+    assert torch.equal(state(again)["head.cells.weight"], state(bundle)["head.cells.weight"])
 
 
 def test_cells_come_from_the_training_rows_alone(town, tmp_path):
@@ -106,12 +106,14 @@ from graticule.photos import read_photos
 from graticule.train import train
 image = {{"resize": "fit", "longest": 48, "height": None, "width": None}}  # two shapes of photo
 chance = {{"augment": {{"crop": 0.2, "light": 0.2}}, "head": {{"dropout": 0.2}}}}
-recipe = tiny_recipe(image=image, train={{"epochs": 30}}, **chance)
+first, last = {{"epochs": 4, "freeze": ["encoder"]}}, {{"epochs": 10, "freeze": ["encoder[:-2]"]}}
+stages = [first, {{"epochs": 16, "lr": 0.02}}, last]
+recipe = tiny_recipe(image=image, train={{"stages": stages, "schedule": "plateau", "epochs": 30}}, **chance)
 train(recipe, read_photos(Path({table!r})), Path(sys.argv[1]), resume="--resume" in sys.argv)
 """
 
 
-def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(town, tmp_path):
+def test_a_run_killed_in_its_second_of_three_stages_resumes_to_the_weights_of_an_uninterrupted_one(town, tmp_path):
     code = RUN.format(tests=str(Path(__file__).parent), table=str(town.root / "table.csv"))
 
     def command(folder, *more):
@@ -132,7 +134,12 @@ def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(town, tmp_p
     subprocess.run(command("killed", "--resume"), check=True)
     one, two = state(Bundle.read(tmp_path / "whole")), state(Bundle.read(tmp_path / "killed"))
     assert all(torch.equal(one[name], two[name]) for name in one)
-    assert pl.read_csv(history)["epoch"].to_list() == list(range(1, 31))
+    told = pl.read_csv(history)
+    assert told["epoch"].to_list() == list(range(1, 31))
+    assert told["stage"].to_list() == [1] * 4 + [2] * 16 + [3] * 10
+    assert told["lr"].n_unique() > 3  # the plateau's state was carried over: its rates are the whole run's
+    same = ("train_loss", "val_loss", "lr")
+    assert told.select(same).equals(pl.read_csv(tmp_path / "whole/training/history.csv").select(same))
 
 
 def test_a_finished_run_is_not_overwritten_unasked(town, tmp_path):

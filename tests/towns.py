@@ -20,14 +20,15 @@ def photo(quarter, rng, height=48, width=64):
     return file.getvalue()
 
 
-def make_town(folder, count=96, seed=0):
+def make_town(folder, count=96, seed=0, quarters=QUARTERS):
     """A table of ``count`` photos in four quarters and six drives; two shapes of photo."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for i in range(count):
         quarter = i % 4
-        lat, lon = QUARTERS[quarter] + rng.normal(0, 0.001, 2)
+        lat, lon = quarters[quarter] + rng.normal(0, 0.001, 2)
+        lon = (lon + 180) % 360 - 180
         size = (48, 64) if i % 3 else (64, 48)
         (folder / f"{i:03}.jpg").write_bytes(photo(quarter, rng, *size))
         rows.append({"path": f"{i:03}.jpg", "lat": lat, "lon": lon, "sequence": f"drive-{i % 6}", "country": "US"})

@@ -249,9 +249,9 @@ def predict(
                     str(r.photo),
                     f"{r.fix.lat:.5f}",
                     f"{r.fix.lon:.5f}",
-                    say.distance(r.fix.expected_error_km),
-                    r.fix.cells[0].token,
-                    f"{r.fix.cells[0].probability:.0%}",
+                    "unknown" if r.fix.expected_error_km is None else say.distance(r.fix.expected_error_km),
+                    r.fix.cells[0].token if r.fix.cells else "",
+                    f"{r.fix.cells[0].probability:.0%}" if r.fix.cells else "",
                 )
                 for r in replies
             ],

@@ -36,12 +36,15 @@ def tell_metrics(facts: dict[str, Any]) -> None:
     if facts.get("expected_error_km") is not None:
         rows.append(("expected error, mean", distance(facts["expected_error_km"]) + "  (uncalibrated)"))
     for name in ("top1", "top3", "top5"):
-        if name in facts:
+        if facts.get(name) is not None:
             rows.append((f"top-{name[3:]} cell", f"{facts[name]:.1%}" + span(name, percent)))
     if facts.get("cross_entropy") is not None:
         rows.append(("cross-entropy", f"{facts['cross_entropy']:.3f} nats"))
     if facts.get("center_distance_km") is not None:
         rows.append(("centre to centre, mean", distance(facts["center_distance_km"]) + "  (report A's distance)"))
+    if facts.get("regression_mean_km") is not None:
+        rows.append(("regressed position, median", distance(facts["regression_median_km"])))
+        rows.append(("regressed position, mean", distance(facts["regression_mean_km"])))
     if facts.get("outside_cells"):
         rows.append(("outside every cell", f"{facts['outside_cells']:,}"))
     if facts.get("unreadable"):

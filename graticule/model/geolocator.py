@@ -1,11 +1,13 @@
-"""The network as a whole: photos to features to logits over cells."""
+"""The network as a whole: photos to features to cells and positions."""
 
 import torch
 from torch import Tensor, nn
 
 from graticule.config import Recipe
+from graticule.errors import BadRecipeError
 from graticule.model.encoders import Encoder, build_encoder
-from graticule.model.heads import Head
+from graticule.model.heads import Head, Output
+from graticule.model.hybrid import build_hybrid
 
 
 class Geolocator(nn.Module):
@@ -36,10 +38,10 @@ class Geolocator(nn.Module):
         features: Tensor = self.encoder(scaled)
         return features
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits over cells, shape ``(B, C)``."""
-        logits: Tensor = self.head(self.features(images))
-        return logits
+    def forward(self, images: Tensor) -> Output:
+        """What the head says of a batch ``(B, 3, H, W)``."""
+        said: Output = self.head(self.features(images))
+        return said
 
 
 def build_geolocator(recipe: Recipe, num_cells: int, *, fetch: bool = True) -> Geolocator:
@@ -53,14 +55,31 @@ def build_geolocator(recipe: Recipe, num_cells: int, *, fetch: bool = True) -> G
     """
     torch.manual_seed(recipe.seed)
     wanted = recipe.encoder
-    encoder = build_encoder(
-        wanted.name,
-        wanted.weights if fetch else "none",
-        pooling=wanted.pooling,
-        inner=wanted.inner,
-        options=wanted.options,
-    )
-    head = Head(encoder.num_features, num_cells, recipe.head.hidden, recipe.head.dropout)
+    weights = wanted.weights if fetch else "none"
+    if wanted.then:
+        own = wanted.then.weights or wanted.weights
+        encoder = build_hybrid(
+            wanted.name,
+            wanted.then.vit,
+            weights,
+            own if fetch else "none",
+            grid=wanted.then.grid,
+            position=wanted.then.position,
+            options=wanted.options,
+        )
+    else:
+        encoder = build_encoder(
+            wanted.name, weights, pooling=wanted.pooling, inner=wanted.inner, options=wanted.options
+        )
+    kind, hidden, coordinates = recipe.head.kind, recipe.head.hidden, recipe.head.coordinates
+    if hidden is None:  # report A regressed with two fully connected layers (section 3.3), and classified with one
+        hidden = encoder.num_features if kind == "position" else 0
+    if coordinates == "auto":
+        if kind != "cells":
+            raise BadRecipeError("head.coordinates: auto is decided by the training photos; say plane or sphere here")
+        coordinates = "sphere"  # a head without a position has none
+    head = Head(encoder.num_features, num_cells, hidden, recipe.head.dropout, kind, coordinates)
     model = Geolocator(encoder, head, recipe.image.mean or encoder.mean, recipe.image.std or encoder.std)
-    model.encoder.requires_grad_(not wanted.frozen)
+    if wanted.frozen:
+        model.encoder.requires_grad_(False)
     return model

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from graticule.geo import EARTH_RADIUS_KM
+from graticule.model.heads import Frame
 
 Kind = Literal["one_cell", "smoothed", "distance"]
 
@@ -21,12 +22,12 @@ def distance_targets(photos: Tensor, cells: Tensor, tau_km: float) -> Tensor:
         photos, cells: unit vectors, shapes ``(B, 3)`` and ``(C, 3)``.
     """
     # The difference of the vectors keeps the digits of metres that a product in float32 would lose.
-    chord = (photos[:, None, :] - cells[None, :, :]).norm(dim=2)
+    chord = (photos[:, None, :].to(cells.dtype) - cells[None, :, :]).norm(dim=2)
     km = 2 * EARTH_RADIUS_KM * torch.asin((chord / 2).clamp(max=1))
     return torch.softmax(-km / tau_km, dim=1)
 
 
-def loss(
+def cell_loss(
     logits: Tensor,
     rows: Tensor,
     photos: Tensor,
@@ -48,3 +49,12 @@ def loss(
     return functional.cross_entropy(
         logits, rows, ignore_index=-1, label_smoothing=smoothing if kind == "smoothed" else 0.0
     )
+
+
+def position_loss(position: Tensor, photos: Tensor, frame: Frame) -> Tensor:
+    """Mean squared error of a batch in normalised coordinates, a scalar (report A, section 3.4).
+
+    Args:
+        position, photos: regressed and true unit vectors, shapes ``(B, 3)``.
+    """
+    return functional.mse_loss(frame.of(position), frame.of(photos)).float()

@@ -1,0 +1,287 @@
+# Lightning fixes the arguments of its hooks, and its classes are not followed.
+# ruff: noqa: ARG002
+# mypy: allow-subclassing-any
+"""The loop: one optimiser over the stages of a recipe, what is watched, and checkpoints that resume exactly."""
+
+import logging
+import math
+import time
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import polars as pl
+import torch
+from lightning.pytorch.callbacks import Callback, Checkpoint
+from torch import Tensor
+
+from graticule import decode
+from graticule.config import Recipe
+from graticule.data import Progress
+from graticule.errors import BadRecipeError
+from graticule.files import write_text
+from graticule.geo import from_vectors, great_circle_km, unit_vectors
+from graticule.model.freezing import freeze, frozen_parameters
+from graticule.model.geolocator import Geolocator
+from graticule.model.heads import Head, Output
+from graticule.model.losses import cell_loss, position_loss
+from graticule.partition import Partition
+from graticule.preprocess import Augment
+from graticule.schedules import Course, Plateau
+
+
+class Fitting(lightning.LightningModule):
+    """One training step, one validation step, one optimiser over all the stages.
+
+    What a step does depends on the weights, the photos and the step's number alone: its stage, its rate and its
+    chance are worked out afresh. So a run that goes on from the middle of an epoch is the run it would have been.
+
+    Args:
+        steps_per_epoch: batches of one epoch.
+
+    Raises:
+        BadRecipeError: a stage freezes what the network does not have, or all of it.
+    """
+
+    cells: Tensor
+
+    def __init__(
+        self, model: Geolocator, partition: Partition, recipe: Recipe, tau_km: float, steps_per_epoch: int
+    ) -> None:
+        super().__init__()
+        # A frozen encoder did its work before; only the head is trained, moved and saved in checkpoints.
+        self.net: Any = model.head if recipe.encoder.frozen else model
+        self.recipe, self.partition, self.tau_km = recipe, partition, tau_km
+        self.augment = Augment(recipe.augment.crop, recipe.augment.light, recipe.augment.erase)
+        cells = torch.from_numpy(unit_vectors(partition.lat, partition.lon)).float()
+        self.register_buffer("cells", cells, persistent=False)
+        self.course = Course(recipe.train, steps_per_epoch)
+        self.plateau = Plateau()
+        self.movable = {name for name, p in self.net.named_parameters() if p.requires_grad}
+        self.frozen = [frozen_parameters(model, stage.freeze) for stage in self.course.plan]
+        for stage, frozen in zip(self.course.plan, self.frozen, strict=True):
+            if self.movable <= frozen:
+                raise BadRecipeError(f"freeze: {list(stage.freeze)} leaves nothing to train; freeze less")
+        self.stage: int | None = None
+        self.seen: list[tuple[Output, Tensor, Tensor]] = []
+        if recipe.train.compile:
+            self.net.compile()
+
+    @property
+    def head(self) -> Head:
+        head: Head = self.net.head if isinstance(self.net, Geolocator) else self.net
+        return head
+
+    def on_train_batch_start(self, batch: Any, index: int) -> None:
+        step = self.global_step
+        pace = self.course.at(step, self.plateau.factor)
+        if pace.stage != self.stage:
+            self.stage = pace.stage
+            freeze(self.net, self.frozen[pace.stage], self.movable)
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"], group["betas"] = pace.lr, (pace.beta1, group["betas"][1])
+        # Dropout and augmentation depend on the seed and the step alone.
+        torch.manual_seed(int(np.random.SeedSequence((self.recipe.seed, step)).generate_state(1, np.uint64)[0] >> 1))
+
+    def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
+        inputs = batch["features"] if "features" in batch else self.augment(batch["images"] / 255)
+        return self._loss(self.net(inputs), batch)
+
+    def validation_step(self, batch: dict[str, Any], _: int) -> None:
+        said = self.net(batch["features"] if "features" in batch else batch["images"])
+        kept = Output(*(part if part is None else part.cpu() for part in said))
+        self.seen.append((kept, self._loss(said, batch).cpu(), batch["index"].cpu()))
+
+    def _loss(self, said: Output, batch: dict[str, Any]) -> Tensor:
+        target, total = self.recipe.target, torch.zeros((), device=self.device)
+        if said.logits is not None:
+            total = cell_loss(
+                said.logits.float(),
+                batch["row"],
+                batch["position"],
+                self.cells,
+                kind=target.kind,
+                smoothing=target.smoothing or 0.0,
+                tau_km=self.tau_km,
+            )
+        if said.position is not None and self.head.frame is not None:
+            total = total + (target.alpha or 1.0) * position_loss(said.position, batch["position"], self.head.frame)
+        return total
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        wanted = self.recipe.train
+        weights = [p for p in self.net.parameters() if p.requires_grad]
+        kind = torch.optim.AdamW if wanted.optimizer == "adamw" else torch.optim.Adam
+        return kind(weights, lr=wanted.lr, weight_decay=wanted.weight_decay)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["plateau"] = asdict(self.plateau)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.plateau = Plateau(**checkpoint["plateau"])
+
+
+class Watch(Callback):
+    """Counts photos, keeps the history, tells the progress. Its state travels in the checkpoint."""
+
+    def __init__(self, recipe: Recipe, progress: Progress, path: Path | None) -> None:
+        self.recipe, self.progress, self.path = recipe, progress, path
+        self.history: list[dict[str, float]] = []
+        self.total: Tensor | float = 0.0  # of the losses of the running epoch
+        self.steps, self.photos, self.seconds = 0, 0, 0.0
+        self.mark, self.told = 0.0, 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        self._count_time()
+        running = {"total": float(self.total), "steps": self.steps, "photos": self.photos, "seconds": self.seconds}
+        return {"history": self.history, "running": running}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.history = list(state["history"])
+        for name, value in state["running"].items():
+            setattr(self, name, value)
+
+    def on_train_start(self, trainer: Any, fitting: Any) -> None:
+        self.mark = time.monotonic()
+
+    def on_train_epoch_start(self, trainer: Any, fitting: Any) -> None:
+        self.total, self.steps, self.photos, self.seconds, self.mark = 0.0, 0, 0, 0.0, time.monotonic()
+
+    def on_train_batch_end(self, trainer: Any, fitting: Any, outputs: Any, batch: Any, _: int) -> None:
+        loss = outputs["loss"].detach()
+        self.total = self.total + loss.double()
+        self.steps += 1
+        self.photos += len(batch["index"])
+        now = time.monotonic()
+        if now - self.told > 0.2:  # reading the loss waits for the GPU: not at every step
+            self.told = now
+            rate = self.photos / max(self.seconds + now - self.mark, 1e-9)
+            note = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {loss:.3f}  {rate:.0f} photos/s"
+            self.progress(trainer.global_step, fitting.course.steps, note)
+
+    def on_validation_start(self, trainer: Any, fitting: Any) -> None:
+        self._count_time()
+
+    def on_train_epoch_end(self, trainer: Any, fitting: Any) -> None:
+        self._count_time()
+        mean = float(self.total) / max(self.steps, 1)
+        if not math.isfinite(mean):
+            raise BadRecipeError(
+                f"the loss became {mean} in epoch {trainer.current_epoch + 1}; lower train.lr "
+                f"(now {self.recipe.train.lr}) or set train.precision: float32"
+            )
+        found = validation(trainer, fitting)
+        fitting.plateau.watch(found.get("val_loss", mean))
+        row = {
+            "epoch": trainer.current_epoch + 1,
+            "stage": fitting.stage + 1,
+            "train_loss": round(mean, 5),
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "photos_per_second": round(self.photos / max(self.seconds, 1e-9), 1),
+        }
+        self.history.append(row | {name: round(value, 5) for name, value in found.items()})
+        if self.path:
+            write_text(self.path, pl.DataFrame(self.history).write_csv())
+        if trainer.global_step >= fitting.course.steps:
+            self.progress(trainer.global_step, trainer.global_step, f"{row['epoch']} epochs, loss {mean:.3f}")
+
+    def _count_time(self) -> None:
+        """Training's own seconds, up to now or to where validation began."""
+        now = time.monotonic()
+        if self.mark:
+            self.seconds += now - self.mark
+            self.mark = now
+
+
+def validation(trainer: Any, fitting: Fitting) -> dict[str, float]:
+    """What the validation photos of this epoch gave: the loss, and the error of each way to answer."""
+    if not fitting.seen:
+        return {}
+    index = torch.cat([index for _, _, index in fitting.seen])
+    counts = torch.tensor([len(index) for _, _, index in fitting.seen])
+    losses = torch.stack([value for _, value, _ in fitting.seen])
+    logits = [said.logits for said, _, _ in fitting.seen if said.logits is not None]
+    position = [said.position for said, _, _ in fitting.seen if said.position is not None]
+    fitting.seen.clear()
+    lat, lon = from_vectors(trainer.val_dataloaders.dataset.extras["position"][index].numpy())
+    found = {"val_loss": float((losses.nan_to_num() * counts).sum() / counts.sum())}
+    if logits:
+        likely = decode.points(torch.cat(logits).double().softmax(dim=1).numpy(), fitting.partition, "mode")
+        found["val_median_km"] = float(np.median(great_circle_km(lat, lon, likely.lat, likely.lon)))
+    if position:
+        error_km = great_circle_km(lat, lon, *from_vectors(torch.cat(position).numpy()))
+        found["val_regression_median_km"] = float(np.median(error_km))
+        found["val_regression_mean_km"] = float(error_km.mean())
+    return found
+
+
+class Checkpoints(Checkpoint):
+    """Writes ``path`` at the end of every so many epochs, and within an epoch once so many minutes have passed.
+
+    Lightning writes aside and renames, and calls checkpoints last, after the history of the epoch is complete.
+    """
+
+    def __init__(self, path: Path, epochs: int, minutes: float) -> None:
+        self.path, self.epochs, self.seconds = path, epochs, 60 * minutes
+        self.written = time.monotonic()
+
+    def on_train_batch_end(self, trainer: Any, fitting: Any, outputs: Any, batch: Any, index: int) -> None:
+        last = index + 1 >= trainer.num_training_batches  # the end of the epoch is about to be written
+        if not last and time.monotonic() - self.written > self.seconds:
+            self._write(trainer)
+
+    def on_train_epoch_end(self, trainer: Any, fitting: Any) -> None:
+        if (trainer.current_epoch + 1) % self.epochs == 0:
+            self._write(trainer)
+
+    def _write(self, trainer: Any) -> None:
+        trainer.save_checkpoint(self.path)
+        self.written = time.monotonic()
+
+
+def run_epochs(fitting: Fitting, loaders: list[Any], watch: Watch, checkpoint: Path | None, resume: bool) -> None:
+    """Train with the first loader, validate with the second if there is one.
+
+    Args:
+        checkpoint: the file to keep the run in; none keeps nothing.
+        resume: go on from that file where it exists.
+    """
+    wanted = fitting.recipe.train
+    epochs = sum(stage.epochs for stage in wanted.plan)
+    callbacks: list[Callback] = [watch]
+    if checkpoint:
+        every = max(1, epochs // 20) if fitting.recipe.encoder.frozen else 1
+        callbacks.append(Checkpoints(checkpoint, every, wanted.checkpoint_minutes))
+    with warnings.catch_warnings():
+        # Lightning's advice on workers and logging intervals is for its own users, not for ours.
+        warnings.filterwarnings("ignore", module="lightning")
+        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+        trainer = lightning.Trainer(
+            max_epochs=epochs,
+            accelerator="gpu" if torch.cuda.is_available() else "cpu",
+            devices=1,
+            precision=precision(fitting.recipe),
+            callbacks=callbacks,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=checkpoint is not None,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+        go_on = checkpoint if resume and checkpoint and checkpoint.exists() else None
+        val = loaders[1] if len(loaders) > 1 else None
+        trainer.fit(fitting, loaders[0], val, ckpt_path=go_on, weights_only=False)
+
+
+def precision(recipe: Recipe) -> Any:
+    """Lightning's name of the arithmetic: bfloat16 where the machine has it, unless the recipe says otherwise."""
+    wanted = recipe.train.precision
+    if recipe.encoder.frozen or wanted == "float32":
+        return "32-true"  # a head on features takes milliseconds; nothing to gain
+    if wanted == "bfloat16" or torch.cuda.is_available():
+        return "bf16-mixed"
+    return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() else "32-true"

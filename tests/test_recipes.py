@@ -1,0 +1,212 @@
+"""The recipes of the two reports, small enough for a test: trained, stopped, resumed and measured by command."""
+
+import itertools
+import json
+
+import polars as pl
+import pytest
+import torch
+import torchvision
+from test_cli import RECIPES, graticule
+from torch.utils.data import DataLoader
+from towns import make_town, tiny_recipe
+
+from graticule.bundle import Bundle
+from graticule.config import parse_overrides, parse_recipe, read_recipe
+from graticule.errors import BadRecipeError
+from graticule.fitting import Checkpoints
+from graticule.model.geolocator import build_geolocator
+from graticule.train import fit, train
+
+SMALL = (
+    "cells.split_above=30", "cells.drop_below=5", "split.val=0.17", "split.test=0.17", "image.height=32",
+    "image.width=32", "train.batch_size=16", "train.precision=float32", "train.workers=0", "encoder.weights=none",
+)  # fmt: skip
+TINY = {
+    "washington-dc": ("encoder.name=test_resnet", "train.epochs=3"),
+    "geovit": (
+        "encoder.name=test_resnet", "encoder.then.vit=test_vit", "encoder.then.grid=2",
+        *(f"train.stages.{i}.epochs=1" for i in range(3)),
+    ),
+}  # fmt: skip
+APPENDIX_B = {
+    "vit_b_16": "IMAGENET1K_V1", "vit_l_16": "IMAGENET1K_V1", "vit_b_32": "IMAGENET1K_V1", "vit_l_32": "IMAGENET1K_V1",
+    "resnet50": "IMAGENET1K_V2", "convnext_base": "IMAGENET1K_V1", "convnext_large": "IMAGENET1K_V1",
+}  # fmt: skip
+
+
+class Killed(Exception):
+    pass
+
+
+def kill_at(monkeypatch, step):
+    """The run ends as soon as the checkpoint of this step is written."""
+    write = Checkpoints._write
+
+    def write_and_die(self, trainer):
+        write(self, trainer)
+        if trainer.global_step >= step:
+            raise Killed
+
+    monkeypatch.setattr(Checkpoints, "_write", write_and_die)
+
+
+def same_weights(one, two):
+    one, two = one.model.state_dict(), two.model.state_dict()
+    return all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory):
+    return make_town(tmp_path_factory.mktemp("town"))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_reports_recipe_trains_resumes_and_is_measured_by_command(town, tmp_path, monkeypatch, name):
+    sets = [part for pair in (*SMALL, *TINY[name]) for part in ("--set", pair)]
+
+    def command(out, *more):
+        table = town.root / "table.csv"
+        return ["train", RECIPES / f"{name}.yaml", "--photos", table, "--out", tmp_path / out, *sets, *more]
+
+    done = graticule(*command("whole"))
+    assert done.returncode == 0, done.stderr
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 8)
+        graticule(*command("killed"))
+    assert not (tmp_path / "killed/bundle.json").exists()
+    assert graticule(*command("killed", "--resume")).returncode == 0
+    assert same_weights(Bundle.read(tmp_path / "whole"), Bundle.read(tmp_path / "killed"))
+    assert pl.read_csv(tmp_path / "killed/training/history.csv")["epoch"].to_list() == [1, 2, 3]
+    evaluated = graticule("evaluate", tmp_path / "killed", town.root / "table.csv", "--json")
+    metrics = json.loads(evaluated.stdout)
+    assert metrics["answer"] == "center"
+    assert metrics["center_distance_km"] is not None
+    assert metrics["audit"]["shared_sequences"] == 0
+
+
+@pytest.mark.parametrize("kind", ["position", "both"])
+def test_regression_goes_the_whole_way_by_command(town, tmp_path, kind):
+    sets = [*SMALL, *TINY["washington-dc"], f"head.kind={kind}", "answer=regressed"]
+    sets += ["target={}"] if kind == "position" else ["target.alpha=5"]
+    arguments = [part for pair in sets for part in ("--set", pair)]
+    table, out = town.root / "table.csv", tmp_path / "bundle"
+    done = graticule("train", RECIPES / "washington-dc.yaml", "--photos", table, "--out", out, *arguments)
+    assert done.returncode == 0, done.stderr
+    evaluated = graticule("evaluate", out, table)
+    assert "regressed position, mean" in evaluated.stdout
+    assert ("top-1 cell" in evaluated.stdout) == (kind == "both")
+    for format in ("table", "csv", "kml"):
+        assert graticule("predict", out, town.paths()[0], "--format", format).returncode == 0
+    assert graticule("report", out).returncode == 0
+
+
+@pytest.mark.parametrize("name", APPENDIX_B)
+def test_pretrained_means_the_weights_of_the_reports_appendix(name):
+    assert torchvision.models.get_model_weights(name).DEFAULT.name == APPENDIX_B[name]
+    recipe = read_recipe(RECIPES / "washington-dc.yaml", parse_overrides([f"encoder.name=torchvision/{name}"]))
+    assert (recipe.encoder.name, recipe.encoder.weights) == (f"torchvision/{name}", "pretrained")
+
+
+def test_what_the_comments_of_a_recipe_offer_is_read():
+    for name in TINY:
+        text = (RECIPES / f"{name}.yaml").read_text()
+        offered = [line.split("--set ")[1:] for line in text.splitlines() if "--set" in line]
+        for sets in offered:
+            pairs = [part.split()[0] for part in sets]
+            if "target.kind=one_cell" in pairs or "target.alpha=5" in pairs:
+                pairs += ["head.kind=both"] if "target.alpha=5" in pairs else []
+            read_recipe(RECIPES / f"{name}.yaml", parse_overrides(pairs))
+
+
+def test_three_stages_hold_still_what_they_freeze(town):
+    stages = [{"epochs": 1, "freeze": ["encoder"]}, {"epochs": 1}, {"epochs": 1, "freeze": ["head"]}]
+
+    def state_after(count):
+        train = {"stages": stages[:count], "epochs": count, "schedule": "constant", "warmup": 0}
+        return fit(tiny_recipe(train=train), town).model.state_dict()
+
+    one, two, three = map(state_after, (1, 2, 3))
+    start = build_geolocator(tiny_recipe(), 4).state_dict()
+    assert all(torch.equal(one[n], start[n]) for n in one if n.startswith("encoder."))
+    assert not torch.equal(one["encoder.body.conv_stem.weight"], two["encoder.body.conv_stem.weight"])
+    assert all(torch.equal(two[n], three[n]) for n in two if n.startswith("head."))
+    assert not torch.equal(one["head.cells.weight"], two["head.cells.weight"])
+
+
+class Stateful(DataLoader):
+    """A loader that remembers how many batches of the epoch it gave, as Lightning asks of one."""
+
+    def __init__(self, dataset, order, workers, pin=False):
+        super().__init__(dataset, sampler=order, batch_size=None)
+        self.given = self.skip = 0
+
+    def __iter__(self):
+        self.given, self.skip = self.skip, 0
+        for batch in itertools.islice(super().__iter__(), self.given, None):
+            self.given += 1
+            yield batch
+
+    def state_dict(self):
+        return {"given": self.given}
+
+    def load_state_dict(self, state):
+        self.skip = state["given"] % len(self)
+
+
+@pytest.mark.parametrize("step", [2, 7, 11])
+def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_weights(town, tmp_path, monkeypatch, step):
+    monkeypatch.setattr("graticule.train.batches", Stateful)
+    stages = [{"epochs": 1, "freeze": ["encoder"]}, {"epochs": 2, "freeze": ["encoder[:-2]"]}]
+    recipe = tiny_recipe(
+        train={"stages": stages, "epochs": 3, "checkpoint_minutes": 1e-9, "schedule": "onecycle"},
+        head={"dropout": 0.2},
+        augment={"crop": 0.2},
+    )
+    whole = train(recipe, town, tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, step)
+        train(recipe, town, tmp_path / "killed")
+    resumed = train(recipe, town, tmp_path / "killed", resume=True)
+    assert same_weights(whole, resumed)
+    same = ("epoch", "stage", "train_loss", "val_loss", "lr")
+    tables = [pl.read_csv(tmp_path / run / "training/history.csv").select(same) for run in ("whole", "killed")]
+    assert tables[0].equals(tables[1])
+
+
+def test_a_share_of_the_photos_is_of_every_cell_and_leaves_the_cells_as_they_are(town):
+    whole, quarter = (fit(tiny_recipe(train={"epochs": 1, "share": share}), town) for share in (1, 0.25))
+    assert quarter.facts["photos"] == len(town) / 4
+    assert quarter.partition.photos.tolist() == whole.partition.photos.tolist()
+
+
+def test_adam_and_adamw_part_ways_on_weight_decay(town):
+    def weights(optimizer):
+        recipe = tiny_recipe(train={"epochs": 1, "optimizer": optimizer, "weight_decay": 0.5, "lr": 1e-3})
+        return fit(recipe, town).model.head.cells.weight
+
+    assert not torch.equal(weights("adam"), weights("adamw"))
+    assert torch.equal(weights("adam"), weights("adam"))
+
+
+@pytest.mark.parametrize(
+    ("train_", "sentence"),
+    [
+        ({"stages": [{"epochs": 3}], "epochs": 5}, "the stages make 3 epochs and epochs says 5"),
+        ({"stages": [{"epochs": 1, "freze": []}]}, "unknown setting train.stages.0.freze; did you mean freeze"),
+    ],
+)
+def test_stages_that_cannot_be_are_refused(train_, sentence):
+    with pytest.raises(BadRecipeError, match=sentence):
+        parse_recipe({"train": train_})
+
+
+def test_a_stage_that_freezes_all_is_refused(town):
+    with pytest.raises(BadRecipeError, match="leaves nothing to train"):
+        fit(tiny_recipe(train={"stages": [{"epochs": 1, "freeze": ["encoder", "head"]}], "epochs": 1}), town)
+
+
+def test_an_entry_that_a_list_lacks_cannot_be_set(tmp_path):
+    (tmp_path / "r.yaml").write_text("train: {stages: [{epochs: 1}]}\n")
+    with pytest.raises(BadRecipeError, match="stages has 1 entries"):
+        read_recipe(tmp_path / "r.yaml", {"train.stages.1.epochs": 2})
