@@ -19,7 +19,7 @@ class CellGuess:
     """One likely cell.
 
     Attributes:
-        token: S2 token (hexadecimal text: JSON numbers lose digits above 2**53).
+        token: its name in the partition: S2's token, the value of a column, or a row's own such as ``c07``.
         lat, lon: mean position of the cell's training photos, degrees.
         probability: in [0, 1].
     """
@@ -113,14 +113,14 @@ def fixes(probability: NDArray[np.floating[Any]], partition: Partition, answer: 
     """The answers of :func:`points` as values, each with its ``top`` likeliest cells."""
     found = points(probability, partition, answer)
     order = np.argsort(-probability, axis=1, kind="stable")[:, :top]
-    tokens = partition.tokens
+    names = partition.names
     return [
         Fix(
             float(found.lat[i]),
             float(found.lon[i]),
             float(found.expected_error_km[i]),
             tuple(
-                CellGuess(tokens[j], float(partition.lat[j]), float(partition.lon[j]), float(probability[i, j]))
+                CellGuess(names[j], float(partition.lat[j]), float(partition.lon[j]), float(probability[i, j]))
                 for j in order[i]
             ),
         )

@@ -120,7 +120,7 @@ def predict_rows(locator: Locator, photos: Photos, *, progress: Progress = silen
     whenever the cell is right, however large the cell.
     """
     partition = locator.bundle.partition
-    true_row = partition.assign(photos.lat, photos.lon)
+    true_row = partition.rows_of(photos)
     count = len(photos)
     number = {
         name: np.full(count, np.nan)
@@ -157,16 +157,16 @@ def predict_rows(locator: Locator, photos: Photos, *, progress: Progress = silen
     both = read & (true_row != NO_CELL)
     lat, lon = partition.center_lat, partition.center_lon
     between[both] = great_circle_km(lat[best[both]], lon[best[both]], lat[true_row[both]], lon[true_row[both]])
-    tokens = [*partition.tokens, None]  # NO_CELL takes the last
+    names = [*partition.names, None]  # NO_CELL takes the last
     return photos.frame.select("path", "lat", "lon", *(c for c in CARRIED if photos.has(c))).with_columns(
         pl.Series("place_code", photos.places()),
-        pl.Series("true_cell", [tokens[i] for i in true_row], pl.String),
-        pl.Series("predicted_cell", [tokens[i] for i in best], pl.String),
+        pl.Series("true_cell", [names[i] for i in true_row], pl.String),
+        pl.Series("predicted_cell", [names[i] for i in best], pl.String),
         *(pl.Series(name, values).fill_nan(None) for name, values in number.items()),
         pl.Series("error_km", error_km).fill_nan(None),
         pl.Series("center_distance_km", between).fill_nan(None),
         *(pl.Series(name, values) for name, values in hits.items()),
-        pl.Series("top_cells", [[tokens[j] for j in row] for row in likely], pl.List(pl.String)),
+        pl.Series("top_cells", [[names[j] for j in row] for row in likely], pl.List(pl.String)),
         pl.Series("top_probabilities", likely_probability.round(5).tolist(), pl.List(pl.Float64)),
         pl.Series("error", reasons, pl.String),
     )

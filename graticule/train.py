@@ -39,7 +39,7 @@ from graticule.files import write_json, write_parquet, write_text
 from graticule.geo import great_circle_km, unit_vectors
 from graticule.model.geolocator import Geolocator, build_geolocator
 from graticule.model.losses import loss
-from graticule.partition import NO_CELL, Partition
+from graticule.partition import NO_CELL, Partition, grow
 from graticule.photos import Photos
 from graticule.preprocess import Augment, Preprocess
 from graticule.splits import audit, make_split
@@ -100,7 +100,7 @@ def split_photos(recipe: Recipe, photos: Photos) -> NDArray[Any]:
     wanted = recipe.split
     strata = None
     if wanted.by == "random":  # report A stratified its frames by cell
-        strata = grow_cells(recipe, photos).assign(photos.lat, photos.lon)
+        strata = grow_cells(recipe, photos).rows_of(photos)
     return make_split(
         photos,
         wanted.by,
@@ -115,14 +115,8 @@ def split_photos(recipe: Recipe, photos: Photos) -> NDArray[Any]:
 def grow_cells(recipe: Recipe, photos: Photos) -> Partition:
     """The recipe's cells over these photos."""
     cells = recipe.cells
-    return Partition.fit(
-        photos.lat,
-        photos.lon,
-        split_above=cells.split_above,
-        drop_below=cells.drop_below,
-        max_level=cells.max_level,
-        keep=cells.keep,
-    )
+    labels = photos.column(cells.label) if cells.label else ()
+    return grow(photos.lat, photos.lon, labels=labels, seed=recipe.seed, **cells.model_dump(exclude_none=True))
 
 
 def fit(
@@ -148,8 +142,8 @@ def fit(
     partition = grow_cells(recipe, photos)
     if len(partition) < 2:
         raise BadRecipeError(
-            f"{len(photos)} training photos make only one cell, so there is nothing to tell apart; lower "
-            f"cells.split_above (now {recipe.cells.split_above}) or cells.drop_below (now {recipe.cells.drop_below})"
+            f"{len(photos)} training photos make only one cell, so there is nothing to tell apart; "
+            f"{_more_cells(recipe)}"
         )
     model = build_geolocator(recipe, len(partition))
     preprocess = Preprocess(
@@ -188,6 +182,15 @@ def fit(
     return Bundle(model, partition, preprocess, recipe, facts, folder.parent if folder else None)
 
 
+def _more_cells(recipe: Recipe) -> str:
+    cells = recipe.cells
+    if cells.kind == "s2":
+        return f"lower cells.split_above (now {cells.split_above}) or cells.drop_below (now {cells.drop_below})"
+    if cells.kind == "label":
+        return f"name a column with more values than cells.label: {cells.label} has"
+    return "ask for more of them under cells"
+
+
 @dataclass(frozen=True)
 class _Part:
     """Photos ready to be batched: their dataset, true cells and shapes."""
@@ -208,7 +211,7 @@ class _Part:
         store: FeatureStore | None,
         progress: Progress,
     ) -> "_Part":
-        rows = partition.assign(photos.lat, photos.lon)
+        rows = partition.rows_of(photos)
         if recipe.target.kind != "distance" and name == "train":  # a photo without a cell teaches nothing
             photos, rows = photos.take(rows != NO_CELL), rows[rows != NO_CELL]
         position = torch.from_numpy(unit_vectors(photos.lat, photos.lon)).float()

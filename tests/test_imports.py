@@ -10,8 +10,8 @@ import graticule
 FLOORS = [
     {"errors"},
     {"files", "geo", "config", "borders"},
-    {"s2", "metrics", "images"},
-    {"photos", "partition"},
+    {"s2", "metrics", "images", "photos"},
+    {"partition"},
     {"splits", "score", "decode", "maps", "sources", "preprocess"},
     {"model"},
     {"data", "bundle"},
