@@ -56,7 +56,7 @@ class Cells(Section):
                 raise ValueError(f"{name} goes with kind: {kinds}; here the kind is {self.kind}")
         missing = [name for name in wanted if name not in given]
         if missing:
-            raise ValueError(f"kind: {self.kind} takes {' and '.join(wanted)}; {' and '.join(missing)} is not given")
+            raise ValueError(f"kind: {self.kind} takes {' and '.join(wanted)}; not given: {', '.join(missing)}")
         if self.drop_below is not None and self.split_above is not None and self.drop_below > self.split_above:
             raise ValueError(
                 f"drop_below={self.drop_below} exceeds split_above={self.split_above}: every cell that is "

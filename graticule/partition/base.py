@@ -138,7 +138,12 @@ class Partition(ABC):
     @classmethod
     @abstractmethod
     def _from_columns(cls, columns: dict[str, Any], facts: dict[str, str]) -> Self:
-        """The way back from columns and metadata; raises ``KeyError`` for a missing column, ``TypeError`` or ``ValueError`` for a bad one."""
+        """The way back from columns and metadata.
+
+        Raises:
+            KeyError: a column is missing.
+            TypeError, ValueError: one does not make sense.
+        """
 
     def _check(self, **own: str) -> None:
         """Whether photos, lat, lon and a kind's own arrays (dtypes by name) are of one length and make sense.
@@ -223,17 +228,15 @@ def check_positions(lat: Any, lon: Any) -> tuple[Floats, Floats]:
     return lats, lons
 
 
-def check_count(name: str, count: int, positions: int) -> None:
-    """Refuse to make more parts than there are different ``positions``.
+def check_count(name: str, count: int, values: Any, what: str) -> None:
+    """Refuse to make more parts than there are different ``values``.
 
     Raises:
         BadRecipeError: too many parts, or none.
     """
-    if not 1 <= count <= positions:
-        raise BadRecipeError(
-            f"{name}={count} is impossible: the photos have {positions} different values to divide; "
-            f"give {name} from 1 to {positions}"
-        )
+    most = len(np.unique(values, axis=0))
+    if not 1 <= count <= most:
+        raise BadRecipeError(f"{name}={count} is impossible: the photos have {most} different {what}, so 1 to {most}")
 
 
 def nearest_other_km(lat: Floats, lon: Floats) -> Floats | None:

@@ -187,7 +187,7 @@ def _enlarged(lat: ArrayLike, lon: ArrayLike, clusters: int) -> tuple[Floats, Fl
     """
     lats, lons = check_positions(lat, lon)
     vectors = unit_vectors(lats, lons)
-    check_count("clusters", clusters, len(np.unique(vectors, axis=0)))
+    check_count("clusters", clusters, vectors, "positions")
     origin = vectors.mean(axis=0)
     scale = float(np.sqrt(((vectors - origin) ** 2).sum(axis=1).mean())) or 1.0
     return lats, lons, (vectors - origin) / scale, origin, scale

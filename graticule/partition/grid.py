@@ -65,8 +65,8 @@ class GridPartition(MeasuredPartition):
         lats, lons = check_positions(lat, lon)
         cut = _widest_gap(lons)
         x = _from_cut(lons, cut)
-        for name, count, values in (("rows", rows, lats), ("columns", columns, x)):
-            check_count(name, count, len(np.unique(values)))
+        check_count("rows", rows, lats, "latitudes")
+        check_count("columns", columns, x, "longitudes")
         row_edges, column_edges = (
             np.unique(np.quantile(values, np.linspace(0, 1, count + 1)))
             for values, count in ((lats, rows), (x, columns))

@@ -9,7 +9,7 @@ from graticule.geo import EARTH_RADIUS_KM, Floats, Ints, from_vectors, unit_vect
 from graticule.partition.base import MeasuredPartition, measure, measured
 
 REACH_RAD = np.radians(75)  # photos farther from the middle of their class are strays and do not shape its hull
-_STEP_RAD = np.radians(2)  # between two points of an outline: a longer part of a great circle would not look bent
+_STEP_DEG = 2  # between two points of an outline, also in longitude: a flat map bends longer parts of a great circle
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,10 @@ def _along(corners: Floats) -> Floats:
     """A ring of unit vectors with more points along its longer edges, shape ``(P, 3)``; not of unit length."""
     following = np.roll(corners, -1, axis=0)
     chord = np.linalg.norm(following - corners, axis=1)
-    steps = np.maximum(np.ceil(2 * np.arcsin(np.minimum(chord / 2, 1)) / _STEP_RAD), 1).astype(np.int64)
+    longitude = from_vectors(corners)[1]
+    turn = np.abs((np.roll(longitude, -1) - longitude + 180) % 360 - 180)
+    longest = np.maximum(np.degrees(2 * np.arcsin(np.minimum(chord / 2, 1))), turn)
+    steps = np.maximum(np.ceil(longest / _STEP_DEG), 1).astype(np.int64)
     edge = np.repeat(np.arange(len(corners)), steps)
     share = (np.arange(len(edge)) - np.repeat(np.cumsum(steps) - steps, steps)) / steps[edge]
     ring: Floats = corners[edge] + (following - corners)[edge] * share[:, None]
