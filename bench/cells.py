@@ -13,7 +13,7 @@ import numpy as np
 import s2geometry
 
 from bench.table import Row, print_table
-from graticule.partition import Partition
+from graticule.partition import CellPartition
 
 SPLIT_ABOVE, DROP_BELOW, MAX_LEVEL = 1000, 50, 18  # the command line's example
 SIZES = (1_000_000, 3_000_000, 10_000_000)
@@ -39,8 +39,8 @@ def world(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(lat, -90, 90, out=lat), np.clip(lon, -180, 180, out=lon)
 
 
-def fit(lat: np.ndarray, lon: np.ndarray) -> Partition:
-    return Partition.fit(lat, lon, split_above=SPLIT_ABOVE, drop_below=DROP_BELOW, max_level=MAX_LEVEL)
+def fit(lat: np.ndarray, lon: np.ndarray) -> CellPartition:
+    return CellPartition.fit(lat, lon, split_above=SPLIT_ABOVE, drop_below=DROP_BELOW, max_level=MAX_LEVEL)
 
 
 def the_reports_way(lat: np.ndarray, lon: np.ndarray) -> dict[int, int]:
@@ -119,7 +119,7 @@ def partition_rows() -> list[Row]:
 def assign_rows() -> list[Row]:
     """Cells of one million points, in a partition of about 3,000 cells all over the world."""
     lat, lon = world(1_000_000)
-    partition = Partition.fit(lat, lon, split_above=800, drop_below=100)
+    partition = CellPartition.fit(lat, lon, split_above=800, drop_below=100)
     rate = len(lat) / seconds(partition.assign, lat, lon, runs=7) / 1e6
     what = f"assign to {len(partition):,} cells, one core"
     return [Row(what, f"{rate:.1f} million points a second", f"at least {GOAL_RATE}", rate >= GOAL_RATE)]

@@ -89,7 +89,7 @@ def bare(recipe: Recipe, photos: Photos, bundle: Bundle) -> Spent:
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.train.lr, weight_decay=recipe.train.weight_decay)
     images = torch.stack([bundle.preprocess(path.read_bytes()) for path in photos.paths()]) / 255
     images = ((images - model.mean) / model.std).contiguous(memory_format=torch.channels_last)
-    rows = torch.from_numpy(bundle.partition.assign(photos.lat, photos.lon))
+    rows = torch.from_numpy(bundle.partition.rows_of(photos))
     batches = list(zip(images.split(BATCH), rows.split(BATCH), strict=True))
 
     def steps(batches: list[tuple[torch.Tensor, torch.Tensor]]) -> None:

@@ -1,7 +1,7 @@
 """Where was this photo taken, and how sure can one be?
 
 ``graticule.load("runs/city")`` opens a trained bundle; its ``locate("photo.jpg")`` answers with a point, the likely
-cells and the error to expect. ``graticule.Partition`` divides a map into adaptive cells.
+cells and the error to expect. ``graticule.Partition`` is a division of the map; ``graticule.partition.grow`` makes one.
 """
 
 from typing import Any

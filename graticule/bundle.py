@@ -16,7 +16,7 @@ from graticule.config import Recipe, parse_recipe
 from graticule.errors import BundleError, GraticuleError
 from graticule.files import sha256_of, write_bytes, write_json, write_text
 from graticule.model.geolocator import Geolocator, build_geolocator
-from graticule.partition import Partition
+from graticule.partition import Partition, read_partition
 from graticule.preprocess import Preprocess
 
 FORMAT = 1
@@ -82,7 +82,7 @@ class Bundle:
                     f"copy the bundle again from where it was made"
                 )
         try:
-            partition = Partition.read(path / CELLS)
+            partition = read_partition(path / CELLS)
             recipe = parse_recipe(yaml.safe_load((path / RECIPE).read_text()), where=str(path / RECIPE))
             model = build_geolocator(recipe, len(partition), fetch=False)
             model.load_state_dict(load_file(path / WEIGHTS))

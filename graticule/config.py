@@ -21,21 +21,57 @@ class Section(BaseModel):
 
 
 class Cells(Section):
-    """The division of the map (PlaNet, arXiv 1602.05314, section 3.1; ``nested`` as report A wrote it)."""
+    """The division of the map: what the classes are.
 
-    split_above: Count = 1000
-    drop_below: Count = 50
-    max_level: Annotated[int, Field(ge=0, le=30)] = 18
-    keep: Literal["planet", "nested"] = "planet"
+    ``s2`` are adaptive cells (PlaNet, arXiv 1602.05314, section 3.1; ``nested`` as report A wrote it), ``grid`` the
+    quantile grid of report A's notebook, ``kmeans`` and ``gaussian`` clusters of the photos, and ``label`` the values
+    of a column, such as ``label: city``.
+    """
+
+    kind: Literal["s2", "grid", "kmeans", "gaussian", "label"] = "s2"
+    split_above: Count | None = None  # of s2: 1000, 50, 18 and planet where nothing is said
+    drop_below: Count | None = None
+    max_level: Annotated[int, Field(ge=0, le=30)] | None = None
+    keep: Literal["planet", "nested"] | None = None
+    rows: Count | None = None
+    columns: Count | None = None
+    clusters: Count | None = None
+    label: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled(cls, tree: Any) -> Any:
+        if isinstance(tree, dict) and tree.get("kind", "s2") == "s2":
+            usual = {"split_above": 1000, "drop_below": 50, "max_level": 18, "keep": "planet"}
+            return usual | {name: value for name, value in tree.items() if value is not None}
+        return tree
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.drop_below > self.split_above:
+    def _fits_the_kind(self) -> Self:
+        wanted = _CELLS_SETTINGS[self.kind]
+        given = [name for name in type(self).model_fields if name != "kind" and getattr(self, name) is not None]
+        for name in given:
+            if name not in wanted:
+                kinds = " or ".join(kind for kind, names in _CELLS_SETTINGS.items() if name in names)
+                raise ValueError(f"{name} goes with kind: {kinds}; here the kind is {self.kind}")
+        missing = [name for name in wanted if name not in given]
+        if missing:
+            raise ValueError(f"kind: {self.kind} takes {' and '.join(wanted)}; not given: {', '.join(missing)}")
+        if self.drop_below is not None and self.split_above is not None and self.drop_below > self.split_above:
             raise ValueError(
                 f"drop_below={self.drop_below} exceeds split_above={self.split_above}: every cell that is "
                 f"small enough to keep would be dropped; make drop_below the smaller of the two"
             )
         return self
+
+
+_CELLS_SETTINGS = {
+    "s2": ("split_above", "drop_below", "max_level", "keep"),
+    "grid": ("rows", "columns"),
+    "kmeans": ("clusters",),
+    "gaussian": ("clusters",),
+    "label": ("label",),
+}
 
 
 class Split(Section):

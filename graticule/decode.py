@@ -19,7 +19,7 @@ class CellGuess:
     """One likely cell.
 
     Attributes:
-        token: S2 token (hexadecimal text: JSON numbers lose digits above 2**53).
+        token: its name in the partition: S2's token, the value of a column, or a row's own such as ``c07``.
         lat, lon: mean position of the cell's training photos, degrees.
         probability: in [0, 1].
     """
@@ -135,13 +135,13 @@ def points(
 
 def fixes(found: Points, probability: NDArray[np.floating[Any]] | None, partition: Partition, top: int) -> list[Fix]:
     """The answers of :func:`points` as values, each with its ``top`` likeliest cells where there are cells."""
-    tokens = partition.tokens
+    names = partition.names
     cells: list[tuple[CellGuess, ...]] = [()] * len(found.lat)
     if probability is not None:
         order = np.argsort(-probability, axis=1, kind="stable")[:, :top]
         cells = [
             tuple(
-                CellGuess(tokens[j], float(partition.lat[j]), float(partition.lon[j]), float(probability[i, j]))
+                CellGuess(names[j], float(partition.lat[j]), float(partition.lon[j]), float(probability[i, j]))
                 for j in order[i]
             )
             for i in range(len(probability))

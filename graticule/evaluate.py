@@ -122,7 +122,7 @@ def predict_rows(locator: Locator, photos: Photos, *, progress: Progress = silen
     ``regression_error_km`` is the error of a regressed position, whichever answer was asked for.
     """
     partition = locator.bundle.partition
-    true_row = partition.assign(photos.lat, photos.lon)
+    true_row = partition.rows_of(photos)
     count = len(photos)
     number = {
         name: np.full(count, np.nan)
@@ -164,18 +164,18 @@ def predict_rows(locator: Locator, photos: Photos, *, progress: Progress = silen
     both = (best != NO_CELL) & (true_row != NO_CELL)
     lat, lon = partition.center_lat, partition.center_lon
     between[both] = great_circle_km(lat[best[both]], lon[best[both]], lat[true_row[both]], lon[true_row[both]])
-    tokens = [*partition.tokens, None]  # NO_CELL takes the last
+    names = [*partition.names, None]  # NO_CELL takes the last
     nothing: list[None] = [None] * count
     texts, numbers = pl.List(pl.String), pl.List(pl.Float64)
     return photos.frame.select("path", "lat", "lon", *(c for c in CARRIED if photos.has(c))).with_columns(
         pl.Series("place_code", photos.places()),
-        pl.Series("true_cell", [tokens[i] for i in true_row], pl.String),
-        pl.Series("predicted_cell", [tokens[i] for i in best], pl.String),
+        pl.Series("true_cell", [names[i] for i in true_row], pl.String),
+        pl.Series("predicted_cell", [names[i] for i in best], pl.String),
         *(pl.Series(name, values).fill_nan(None) for name, values in number.items()),
         pl.Series("error_km", error_km).fill_nan(None),
         pl.Series("center_distance_km", between).fill_nan(None),
         *(pl.Series(name, values if has_cells else nothing, pl.Boolean) for name, values in hits.items()),
-        pl.Series("top_cells", [[tokens[j] for j in row] for row in likely] if has_cells else nothing, texts),
+        pl.Series("top_cells", [[names[j] for j in row] for row in likely] if has_cells else nothing, texts),
         pl.Series("top_probabilities", likely_probability.round(5).tolist() if has_cells else nothing, numbers),
         pl.Series("error", reasons, pl.String),
     )

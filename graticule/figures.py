@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 
-from graticule import maps, s2
+from graticule import maps
 from graticule.files import atomic_file
 from graticule.geo import format_km
 
@@ -37,15 +37,12 @@ class Cells(Protocol):
     """What a figure needs of a :class:`graticule.partition.Partition`."""
 
     @property
-    def cells(self) -> NDArray[np.uint64]: ...
-    @property
     def photos(self) -> NDArray[np.int64]: ...
     @property
     def lat(self) -> NDArray[np.float64]: ...
     @property
     def lon(self) -> NDArray[np.float64]: ...
-    @property
-    def level(self) -> NDArray[Any]: ...
+    def outlines(self) -> tuple[Any, Any]: ...
 
 
 def save(figure: Figure, path: Path) -> Path:
@@ -340,10 +337,7 @@ def _map_of_cells(
     partition: Cells, marks: Sequence[Point | None]
 ) -> tuple[Figure, Axes, list[NDArray[np.float64]], NDArray[np.int64], maps.Frame]:
     """Axes framed around all cells and marks, and the cells as polygons, with each polygon's cell row."""
-    coarsest = int(np.min(partition.level))
-    # The edge of a cell is a great circle, which a flat map bends; small cells do not show it.
-    points_per_edge = 16 if coarsest < 4 else 4 if coarsest < 9 else 1
-    polygons = maps.rings(*s2.outlines(partition.cells, points_per_edge=points_per_edge))
+    polygons = maps.rings(*partition.outlines())
     # Where the photos are, and the cells among them; a huge cell with photos in one corner may stick out.
     core = maps.frame_around(partition.lat, partition.lon)
     among = [ring for ring in polygons if np.ptp(ring[:, 1]) <= (core.north - core.south) / 2] or polygons
@@ -351,7 +345,10 @@ def _map_of_cells(
     points = np.concatenate([*among, photos, *([(lon, lat)] for lat, lon in filter(None, marks))])
     frame = maps.frame_around(points[:, 1], points[:, 0])
     figure, axes = maps.axes_on(frame)
-    return figure, axes, *maps.copies(polygons, frame), frame
+    placed, rows = maps.copies(polygons, frame)
+    # Nested cells and wide clusters lie under what they hold.
+    order = np.argsort([-np.prod(np.ptp(ring, axis=0)) for ring in placed], kind="stable")
+    return figure, axes, [placed[i] for i in order], rows[order], frame
 
 
 def _kilometre_axis(axes: Axes) -> None:

@@ -72,16 +72,16 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def parquet_bytes(frame: "pl.DataFrame") -> bytes:
+def parquet_bytes(frame: "pl.DataFrame", metadata: dict[str, str] | None = None) -> bytes:
     """A Parquet file in memory: written by Polars itself, a full disk would not be an ``OSError``."""
     buffer = io.BytesIO()
-    frame.write_parquet(buffer)
+    frame.write_parquet(buffer, metadata=metadata)
     return buffer.getvalue()
 
 
-def write_parquet(path: Path, frame: "pl.DataFrame") -> None:
-    """Write a whole Parquet file or nothing."""
-    write_bytes(path, parquet_bytes(frame))
+def write_parquet(path: Path, frame: "pl.DataFrame", metadata: dict[str, str] | None = None) -> None:
+    """Write a whole Parquet file or nothing; ``metadata`` are texts about the file as a whole."""
+    write_bytes(path, parquet_bytes(frame, metadata))
 
 
 def sha256_of(path: Path) -> str:

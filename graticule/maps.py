@@ -90,19 +90,14 @@ def frame_around(lat: ArrayLike, lon: ArrayLike, *, margin: float = 0.05, least_
     return Frame(float(middle - half), float(middle + half), float(max(south, -90)), float(min(north, 90)))
 
 
-def rings(lat: Floats, lon: Floats) -> list[Floats]:
+def rings(lat: Sequence[Floats] | Floats, lon: Sequence[Floats] | Floats) -> list[Floats]:
     """Cell outlines as polygons ``(P, 2)`` of x and y on the flat map, each in one piece.
 
     Args:
-        lat, lon: outlines, shape ``(C, P)``, degrees, counter-clockwise, as of :func:`graticule.s2.outlines`.
+        lat, lon: C outlines of any number of points, degrees, counter-clockwise, as of
+            :meth:`graticule.partition.Partition.outlines`.
     """
-    x = _run_on(lon)
-    turn = x[:, -1] + _within_half_turn(lon[:, 0] - lon[:, -1]) - x[:, 0]
-    polygons = list(np.stack([x, lat], axis=-1))
-    touches_pole = (np.abs(lat) > 90 - 1e-6).any(axis=1)
-    for row in np.flatnonzero(touches_pole | (np.abs(turn) > 180)):
-        polygons[row] = _polar_ring(lat[row], lon[row])
-    return polygons
+    return [_ring(*outline) for outline in zip(lat, lon, strict=True)]
 
 
 def copies(polygons: Sequence[Floats], frame: Frame) -> tuple[list[Floats], NDArray[np.int64]]:
@@ -240,6 +235,14 @@ def _label_degrees(axes: Axes, frame: Frame) -> None:
         axis.set_major_formatter(FuncFormatter(text))
 
 
+def _ring(lat: Floats, lon: Floats) -> Floats:
+    x = _run_on(lon)
+    turn = x[-1] + _within_half_turn(lon[0] - lon[-1]) - x[0]
+    if abs(turn) > 180 or np.abs(lat).max() > 90 - 1e-6:
+        return _polar_ring(lat, lon)
+    return np.stack([x, lat], axis=-1)
+
+
 def _polar_ring(lat: Floats, lon: Floats) -> Floats:
     """A ring with a pole on it or in it: on the flat map, a pole is a whole edge."""
     points: list[tuple[float, float]] = []
@@ -249,7 +252,7 @@ def _polar_ring(lat: Floats, lon: Floats) -> Floats:
         else:
             points.append((here, y))
     outline = np.array(points)
-    x, y = _run_on(outline[None, :, 0])[0], outline[:, 1]
+    x, y = _run_on(outline[:, 0]), outline[:, 1]
     turn = x[-1] + _within_half_turn(outline[0, 0] - x[-1]) - x[0]
     if abs(turn) > 180:  # once around: counter-clockwise is eastward around the north pole
         pole = math.copysign(90, turn)
@@ -259,9 +262,8 @@ def _polar_ring(lat: Floats, lon: Floats) -> Floats:
 
 
 def _run_on(lon: Floats) -> Floats:
-    """Longitudes along rows of shape ``(C, P)``, without jumps of a full turn."""
-    steps = _within_half_turn(np.diff(lon, axis=1))
-    return np.concatenate([lon[:, :1], lon[:, :1] + np.cumsum(steps, axis=1)], axis=1)
+    """Longitudes along a line, without jumps of a full turn."""
+    return np.concatenate([lon[:1], lon[0] + np.cumsum(_within_half_turn(np.diff(lon)))])
 
 
 def _within_half_turn(degrees: ArrayLike) -> Floats:

@@ -175,6 +175,15 @@ def read_points(source: Path, lat: str = "lat", lon: str = "lon") -> tuple[Float
     return positions(frame, file)
 
 
+def read_labels(source: Path, label: str) -> NDArray[Any]:
+    """Read one column, of any type, from a dataset folder or any CSV, TSV or Parquet table; shape ``(N,)``.
+
+    Raises:
+        BadTableError: as for :func:`read_photos`.
+    """
+    return read_table(_table_file(source), {"label": label}, need=("label",))["label"].to_numpy()
+
+
 def read_table(
     file: Path, columns: Mapping[str, str] | None = None, *, need: Sequence[str] = (), only: bool = False
 ) -> pl.DataFrame:

@@ -18,11 +18,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from PIL import Image
 
-from graticule import figures, images, s2
+from graticule import figures, images
 from graticule.errors import BadPhotoError, BadTableError
 from graticule.files import write_text
 from graticule.geo import format_km
-from graticule.partition import Partition
+from graticule.partition import Partition, read_partition
 
 EXAMPLES = 4  # best and worst photos shown
 THUMBNAIL_PX = 480
@@ -158,7 +158,7 @@ def context_of(bundle_dir: Path, evaluation_dir: Path, photos: Path | None) -> C
     audit = _json(evaluation_dir / "audit.json") or metrics.get("audit") or {}
     rows = _table(evaluation_dir / "predictions.parquet")
     history = _table(bundle_dir / "training" / "history.csv")
-    partition = Partition.read(bundle_dir / "cells.parquet") if (bundle_dir / "cells.parquet").is_file() else None
+    partition = read_partition(bundle_dir / "cells.parquet") if (bundle_dir / "cells.parquet").is_file() else None
     synthetic = bool(metrics.get("synthetic", index.get("facts", {}).get("synthetic", False)))
     read = rows.filter(pl.col("error_km").is_not_null()) if rows is not None else None
 
@@ -201,8 +201,7 @@ def _pictures(
     pictures: dict[str, Picture] = {}
     missing: list[str] = []
     if partition is not None:
-        title = f"{len(partition):,} cells, small where photos are dense"
-        cells = figures.cells_map(partition, title=title, synthetic=synthetic)
+        cells = figures.cells_map(partition, title=partition.title, synthetic=synthetic)
         pictures["cells"] = _picture(cells, "Map of the cells, coloured by photos per cell")
         bars = figures.photos_per_cell(partition.photos, synthetic=synthetic)
         pictures["photos_per_cell"] = _picture(bars, "Photos of each cell, fullest first")
@@ -270,7 +269,8 @@ def _example_map(row: Mapping[str, Any], partition: Partition, synthetic: bool) 
         figure = figures.cells_map(partition, truth=truth, guess=guess, title="Truth and guess", synthetic=synthetic)
         return _picture(figure, alt)
     probability = np.zeros(len(partition))
-    probability[np.searchsorted(partition.cells, s2.from_tokens(list(row["top_cells"])))] = row["top_probabilities"]
+    row_of = {name: number for number, name in enumerate(partition.names)}
+    probability[[row_of[name] for name in row["top_cells"]]] = row["top_probabilities"]
     return _picture(figures.probability_map(partition, probability, truth=truth, guess=guess, synthetic=synthetic), alt)
 
 

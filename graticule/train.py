@@ -35,7 +35,7 @@ from graticule.fitting import Fitting, Watch, run_epochs
 from graticule.geo import great_circle_km, spherical_mean, unit_vectors
 from graticule.model.geolocator import Geolocator, build_geolocator
 from graticule.model.heads import PLANE_REACH_KM
-from graticule.partition import NO_CELL, Partition
+from graticule.partition import NO_CELL, Partition, grow
 from graticule.photos import Photos
 from graticule.preprocess import Preprocess
 from graticule.splits import audit, make_split
@@ -99,7 +99,7 @@ def split_photos(recipe: Recipe, photos: Photos) -> NDArray[Any]:
     wanted = recipe.split
     strata = None
     if wanted.by == "random":  # report A stratified its frames by cell
-        strata = grow_cells(recipe, photos).assign(photos.lat, photos.lon)
+        strata = grow_cells(recipe, photos).rows_of(photos)
     return make_split(
         photos,
         wanted.by,
@@ -114,14 +114,8 @@ def split_photos(recipe: Recipe, photos: Photos) -> NDArray[Any]:
 def grow_cells(recipe: Recipe, photos: Photos) -> Partition:
     """The recipe's cells over these photos."""
     cells = recipe.cells
-    return Partition.fit(
-        photos.lat,
-        photos.lon,
-        split_above=cells.split_above,
-        drop_below=cells.drop_below,
-        max_level=cells.max_level,
-        keep=cells.keep,
-    )
+    labels = photos.column(cells.label) if cells.label else ()
+    return grow(photos.lat, photos.lon, labels=labels, seed=recipe.seed, **cells.model_dump(exclude_none=True))
 
 
 def fit(
@@ -148,10 +142,10 @@ def fit(
     partition = grow_cells(recipe, photos)
     if len(partition) < 2 and recipe.head.kind != "position":
         raise BadRecipeError(
-            f"{len(photos)} training photos make only one cell, so there is nothing to tell apart; lower "
-            f"cells.split_above (now {recipe.cells.split_above}) or cells.drop_below (now {recipe.cells.drop_below})"
+            f"{len(photos)} training photos make only one cell, so there is nothing to tell apart; "
+            f"{_more_cells(recipe)}"
         )
-    photos = photos.take(_share(partition.assign(photos.lat, photos.lon), recipe.train.share, recipe.seed))
+    photos = photos.take(_share(partition.rows_of(photos), recipe.train.share, recipe.seed))
     recipe = _with_coordinates(recipe, photos)
     model = build_geolocator(recipe, len(partition))
     preprocess = Preprocess(
@@ -231,6 +225,15 @@ def _loaders(parts: "list[_Part]", recipe: Recipe) -> list[Any]:
     ]
 
 
+def _more_cells(recipe: Recipe) -> str:
+    cells = recipe.cells
+    if cells.kind == "s2":
+        return f"lower cells.split_above (now {cells.split_above}) or cells.drop_below (now {cells.drop_below})"
+    if cells.kind == "label":
+        return f"name a column with more values than cells.label: {cells.label} has"
+    return "ask for more of them under cells"
+
+
 @dataclass(frozen=True)
 class _Part:
     """Photos ready to be batched: their dataset, true cells and shapes."""
@@ -251,7 +254,7 @@ class _Part:
         store: FeatureStore | None,
         progress: Progress,
     ) -> "_Part":
-        rows = partition.assign(photos.lat, photos.lon)
+        rows = partition.rows_of(photos)
         about_cells = recipe.head.kind != "position" and recipe.target.kind != "distance"
         if about_cells and name == "train":  # a photo without a cell teaches nothing
             photos, rows = photos.take(rows != NO_CELL), rows[rows != NO_CELL]

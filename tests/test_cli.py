@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
+import numpy as np
 import polars as pl
 import pytest
 import yaml
@@ -136,6 +137,33 @@ def test_cells_are_made_drawn_and_told(tmp_path):
     assert len(cells) == facts["cells"]
     assert cells["photos"].sum() + facts["photos_outside"] == 300
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        pytest.param(
+            ("--kind", "grid", "--rows", 3, "--columns", 4), "12 cells of a quantile grid of 3 by 4", id="grid"
+        ),
+        pytest.param(("--kind", "kmeans", "--clusters", 7, "--seed", 3), "7 k-means clusters", id="kmeans"),
+        pytest.param(("--kind", "gaussian", "--clusters", 2), "2 clusters of a Gaussian mixture", id="gaussian"),
+        pytest.param(("--kind", "label", "--label", "city"), "2 values of the column city", id="label"),
+        pytest.param(
+            ("--kind", "grid"), "kind: grid takes rows and columns; not given: rows, columns", id="too little"
+        ),
+        pytest.param(("--rows", 3), "rows goes with kind: grid; here the kind is s2", id="stray"),
+        pytest.param(
+            ("--kind", "label", "--label", "town"), "no column 'town'; it has: lat, lon, city", id="no column"
+        ),
+    ],
+)
+def test_the_map_can_be_divided_in_other_ways(tmp_path, options, found):
+    lat, lon = np.random.default_rng(0).normal(0, 1, (2, 400))
+    cities = ["Aba" if x < 0 else "Bor" for x in lon]
+    pl.DataFrame({"lat": lat, "lon": lon, "city": cities}).write_csv(tmp_path / "points.csv")
+    done = graticule("cells", tmp_path / "points.csv", "--out", tmp_path / "c.parquet", *options)
+    assert found in done.stdout + done.stderr
+    assert (tmp_path / "c.parquet").exists() == (done.returncode == 0)
 
 
 def test_published_predictions_are_scored(real_data):

@@ -19,6 +19,18 @@ def test_every_recipe_we_ship_is_read(path):
         pytest.param({"trian": {}}, "unknown setting trian; did you mean train?", id="misspelt section"),
         pytest.param({"train": {"epoch": 3}}, "unknown setting train.epoch; did you mean epochs?", id="misspelt"),
         pytest.param({"cells": {"split_above": 5, "drop_below": 9}}, "drop_below=9 exceeds split_above=5", id="cells"),
+        pytest.param(
+            {"cells": {"kind": "grid", "rows": 3, "columns": 3, "clusters": 2}},
+            "clusters goes with kind: kmeans or gaussian; here the kind is grid",
+            id="clusters in a grid",
+        ),
+        pytest.param(
+            {"cells": {"kind": "label", "label": "city", "split_above": 9}},
+            "split_above goes with kind: s2",
+            id="label",
+        ),
+        pytest.param({"cells": {"label": "city"}}, "label goes with kind: label; here the kind is s2", id="no kind"),
+        pytest.param({"cells": {"kind": "grid", "rows": 3}}, "takes rows and columns; not given: columns", id="grid"),
         pytest.param({"target": {"kind": "distance"}}, "takes tau_km or tau_spacings", id="no tau"),
         pytest.param({"target": {"kind": "distance", "tau_km": 1, "tau_spacings": 1}}, "one of them", id="two taus"),
         pytest.param({"target": {"tau_km": 1}}, "tau_km goes with kind: distance", id="tau without distance"),
@@ -40,6 +52,14 @@ def test_a_setting_that_cannot_be_is_refused_with_a_sentence(tree, sentence):
     with pytest.raises(BadRecipeError) as caught:
         parse_recipe(tree)
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "cells", [{}, {"drop_below": 7}, {"kind": "kmeans", "clusters": 9}, {"kind": "label", "label": "city"}]
+)
+def test_cells_are_the_same_after_a_way_through_a_file(cells):
+    recipe = parse_recipe({"cells": cells})
+    assert parse_recipe(recipe.model_dump(mode="json")) == recipe
 
 
 def test_overrides_reach_into_sections(tmp_path):

@@ -4,20 +4,20 @@ from scipy.optimize import minimize
 
 from graticule import decode
 from graticule.geo import great_circle_km
-from graticule.partition import Partition
+from graticule.partition import CellPartition
 
 
 @pytest.fixture(scope="module")
 def world():
     rng = np.random.default_rng(0)
     lat, lon = np.degrees(np.arcsin(rng.uniform(-1, 1, 4000))), rng.uniform(-180, 180, 4000)
-    return Partition.fit(lat, lon, split_above=60, drop_below=5)
+    return CellPartition.fit(lat, lon, split_above=60, drop_below=5)
 
 
 @pytest.fixture(scope="module")
 def town():
     rng = np.random.default_rng(1)
-    return Partition.fit(
+    return CellPartition.fit(
         38.9 + rng.normal(0, 0.01, 2000), -77 + rng.normal(0, 0.01, 2000), split_above=50, drop_below=5
     )
 
@@ -78,7 +78,7 @@ def test_a_certain_cell_expects_only_the_spread_within_it(town):
 
 
 def test_two_equal_cells_across_the_antimeridian_are_answered_between_them():
-    partition = Partition.fit([0, 0, 0, 0], [179, 179, -179, -179], split_above=3, drop_below=1)
+    partition = CellPartition.fit([0, 0, 0, 0], [179, 179, -179, -179], split_above=3, drop_below=1)
     found = decode.points(np.full((1, 2), 0.5), partition, "median")
     assert abs(found.lon[0]) >= 179 - 1e-6
 
@@ -88,7 +88,7 @@ def test_a_fix_names_its_likeliest_cells_in_order(town):
     [fix] = decode.fixes(decode.points(p, town, "median"), p, town, top=4)
     shown = [cell.probability for cell in fix.cells]
     assert shown == sorted(p[0].tolist(), reverse=True)[:4]
-    assert fix.cells[0].token == town.tokens[p[0].argmax()]
+    assert fix.cells[0].token == town.names[p[0].argmax()]
     assert fix.to_json()["calibrated"] is False
 
 

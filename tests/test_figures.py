@@ -10,21 +10,21 @@ from matplotlib.figure import Figure
 
 from graticule import borders, figures, maps, s2
 from graticule.geo import great_circle_km
-from graticule.partition import Partition
+from graticule.partition import CellPartition
 
 
 def partition_of(cells, photos=None):
     cells = np.sort(np.asarray(cells, np.uint64))
     lat, lon = s2.centers(cells)
     counts = np.arange(1, len(cells) + 1) if photos is None else np.asarray(photos)
-    return Partition(cells, counts.astype(np.int64), lat, lon)
+    return CellPartition(cells, counts.astype(np.int64), lat, lon)
 
 
 def town(lat=38.9, lon=-77.03, spread=0.005, n=3000):
     rng = np.random.default_rng(0)
     lats, lons = lat + rng.normal(0, spread, n), lon + rng.normal(0, spread, n)
     lons = (lons + 180) % 360 - 180
-    return Partition.fit(lats, lons, split_above=200, drop_below=20)
+    return CellPartition.fit(lats, lons, split_above=200, drop_below=20)
 
 
 def drawn(figure, gid):
@@ -142,7 +142,7 @@ def test_one_point_gets_a_map_of_a_street():
 def test_a_huge_cell_with_a_few_photos_does_not_push_a_town_into_a_corner():
     rng = np.random.default_rng(0)
     lat, lon = 38.9 + rng.normal(0, 0.003, 4000), -77.03 + rng.normal(0, 0.003, 4000)
-    whole = Partition.fit(lat, lon, split_above=100, drop_below=1)
+    whole = CellPartition.fit(lat, lon, split_above=100, drop_below=1)
     west, east = figures.cells_map(whole, title="town").axes[0].get_xlim()
     assert (east - west) * 111 * np.cos(np.radians(38.9)) < 12
 

@@ -13,7 +13,7 @@ import s2geometry
 from graticule import s2
 from graticule.errors import BadCoordinateError, BadRecipeError, BadTableError, WriteError
 from graticule.geo import great_circle_km, spherical_mean
-from graticule.partition import NO_CELL, Partition
+from graticule.partition import NO_CELL, CellPartition, read_partition
 
 COORDINATES = Path(__file__).parents[1] / ".." / "shared" / "data" / "coordinates"
 FILES = sorted(COORDINATES.glob("*.csv")) or [
@@ -91,7 +91,7 @@ def towns(n, seed=0):
 @pytest.fixture(scope="module")
 def world():
     lat, lon = towns(5000)
-    return lat, lon, Partition.fit(lat, lon, split_above=100, drop_below=10)
+    return lat, lon, CellPartition.fit(lat, lon, split_above=100, drop_below=10)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -107,9 +107,9 @@ def test_the_partition_of_real_positions_is_planets(path, settings):
     recipe = {"split_above": split_above, "drop_below": drop_below, "max_level": max_level}
     if not expected:
         with pytest.raises(BadRecipeError, match="no cell holds at least"):
-            Partition.fit(lat, lon, **recipe)
+            CellPartition.fit(lat, lon, **recipe)
     else:
-        assert cells_of(Partition.fit(lat, lon, **recipe)) == expected
+        assert cells_of(CellPartition.fit(lat, lon, **recipe)) == expected
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -122,7 +122,9 @@ def test_the_partition_of_random_positions_is_the_plain_one(seed, keep):
     drop_below = int(rng.integers(1, min(split_above, 60) + 1))
     max_level = int(rng.integers(4, 31))
     plain = plain_planet if keep == "planet" else plain_nested
-    partition = Partition.fit(lat, lon, split_above=split_above, drop_below=drop_below, max_level=max_level, keep=keep)
+    partition = CellPartition.fit(
+        lat, lon, split_above=split_above, drop_below=drop_below, max_level=max_level, keep=keep
+    )
     assert cells_of(partition) == plain(leaves, split_above, drop_below, max_level)
     assert partition.assign(lat, lon).tolist() == plain_assign(partition.cells, lat, lon)
 
@@ -141,14 +143,14 @@ def test_the_partition_of_random_positions_is_the_plain_one(seed, keep):
 def test_the_words_at_the_boundary(photos, settings, level):
     split_above, drop_below, max_level = settings
     lat, lon = np.full(photos, HERE[0]), np.full(photos, HERE[1])
-    partition = Partition.fit(lat, lon, split_above=split_above, drop_below=drop_below, max_level=max_level)
+    partition = CellPartition.fit(lat, lon, split_above=split_above, drop_below=drop_below, max_level=max_level)
     assert cells_of(partition) == {leaf(*HERE).parent(level).id(): photos}
     assert partition.level.tolist() == [level]
 
 
 def test_one_photo_fewer_than_drop_below_is_dropped():
     lat, lon = np.array([HERE] * 10 + [FAR] * 9).T
-    partition = Partition.fit(lat, lon, split_above=100, drop_below=10)
+    partition = CellPartition.fit(lat, lon, split_above=100, drop_below=10)
     assert cells_of(partition) == {leaf(*HERE).parent(0).id(): 10}
     assert partition.assign(lat, lon).tolist() == [0] * 10 + [NO_CELL] * 9
 
@@ -157,11 +159,11 @@ def test_one_photo_fewer_than_drop_below_is_dropped():
 def test_the_nested_form_keeps_the_cells_that_report_a_keeps():
     lat, lon = positions(COORDINATES / "daejeon_database.csv")
     recipe = {"split_above": 2000, "drop_below": 200}
-    nested = Partition.fit(lat, lon, keep="nested", **recipe)
+    nested = CellPartition.fit(lat, lon, keep="nested", **recipe)
     assert cells_of(nested) == plain_nested(sorted_leaves(COORDINATES / "daejeon_database.csv"), 2000, 200, 30)
     rows = nested.assign(lat, lon)
     assert (len(nested), len(set(rows.tolist()) - {NO_CELL})) == (111, 97)  # the figures of PEERS.md
-    assert len(Partition.fit(lat, lon, **recipe)) == 34
+    assert len(CellPartition.fit(lat, lon, **recipe)) == 34
 
 
 def test_a_cell_stands_at_the_mean_of_its_photos(world):
@@ -175,7 +177,7 @@ def test_a_cell_stands_at_the_mean_of_its_photos(world):
 
 def test_a_nested_cell_stands_at_the_mean_of_all_photos_inside():
     lat, lon = towns(3000)
-    partition = Partition.fit(lat, lon, split_above=500, drop_below=20, keep="nested")
+    partition = CellPartition.fit(lat, lon, split_above=500, drop_below=20, keep="nested")
     leaves = s2.leaf_cells(lat, lon)
     for row, cell in enumerate(partition.cells):
         inside = (leaves >= s2.range_min(cell)) & (leaves <= s2.range_max(cell))
@@ -186,7 +188,7 @@ def test_a_nested_cell_stands_at_the_mean_of_all_photos_inside():
 
 def test_the_order_of_the_photos_does_not_matter(world):
     lat, lon, partition = world
-    again = Partition.fit(lat[::-1], lon[::-1], split_above=100, drop_below=10)
+    again = CellPartition.fit(lat[::-1], lon[::-1], split_above=100, drop_below=10)
     assert cells_of(again) == cells_of(partition)
     np.testing.assert_allclose((again.lat, again.lon), (partition.lat, partition.lon), atol=1e-10)
 
@@ -203,7 +205,7 @@ def test_assign_finds_the_cell_of_points_anywhere_and_keeps_their_shape(world):
 
 @pytest.mark.parametrize("keep", ["planet", "nested"])
 def test_assign_knows_the_first_and_the_last_leaf_of_every_cell(keep):
-    partition = Partition.fit(*towns(5000), split_above=300, drop_below=10, keep=keep)
+    partition = CellPartition.fit(*towns(5000), split_above=300, drop_below=10, keep=keep)
     row_of = {cell: row for row, cell in enumerate(partition.cells.tolist())}
     first, last = s2.range_min(partition.cells), s2.range_max(partition.cells)
     before, behind = (
@@ -224,7 +226,7 @@ def test_assign_knows_the_first_and_the_last_leaf_of_every_cell(keep):
 @pytest.mark.parametrize("row", range(6))
 def test_a_partition_of_one_face_has_everything_else_outside(row):
     face = s2.face_cells()[row : row + 1]
-    partition = Partition(face, np.array([1]), np.zeros(1), np.zeros(1))
+    partition = CellPartition(face, np.array([1]), np.zeros(1), np.zeros(1))
     all_faces = np.concatenate([s2.range_min(s2.face_cells()), s2.range_max(s2.face_cells())])
     expected = [0 if face == row else NO_CELL for face in [*range(6), *range(6)]]
     assert partition.assign_leaves(all_faces).tolist() == expected
@@ -233,10 +235,10 @@ def test_a_partition_of_one_face_has_everything_else_outside(row):
 @pytest.mark.parametrize("keep", ["planet", "nested"])
 def test_a_partition_read_back_is_the_one_written(tmp_path, keep):
     lat, lon = towns(5000)
-    partition = Partition.fit(lat, lon, split_above=100, drop_below=10, keep=keep)
+    partition = CellPartition.fit(lat, lon, split_above=100, drop_below=10, keep=keep)
     assert (partition.cells > np.uint64(2**63)).any()
     partition.write(tmp_path / "cells.parquet")
-    again = Partition.read(tmp_path / "cells.parquet")
+    again = read_partition(tmp_path / "cells.parquet")
     for name in ("cells", "photos", "lat", "lon"):
         np.testing.assert_array_equal(getattr(again, name), getattr(partition, name))
         assert getattr(again, name).dtype == getattr(partition, name).dtype
@@ -285,15 +287,15 @@ def test_a_file_without_cells_is_refused(tmp_path, columns, sentence):
     table = table.cast({"cell": pl.UInt64}).cast({name: dtype for name, dtype in columns.items() if dtype})
     table.drop([name for name, dtype in columns.items() if not dtype]).write_parquet(tmp_path / "cells.parquet")
     with pytest.raises(BadTableError, match=sentence):
-        Partition.read(tmp_path / "cells.parquet")
+        read_partition(tmp_path / "cells.parquet")
 
 
 def test_a_file_that_is_missing_or_no_parquet_is_refused(tmp_path):
     with pytest.raises(BadTableError, match="cannot be read as a Parquet file of cells"):
-        Partition.read(tmp_path / "none.parquet")
+        read_partition(tmp_path / "none.parquet")
     (tmp_path / "cells.parquet").write_text("cell,lat,lon\n")
     with pytest.raises(BadTableError, match="make one with 'graticule cells'"):
-        Partition.read(tmp_path / "cells.parquet")
+        read_partition(tmp_path / "cells.parquet")
 
 
 @pytest.mark.parametrize(
@@ -309,7 +311,7 @@ def test_a_file_that_is_missing_or_no_parquet_is_refused(tmp_path):
 )
 def test_settings_that_contradict_are_refused(recipe, sentence):
     with pytest.raises(BadRecipeError, match=sentence):
-        Partition.fit([0], [0], **{"split_above": 10, "drop_below": 1} | recipe)
+        CellPartition.fit([0], [0], **{"split_above": 10, "drop_below": 1} | recipe)
 
 
 @pytest.mark.parametrize(
@@ -332,14 +334,14 @@ def test_settings_that_contradict_are_refused(recipe, sentence):
 def test_a_partition_without_cells_is_refused_with_what_would_do(recipe, sentence):
     lat, lon = np.array([HERE] * 12 + [FAR] * 8).T
     with pytest.raises(BadRecipeError, match=sentence):
-        Partition.fit(lat, lon, **{"split_above": 100} | recipe)
+        CellPartition.fit(lat, lon, **{"split_above": 100} | recipe)
 
 
 def test_no_photos_and_photos_off_the_globe_are_refused():
     with pytest.raises(BadTableError, match="there are no photos to grow cells from"):
-        Partition.fit([], [], split_above=10, drop_below=1)
+        CellPartition.fit([], [], split_above=10, drop_below=1)
     with pytest.raises(BadCoordinateError, match="lat=95"):
-        Partition.fit([95.0], [0.0], split_above=10, drop_below=1)
+        CellPartition.fit([95.0], [0.0], split_above=10, drop_below=1)
 
 
 FACE = np.uint64(1 << 60)
@@ -359,13 +361,13 @@ FACE = np.uint64(1 << 60)
 def test_a_partition_cannot_hold_nonsense(values, error, sentence):
     good = {"cells": np.array([FACE]), "photos": np.array([1]), "lat": np.zeros(1), "lon": np.zeros(1)}
     with pytest.raises(error, match=sentence):
-        Partition(**good | values)
+        CellPartition(**good | values)
 
 
 @pytest.mark.parametrize("cells", [[3 << 60, 1 << 60], [1 << 60, 1 << 60]])
 def test_cells_out_of_order_are_refused(cells):
     with pytest.raises(ValueError, match="cells must be sorted and must not repeat"):
-        Partition(np.array(cells, np.uint64), np.array([1, 1]), np.zeros(2), np.zeros(2))
+        CellPartition(np.array(cells, np.uint64), np.array([1, 1]), np.zeros(2), np.zeros(2))
 
 
 def test_spacing_is_the_distance_to_the_nearest_other_mean(world):
@@ -377,16 +379,16 @@ def test_spacing_is_the_distance_to_the_nearest_other_mean(world):
 
 def test_spacing_of_nested_cells_with_the_same_photos_is_never_zero():
     lat, lon = np.array([HERE] * 12 + [FAR] * 8).T
-    partition = Partition.fit(lat, lon, split_above=100, drop_below=1, keep="nested")
+    partition = CellPartition.fit(lat, lon, split_above=100, drop_below=1, keep="nested")
     assert len(partition) == 62
     np.testing.assert_allclose(partition.spacing_km(), great_circle_km(*HERE, *FAR))
-    alone = Partition.fit(lat[:12], lon[:12], split_above=100, drop_below=1)
+    alone = CellPartition.fit(lat[:12], lon[:12], split_above=100, drop_below=1)
     np.testing.assert_allclose(alone.spacing_km(), np.sqrt(s2.areas_km2(alone.cells)))
 
 
 def test_spread_is_the_mean_distance_of_points_spread_over_the_cell():
     cell = s2.parents(s2.leaf_cells([0.1], [0.1]), 12)  # a cell that is nearly a square
-    partition = Partition(cell, np.array([1]), *s2.centers(cell))
+    partition = CellPartition(cell, np.array([1]), *s2.centers(cell))
     corner_lat, corner_lon = s2.outlines(cell)
     rng = np.random.default_rng(0)
     lat = rng.uniform(corner_lat.min(), corner_lat.max(), 100_000)
@@ -399,7 +401,7 @@ def test_spread_is_the_mean_distance_of_points_spread_over_the_cell():
 @pytest.mark.parametrize("keep", ["planet", "nested"])
 def test_the_summary_counts_every_photo_once(keep):
     lat, lon = towns(5000)
-    partition = Partition.fit(lat, lon, split_above=100, drop_below=10, keep=keep)
+    partition = CellPartition.fit(lat, lon, split_above=100, drop_below=10, keep=keep)
     summary = partition.summary(total=len(lat))
     assert summary["photos_outside"] == (partition.assign(lat, lon) == NO_CELL).sum()
     assert (summary["cells"], summary["photos"]) == (len(partition), 5000)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from graticule.errors import BadTableError
 from graticule.geo import great_circle_km
-from graticule.partition import Partition
+from graticule.partition import CellPartition
 from graticule.report import write_report
 
 HOSTILE = "<script>alert(1)</script>.jpg"
@@ -25,7 +25,7 @@ def run(tmp_path_factory):
         folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     lat, lon = 47.5 + rng.normal(0, 0.004, 300), 8.7 + rng.normal(0, 0.004, 300)
-    partition = Partition.fit(lat, lon, split_above=50, drop_below=5)
+    partition = CellPartition.fit(lat, lon, split_above=50, drop_below=5)
     partition.write(bundle / "cells.parquet")
     index = {"facts": {"photos": 300, "cells": len(partition)}, "versions": {"torch": "2.15.0"}, "sha256": {}}
     (bundle / "bundle.json").write_text(json.dumps(index))
@@ -38,7 +38,7 @@ def run(tmp_path_factory):
     for name in names[1:]:
         Image.new("RGB", (64, 48), "teal").save(photos / name.replace("/", "_"))
     errors = great_circle_km(lat[:n], lon[:n], to_lat, to_lon)
-    cells = partition.tokens[:2]
+    cells = partition.names[:2]
     pl.DataFrame(
         {
             "path": names,

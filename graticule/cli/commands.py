@@ -18,6 +18,14 @@ class Keep(StrEnum):
     nested = "nested"
 
 
+class Kind(StrEnum):
+    s2 = "s2"
+    grid = "grid"
+    kmeans = "kmeans"
+    gaussian = "gaussian"
+    label = "label"
+
+
 class Format(StrEnum):
     table = "table"
     json = "json"
@@ -30,37 +38,50 @@ class Format(StrEnum):
 def cells(
     points: Annotated[Path, typer.Argument(help="A dataset, or any CSV or Parquet with lat, lon.")],
     out: Annotated[Path, typer.Option(help="Where the cells go.")] = Path("cells.parquet"),
-    split_above: Annotated[int, typer.Option(help="Split a cell with more photos than this.")] = 1000,
-    drop_below: Annotated[int, typer.Option(help="Drop a cell with fewer photos than this.")] = 50,
-    max_level: Annotated[int, typer.Option(help="Finest S2 level.")] = 18,
-    keep: Annotated[Keep, typer.Option(help="planet, or nested as report A.")] = Keep.planet,
+    kind: Annotated[Kind, typer.Option(help="How to divide: S2 cells, a grid, clusters, or a column.")] = Kind.s2,
+    split_above: Annotated[int | None, typer.Option(help="s2: split a cell with more photos. [default: 1000]")] = None,
+    drop_below: Annotated[int | None, typer.Option(help="s2: drop a cell with fewer photos. [default: 50]")] = None,
+    max_level: Annotated[int | None, typer.Option(help="s2: finest level. [default: 18]")] = None,
+    keep: Annotated[Keep | None, typer.Option(help="s2: planet, or nested as report A. [default: planet]")] = None,
+    rows: Annotated[int | None, typer.Option(help="grid: rows with equally many photos.")] = None,
+    columns: Annotated[int | None, typer.Option(help="grid: columns with equally many photos.")] = None,
+    clusters: Annotated[int | None, typer.Option(help="kmeans, gaussian: how many.")] = None,
+    label: Annotated[str | None, typer.Option(help="label: the column whose values are the classes.")] = None,
+    seed: Annotated[int, typer.Option(help="kmeans, gaussian: where clusters begin.")] = 0,
     lat: Annotated[str, Column] = "lat",
     lon: Annotated[str, Column] = "lon",
     plot: Annotated[Path | None, typer.Option(help="Draw the cells over a map.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Divide the map into adaptive S2 cells."""
-    from graticule.partition import Partition
-    from graticule.photos import read_points
+    """Divide the map: adaptive S2 cells, a quantile grid, clusters, or the values of a column."""
+    from graticule.config import parse_recipe
+
+    given = {
+        "split_above": split_above, "drop_below": drop_below, "max_level": max_level, "keep": keep and keep.value,
+        "rows": rows, "columns": columns, "clusters": clusters, "label": label,
+    }  # fmt: skip
+    wanted = parse_recipe({"cells": {"kind": kind.value} | given}, where="the options").cells
+    from graticule.partition import grow
+    from graticule.photos import read_labels, read_points
 
     lats, lons = read_points(points, lat, lon)
-    partition = Partition.fit(
-        lats, lons, split_above=split_above, drop_below=drop_below, max_level=max_level, keep=keep.value
-    )
+    labels = read_labels(points, wanted.label) if wanted.label else ()
+    partition = grow(lats, lons, labels=labels, seed=seed, **wanted.model_dump(exclude_none=True))
     partition.write(out)
     if plot:
         from graticule.figures import cells_map, save
 
-        save(cells_map(partition, lat=lats, lon=lons, title=f"{len(partition):,} cells of {points.name}"), plot)
+        save(cells_map(partition, lat=lats, lon=lons, title=f"{points.name}: {partition.title}"), plot)
     facts = partition.summary(total=len(lats)) | {"out": str(out)}
     if as_json:
         say.print_json(facts)
         return
-    per_cell, levels = facts["photos_per_cell"], [int(level) for level in facts["levels"]]
+    per_cell, levels = facts["photos_per_cell"], [int(level) for level in facts.get("levels", ())]
     typer.echo(
-        f"{len(lats):,} points make {len(partition):,} cells of {per_cell['min']:,} to {per_cell['max']:,} points, "
-        f"S2 levels {min(levels)} to {max(levels)}; {facts['photos_outside']:,} points lie in no cell. "
-        f"Written to {out}" + (f", drawn in {plot}" if plot else "")
+        f"{len(lats):,} points make {partition.title}, with {per_cell['min']:,} to {per_cell['max']:,} points each"
+        + (f", S2 levels {min(levels)} to {max(levels)}" if levels else "")
+        + f"; {facts['photos_outside']:,} points lie in none. Written to {out}"
+        + (f", drawn in {plot}" if plot else "")
     )
 
 

@@ -1,18 +1,15 @@
 """Adaptive cells: small where photos are dense, large where they are rare. The classes of the classifier."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from graticule import s2
-from graticule.errors import BadRecipeError, BadTableError
-from graticule.files import write_parquet
-from graticule.geo import Floats, Ints, check_latlon, chord_to_km, from_vectors, unit_vectors
-
-NO_CELL = -1
+from graticule.errors import BadRecipeError
+from graticule.geo import Floats, Ints, from_vectors, unit_vectors
+from graticule.partition.base import NO_CELL, SPREAD_OF_SIDE, Partition, check_positions
 
 Keep = Literal["planet", "nested"]
 
@@ -22,8 +19,8 @@ _MIXED = -2  # a bucket with more than one owner
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Partition:
-    """C cells; the row number is the class index. Cells may contain one another (``keep="nested"``).
+class CellPartition(Partition):
+    """C cells of S2; they may contain one another (``keep="nested"``).
 
     Attributes:
         cells: cell ids, shape ``(C,)``, uint64, strictly increasing.
@@ -31,6 +28,7 @@ class Partition:
         lat, lon: spherical mean of these photos, shape ``(C,)``, degrees.
     """
 
+    kind: ClassVar[str] = "s2"
     cells: s2.Cells
     photos: Ints
     lat: Floats
@@ -38,21 +36,12 @@ class Partition:
     _owners: "_Owners" = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        dtypes = {"cells": "uint64", "photos": "int64", "lat": "float64", "lon": "float64"}
-        for name, dtype in dtypes.items():
-            if getattr(self, name).dtype != dtype:
-                raise TypeError(f"{name} must be {dtype}, got {getattr(self, name).dtype}")
-        shapes = [getattr(self, name).shape for name in dtypes]
-        if len(set(shapes)) > 1 or self.cells.ndim != 1 or not len(self.cells):
-            raise ValueError(f"cells, photos, lat and lon must share one shape (C,) with C at least 1, got {shapes}")
+        self._check(cells="uint64")
         if not s2.are_valid(self.cells).all():
             bad = self.cells[~s2.are_valid(self.cells)][0]
             raise ValueError(f"{bad:#018x} is not the id of an S2 cell")
         if (self.cells[:-1] >= self.cells[1:]).any():
             raise ValueError("cells must be sorted and must not repeat")
-        if self.photos.min() < 1:
-            raise ValueError(f"every cell needs at least one photo, the least has {self.photos.min()}")
-        check_latlon(self.lat, self.lon)
         object.__setattr__(self, "_owners", _Owners.of(self.cells))
 
     @classmethod
@@ -65,7 +54,7 @@ class Partition:
         drop_below: int,
         max_level: int = s2.MAX_LEVEL,
         keep: Keep = "planet",
-    ) -> "Partition":
+    ) -> "CellPartition":
         """Grow cells from the positions of N photos.
 
         ``planet`` (Weyand et al., "PlaNet", ECCV 2016): start from the six faces; split every cell with more
@@ -89,10 +78,8 @@ class Partition:
             BadTableError: there are no photos.
         """
         _check_settings(split_above, drop_below, max_level, keep)
-        lats, lons = (side.ravel() for side in check_latlon(lat, lon))
+        lats, lons = check_positions(lat, lon)
         leaves = s2.leaf_cells(lats, lons)
-        if not len(leaves):
-            raise BadTableError("there are no photos to grow cells from")
         in_order = np.sort(leaves)
         grow = _planet if keep == "planet" else _nested
         cells, photos = grow(in_order, split_above, drop_below, max_level)
@@ -116,18 +103,19 @@ class Partition:
         """As :meth:`assign`, for points already mapped to level-30 cells."""
         return self._owners.of_leaves(leaves)
 
-    def __len__(self) -> int:
-        return len(self.cells)
-
     @property
     def level(self) -> Ints:
         """Level of each cell, 0 to 30."""
         return s2.level_of(self.cells)
 
     @property
-    def tokens(self) -> list[str]:
-        """Text form of each cell."""
+    def names(self) -> list[str]:
+        """S2's token of each cell: hexadecimal text, since JSON numbers lose digits above 2**53."""
         return s2.to_tokens(self.cells)
+
+    @property
+    def _called(self) -> str:
+        return "adaptive S2 cells"
 
     @property
     def center_lat(self) -> Floats:
@@ -139,99 +127,46 @@ class Partition:
         """Longitude of the middle of each cell, degrees."""
         return s2.centers(self.cells)[1]
 
-    def spacing_km(self) -> Floats:
-        """Distance from each cell's mean position to the nearest other mean position, shape ``(C,)``.
-
-        Nested cells with the same photos share one mean position, which counts once. Where there is only
-        one, the spacing is the side of a square of the cell's area.
-        """
-        from scipy.spatial import KDTree
-
-        about_1_cm = np.round(np.stack([self.lat, self.lon], axis=1), 7)
-        _, first, place = np.unique(about_1_cm, axis=0, return_index=True, return_inverse=True)
-        if len(first) == 1:
-            return np.sqrt(s2.areas_km2(self.cells))
-        points = unit_vectors(self.lat[first], self.lon[first])
-        chord, _ = KDTree(points).query(points, k=2)
-        return chord_to_km(chord[:, 1])[place.ravel()]
+    def outlines(self) -> tuple[Floats, Floats]:
+        """The border of each cell, shape ``(C, P)``, with enough points that a flat map bends as the edges do."""
+        coarsest = int(self.level.min())
+        # The edge of a cell is a great circle, which a flat map bends; small cells do not show it.
+        return s2.outlines(self.cells, points_per_edge=16 if coarsest < 4 else 4 if coarsest < 9 else 1)
 
     def spread_km(self) -> Floats:
-        """Distance to expect from a photo anywhere in a cell to the cell's middle, shape ``(C,)``.
-
-        The mean distance to the middle of a square of side 1 is (sqrt(2) + asinh(1)) / 6 = 0.3826.
-        """
-        spread: Floats = (np.sqrt(2) + np.arcsinh(1)) / 6 * np.sqrt(s2.areas_km2(self.cells))
+        """Distance to expect from a photo anywhere in a cell to the cell's middle, shape ``(C,)``: a square's."""
+        spread: Floats = SPREAD_OF_SIDE * np.sqrt(s2.areas_km2(self.cells))
         return spread
 
     def summary(self, total: int | None = None) -> dict[str, Any]:
-        """Counts for people and for JSON; ``total`` is how many photos the cells were grown from."""
-        inside = int(self.photos[_outermost(self.cells)].sum())
+        """As of every partition, with the levels and the least and greatest side."""
         levels, counts = np.unique(self.level, return_counts=True)
         side_km = np.sqrt(s2.areas_km2(self.cells))
-        return {
-            "cells": len(self),
-            "photos": inside if total is None else total,
-            "photos_outside": 0 if total is None else total - inside,
+        return Partition.summary(self, total) | {
             "levels": dict(zip(map(str, levels.tolist()), counts.tolist(), strict=True)),
-            "photos_per_cell": {
-                "min": int(self.photos.min()),
-                "median": float(np.median(self.photos)),
-                "max": int(self.photos.max()),
-            },
             "side_km": {"min": float(side_km.min()), "max": float(side_km.max())},
         }
 
-    def write(self, path: Path) -> None:
-        """Write a Parquet file, one row a cell, sorted by cell.
+    def _photos_inside(self) -> int:
+        return int(self.photos[_outermost(self.cells)].sum())
 
-        The columns are ``cell`` (uint64), ``token``, ``level``, ``photos``, ``lat``, ``lon``, ``center_lat``,
-        ``center_lon``. Token, level and center follow from the cell and are for other programs.
-
-        Raises:
-            WriteError: the file could not be written whole.
-        """
-        import polars as pl
-
+    def _to_columns(self) -> dict[str, Any]:
+        """``cell`` (uint64), ``photos``, ``lat``, ``lon``; the others follow from the cell, for other programs."""
         center_lat, center_lon = s2.centers(self.cells)
-        table = pl.DataFrame(
-            {
-                "cell": self.cells,
-                "token": self.tokens,
-                "level": self.level,
-                "photos": self.photos,
-                "lat": self.lat,
-                "lon": self.lon,
-                "center_lat": center_lat,
-                "center_lon": center_lon,
-            }
-        )
-        write_parquet(Path(path), table)
+        return {
+            "cell": self.cells,
+            "token": self.names,
+            "level": self.level,
+            "photos": self.photos,
+            "lat": self.lat,
+            "lon": self.lon,
+            "center_lat": center_lat,
+            "center_lon": center_lon,
+        }
 
     @classmethod
-    def read(cls, path: Path) -> "Partition":
-        """Read what :meth:`write` wrote.
-
-        Raises:
-            BadTableError: the file is missing, not Parquet, lacks a column, or does not hold a partition.
-        """
-        import polars as pl
-
-        try:
-            table = pl.read_parquet(path)
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise BadTableError(
-                f"{path} cannot be read as a Parquet file of cells ({error}); make one with 'graticule cells'"
-            ) from error
-        missing = [name for name in ("cell", "photos", "lat", "lon") if name not in table.columns]
-        if missing:
-            raise BadTableError(
-                f"{path} has no column {', '.join(missing)}; it has {', '.join(table.columns)}. "
-                f"Cells come from 'graticule cells'"
-            )
-        try:
-            return cls(*(table[name].to_numpy(writable=True) for name in ("cell", "photos", "lat", "lon")))
-        except (TypeError, ValueError) as error:
-            raise BadTableError(f"{path} does not hold a partition: {error}") from error
+    def _from_columns(cls, columns: dict[str, Any], _: dict[str, str]) -> "CellPartition":
+        return cls(*(columns[name] for name in ("cell", "photos", "lat", "lon")))
 
 
 @dataclass(frozen=True, slots=True)
