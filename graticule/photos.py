@@ -100,7 +100,7 @@ class Photos:
     def places(self) -> Ints:
         """Group codes of places, shape ``(N,)``: the column ``place``, else the position to 0.001 degrees."""
         if self.has("place"):
-            return _codes(self.frame["place"])
+            return group_codes(self.frame["place"])
         keys = geo.position_keys(self.lat, self.lon, PLACE_DECIMALS)
         return np.unique(keys, return_inverse=True)[1].astype(np.int64)
 
@@ -110,7 +110,7 @@ class Photos:
         Raises:
             BadTableError: no such column (``place`` is always there, see :meth:`places`).
         """
-        return self.places() if name == "place" else _codes(self._series(name))
+        return self.places() if name == "place" else group_codes(self._series(name))
 
     def _series(self, name: str) -> pl.Series:
         if not self.has(name):
@@ -319,7 +319,7 @@ def _as_written(column: pl.Series) -> pl.Series:
     return column
 
 
-def _codes(column: pl.Series) -> Ints:
+def group_codes(column: pl.Series) -> Ints:
     """Codes 0, 1, ... in the order of the values; each missing value gets a code of its own."""
     ranks = column.cast(pl.String).rank("dense").cast(pl.Int64)
     gaps = ranks.is_null().to_numpy()

@@ -95,7 +95,7 @@ def data_split(
 
     from graticule.files import write_json, write_parquet
     from graticule.photos import read_photos
-    from graticule.splits import audit, make_split
+    from graticule.splits import make_split
 
     photos = read_photos(dataset)
     if not dataset.is_dir():

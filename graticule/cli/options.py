@@ -11,9 +11,11 @@ Sets = Annotated[list[str] | None, typer.Option("--set", help="Change one settin
 Column = typer.Option(help="The table's own name of this column.")
 
 
-class SplitBy(StrEnum):
-    random = "random"
-    place = "place"
-    sequence = "sequence"
-    column = "column"
-    block = "block"
+class Track(StrEnum):
+    revisit = "revisit"
+    unseen = "unseen"
+
+
+# Names in any table, which need not be a dataset; what is not there is not needed.
+Lat = Annotated[str, Column]
+Lon = Annotated[str, Column]
