@@ -234,7 +234,7 @@ def crossval(
     """Train and test on K grouped folds; each photo is asked about once, by a model that never saw its group.
 
     Args:
-        group: ``block``, ``world`` or any group of :func:`graticule.splits.groups_of`, such as ``place`` or ``sequence``.
+        group: ``block``, ``world`` or a group of :func:`graticule.splits.groups_of`, such as ``place``.
     """
     block_km, buffer_km = block_sizes(group, recipe.split.block_km, recipe.split.buffer_km)
     number = make_folds(photos, folds, group, recipe.seed, block_km=block_km)

@@ -104,7 +104,9 @@ def nearest_km(lat: ArrayLike, lon: ArrayLike, to_lat: ArrayLike, to_lon: ArrayL
     return chord_to_km(chord), index.astype(np.int64)
 
 
-def near_pairs(points: Floats, others: Floats, reach: float, *, at_once: int = 2_000_000) -> Iterator[tuple[Ints, Ints, Floats]]:
+def near_pairs(
+    points: Floats, others: Floats, reach: float, *, at_once: int = 2_000_000
+) -> Iterator[tuple[Ints, Ints, Floats]]:
     """All pairs of N points and M others, shapes ``(N, D)`` and ``(M, D)``, no farther apart than ``reach``.
 
     Yields:

@@ -140,6 +140,30 @@ def read_photos(source: Path, columns: Mapping[str, str] | None = None) -> Photo
     return Photos(frame, source, synthetic=bool(facts.get("synthetic", False)), name=source.name)
 
 
+def read_located(source: Path, columns: Mapping[str, str] | None = None) -> Photos:
+    """Read any table with ``lat, lon`` as photos, also where there are none to open.
+
+    Without a column ``path``, rows are called ``row 1``, ``row 2``, ...
+
+    Args:
+        columns: as for :func:`read_photos`; a name that the table does not have is passed over, so that two tables
+            with other names can be read alike.
+
+    Raises:
+        BadTableError: as for :func:`read_photos`.
+    """
+    file = _table_file(source)
+    found = column_names(file)
+    given = {ours: theirs for ours, theirs in (columns or {}).items() if theirs in found}
+    if "path" in {*found, *given}:
+        return read_photos(source, given)
+    frame = read_table(file, given, need=("lat", "lon"))
+    lat, lon = positions(frame, file)
+    rows = pl.Series("path", [f"row {n}" for n in range(1, len(frame) + 1)])
+    frame = frame.select(rows, pl.Series("lat", lat), pl.Series("lon", lon), pl.exclude("lat", "lon"))
+    return Photos(frame, file.parent, name=file.stem)
+
+
 def read_points(source: Path, lat: str = "lat", lon: str = "lon") -> tuple[Floats, Floats]:
     """Read positions alone, from a dataset folder or any CSV, TSV or Parquet table; shapes ``(N,)``, degrees.
 
@@ -176,7 +200,7 @@ def read_table(
         raise BadTableError(f"there is no file {file}; give a CSV, TSV or Parquet table")
     with_header = file.suffix.lower() not in (".parquet", ".pq")
     try:
-        found = _csv(file, n_rows=0).columns if with_header else list(pl.read_parquet_schema(file))
+        found = column_names(file)
         for ours, name in theirs.items():
             if name not in found:
                 raise BadTableError(_missing(file, ours, name, found))
@@ -197,6 +221,13 @@ def read_table(
     ours_of = {name: ours for ours, name in theirs.items()}
     keep = [name for name in frame.columns if name in ours_of or name not in theirs]
     return frame.select(keep).rename({name: ours_of[name] for name in keep if name in ours_of})
+
+
+def column_names(file: Path) -> list[str]:
+    """The columns of a CSV, TSV or Parquet table."""
+    if file.suffix.lower() in (".parquet", ".pq"):
+        return list(pl.read_parquet_schema(file))
+    return _csv(file, n_rows=0).columns
 
 
 def positions(frame: pl.DataFrame, source: Path) -> tuple[Floats, Floats]:

@@ -95,11 +95,11 @@ def groups_of(photos: Photos, by: str) -> Ints:
     """Group codes, shape ``(N,)``.
 
     Args:
-        by: ``place``, see :meth:`Photos.places`; ``drive``, see :func:`drives`; ``day``, the calendar day of ``captured_at`` where the photo was
-            taken; ``uploader``, the column ``creator`` or ``uploader`` (photos of unknown day are one group, and
-            so are those of unknown uploader); ``rebuilt``, see :func:`rebuild_sequences`; else a column, such as
-            ``sequence`` or ``city``, in which each missing value is a group of its own. Several joined by ``+``
-            make a group of each combination.
+        by: ``place``, see :meth:`Photos.places`; ``drive``, see :func:`drives`; ``day``, the calendar day of
+            ``captured_at`` where the photo was taken; ``uploader``, the column ``creator`` or ``uploader`` (photos
+            of unknown day are one group, and so are those of unknown uploader); ``rebuilt``, see
+            :func:`rebuild_sequences`; else a column, such as ``sequence`` or ``city``, in which each missing value
+            is a group of its own. Several joined by ``+`` make a group of each combination.
 
     Raises:
         BadRecipeError: a column that is not there, or is empty.
@@ -149,7 +149,8 @@ def drive_points(lat: ArrayLike, lon: ArrayLike, second: ArrayLike) -> Floats:
     The distance is ``sqrt((d / 100 m)² + (t / 10 s)²)``.
     """
     xyz = geo.unit_vectors(lat, lon) * (geo.EARTH_RADIUS_KM / SAME_DRIVE_KM)  # a chord this short is as its arc
-    return np.c_[xyz, np.asarray(second, np.float64) / SAME_DRIVE_S]
+    points: Floats = np.c_[xyz, np.asarray(second, np.float64) / SAME_DRIVE_S]
+    return points
 
 
 def rebuild_sequences(

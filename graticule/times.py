@@ -51,4 +51,6 @@ def read_times(column: pl.Series) -> pl.DataFrame:
     counted = pl.DataFrame({"number": number}).select(
         second=epoch, day=pl.from_epoch((epoch * 1e6).cast(pl.Int64), time_unit="us").dt.date()
     )
-    return pl.DataFrame({name: written[name].zip_with(written["day"].is_not_null(), counted[name]) for name in written.columns})
+    return pl.DataFrame(
+        {name: written[name].zip_with(written["day"].is_not_null(), counted[name]) for name in written.columns}
+    )

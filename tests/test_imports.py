@@ -11,14 +11,15 @@ FLOORS = [
     {"errors"},
     {"files", "geo", "config", "borders"},
     {"s2", "metrics", "images"},
-    {"photos", "partition"},
+    {"photos", "partition", "times"},
     {"splits", "score", "decode", "maps", "sources", "preprocess"},
-    {"model"},
+    {"model", "audit"},
     {"data", "bundle"},
     {"locate"},
     {"train", "formats"},
     {"evaluate", "figures"},
-    {"report"},
+    {"pages"},
+    {"report", "audit_page"},
     {"cli"},
 ]
 TORCH_ROOMS = {"preprocess", "model", "data", "bundle", "locate", "train", "evaluate"}

@@ -16,6 +16,7 @@ class Track(StrEnum):
     unseen = "unseen"
 
 
-# Names in any table, which need not be a dataset; what is not there is not needed.
-Lat = Annotated[str, Column]
-Lon = Annotated[str, Column]
+SPLIT_BY = (
+    "What stays whole on one side: drive, sequence, place, day, uploader, block, world, or any column such as city; "
+    "several joined by +. Or time, random, or column, as the table's own column split says."
+)
