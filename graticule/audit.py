@@ -29,7 +29,7 @@ class Pair:
     """A test photo and the training photo that gives most away about it.
 
     Attributes:
-        why: ``nearest``, ``same drive`` (100 m and 10 s apart at most) or ``alike`` (a near-duplicate).
+        why: ``same drive`` (100 m and 10 s apart at most), ``alike`` (a near-duplicate) or ``nearest``.
         bits: in which the difference hashes differ, of 64; none where one is missing.
         seconds: from the one to the other; none where a time is missing.
         test, train: what is known of each: ``path``, ``lat``, ``lon`` and any of ``captured_at``, ``sequence``,
@@ -137,7 +137,8 @@ def audit(train: Photos, test: Photos) -> LeakAudit:
     duplicates = len(alike) if in_both("dhash") else None
     held_out, verdict = _verdict(
         sequences,
-        places if place_from == "place" else None,
+        places,
+        place_from,
         same_drive,
         duplicates,
         len(test),
@@ -146,7 +147,8 @@ def audit(train: Photos, test: Photos) -> LeakAudit:
     )
     by_distance = np.stack([np.argsort(nearest_km, kind="stable")] * 2, axis=1)
     by_distance[:, 1] = nearest[by_distance[:, 0]]
-    kinds = {"nearest": by_distance, "same drive": together, "alike": alike}
+    worst = _worst("same drive", together, train, test) + _worst("alike", alike, train, test)
+    worst += _worst("nearest", by_distance, train, test)
     return LeakAudit(
         train_photos=len(train),
         test_photos=len(test),
@@ -166,13 +168,14 @@ def audit(train: Photos, test: Photos) -> LeakAudit:
         near_duplicates=duplicates,
         held_out=held_out,
         verdict=verdict,
-        worst=[pair for why, rows in kinds.items() for pair in _worst(why, rows, train, test)],
+        worst=worst,
     )
 
 
 def _verdict(
     sequences: tuple[int, float] | None,
-    places: tuple[int, float] | None,
+    places: tuple[int, float],
+    place_from: str,
     same_drive: int | None,
     duplicates: int | None,
     photos: int,
@@ -180,7 +183,8 @@ def _verdict(
     median_km: float,
 ) -> tuple[bool | None, str]:
     facts, unknown = [], []
-    for name, found in (("sequence", sequences), ("place", places)):
+    named_places = places if place_from == "place" else None
+    for name, found in (("sequence", sequences), ("place", named_places)):
         if found is None:
             unknown.append(f"{name}s (no column {name!r})")
         elif found[0]:
@@ -206,15 +210,17 @@ def _verdict(
     held_out: bool | None = True
     if sequences is not None and sequences[0] and far:
         start = "Held out by distance, not by sequence"
-    elif (sequences is not None and sequences[0]) or same_drive:
-        held_out, start = False, "NOT held out"
     elif sequences is not None:
-        start = "Held out by sequence" + (", on places that training knows" if places and places[0] else "")
-    elif places is not None:
-        held_out = not places[0]
+        held_out = not sequences[0] and not same_drive
+        known = ", on places that training knows" if named_places and named_places[0] else ""
+        start = f"Held out by sequence{known}" if held_out else "NOT held out"
+    elif named_places is not None:
+        held_out = not named_places[0]
         start = "Held out by place" if held_out else "NOT held out"
     elif far:
         start = "Held out by distance"
+    elif same_drive and places[0]:
+        held_out, start = False, "NOT held out"
     else:
         held_out, start = None, "Cannot tell whether held out"
     end = f". Unknown: {', '.join(unknown)}" if unknown else ""

@@ -11,12 +11,12 @@ from graticule.pages import Picture, picture, render, thumbnail
 from graticule.photos import Photos
 
 KINDS = {
-    "nearest": ("Nearest pairs", "The test photos that lie nearest to a training photo, one a place."),
     "same drive": (
         "The same drive on both sides",
         "Taken within 100 m and 10 s of each other: a drive that was cut in two, or uploaded twice under two names.",
     ),
     "alike": ("Look-alikes", "Within 100 m, and their difference hashes differ in at most 4 of 64 bits."),
+    "nearest": ("Nearest pairs", "The test photos that lie nearest to a training photo, one a place."),
 }
 
 
@@ -138,8 +138,9 @@ def _shown(pair: Pair, train: Photos, test: Photos) -> ShownPair:
         known = [f"{facts['lat']:.6f}, {facts['lon']:.6f}"]
         known += [f"{name} {facts[name]}" for name in ("sequence", "place") if name in facts]
         known += [str(facts["captured_at"])] if "captured_at" in facts else []
-        owner = [str(facts[name]) for name in ("attribution", "creator", "uploader", "license") if name in facts]
-        known += [f"© {', '.join(owner)}"] if owner else []
+        owner = next((str(facts[name]) for name in ("attribution", "creator", "uploader") if name in facts), "")
+        known += [f"by {owner}"] if owner else []
+        known += [str(facts["license"])] if "license" in facts else []
         shown = thumbnail(photos.root / facts["path"], f"{part} photo {facts['path']}")
         sides.append(Side(part, shown, str(facts["path"]), known))
     return ShownPair(", ".join(between), sides)

@@ -8,6 +8,7 @@ inferno: all survive colour blindness, and what matters differs in shape too.
 import base64
 import io
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -301,9 +302,10 @@ def split_map(
     frame = maps.frame_around(*(np.concatenate(both) for both in zip(*sides, strict=True)))
     figure, axes = maps.axes_on(frame)
     maps.draw_base(axes, frame, ink="#8A8A8A", paper="white")
-    looks: tuple[tuple[str, str, str, float], ...] = (("training", BLUE, "o", 1.0), ("test", VERMILION, "^", 2.0))
+    looks: tuple[tuple[str, str, str, float], ...] = (("training", BLUE, "o", 1.0), ("test", VERMILION, "^", 1.7))
+    drawn = min(1.0, MOST_DOTS / sum(len(lat) for lat, _ in sides))  # the same share of both, lest one hide the other
     for (lat, lon), (name, colour, marker, larger) in zip(sides, looks, strict=True):
-        some = _some(len(lat), MOST_DOTS)
+        some = _some(len(lat), math.ceil(drawn * len(lat)))
         size = larger * float(np.clip(20_000 / len(some), 3, 16))
         label = f"{name}: {len(lat):,} photos" + (f", {len(some):,} drawn" if len(some) < len(lat) else "")
         axes.scatter(

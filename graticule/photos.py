@@ -5,6 +5,7 @@ Parquet table with ``path, lat, lon`` is read the same way. See docs/architectur
 """
 
 import difflib
+import itertools
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -140,28 +141,35 @@ def read_photos(source: Path, columns: Mapping[str, str] | None = None) -> Photo
     return Photos(frame, source, synthetic=bool(facts.get("synthetic", False)), name=source.name)
 
 
-def read_located(source: Path, columns: Mapping[str, str] | None = None) -> Photos:
-    """Read any table with ``lat, lon`` as photos, also where there are none to open.
+def read_located(sources: Sequence[Path], columns: Mapping[str, str] | None = None) -> list[Photos]:
+    """Read any tables with ``lat, lon`` as photos, also where there are none to open.
 
     Without a column ``path``, rows are called ``row 1``, ``row 2``, ...
 
     Args:
-        columns: as for :func:`read_photos`; a name that the table does not have is passed over, so that two tables
-            with other names can be read alike.
+        columns: as for :func:`read_photos`; a table that lacks a name keeps its own column, so that a dataset and a
+            foreign table can be read alike.
 
     Raises:
-        BadTableError: as for :func:`read_photos`.
+        BadTableError: as for :func:`read_photos`, or a name that no table has.
     """
-    file = _table_file(source)
-    found = column_names(file)
-    given = {ours: theirs for ours, theirs in (columns or {}).items() if theirs in found}
-    if "path" in {*found, *given}:
-        return read_photos(source, given)
-    frame = read_table(file, given, need=("lat", "lon"))
-    lat, lon = positions(frame, file)
-    rows = pl.Series("path", [f"row {n}" for n in range(1, len(frame) + 1)])
-    frame = frame.select(rows, pl.Series("lat", lat), pl.Series("lon", lon), pl.exclude("lat", "lon"))
-    return Photos(frame, file.parent, name=file.stem)
+    files = [_table_file(source) for source in sources]
+    found = [column_names(file) for file in files]
+    for ours, theirs in (columns or {}).items():
+        if not any(theirs in names for names in found):
+            raise BadTableError(_missing(" and ".join(map(str, files)), ours, theirs, list(itertools.chain(*found))))
+    tables = []
+    for source, file, names in zip(sources, files, found, strict=True):
+        given = {ours: theirs for ours, theirs in (columns or {}).items() if theirs in names}
+        if "path" in {*names, *given}:
+            tables.append(read_photos(source, given))
+            continue
+        frame = read_table(file, given, need=("lat", "lon"))
+        lat, lon = positions(frame, file)
+        rows = pl.Series("path", [f"row {n}" for n in range(1, len(frame) + 1)])
+        frame = frame.select(rows, pl.Series("lat", lat), pl.Series("lon", lon), pl.exclude("lat", "lon"))
+        tables.append(Photos(frame, file.parent, name=file.stem))
+    return tables
 
 
 def read_points(source: Path, lat: str = "lat", lon: str = "lon") -> tuple[Floats, Floats]:
@@ -359,11 +367,12 @@ def group_codes(column: pl.Series) -> Ints:
     return codes
 
 
-def _missing(file: Path, ours: str, name: str, found: Sequence[str]) -> str:
+def _missing(file: Path | str, ours: str, name: str, found: Sequence[str]) -> str:
     sentence = f"{file} has no column {name!r}; it has: {', '.join(found)}."
+    option = ours.replace("_", "-")
     lowered = {other.strip().lower(): other for other in reversed(found)}
     likely = [lowered[other] for other in (ours, *OTHER_NAMES.get(ours, ())) if other in lowered]
     likely += [lowered[other] for other in difflib.get_close_matches(ours, lowered, n=1)]
     if likely:
-        return f"{sentence} Name it with --{ours} {likely[0]}"
-    return f"{sentence} Name the right one with --{ours} NAME"
+        return f"{sentence} Name it with --{option} {likely[0]}"
+    return f"{sentence} Name the right one with --{option} NAME"

@@ -114,12 +114,13 @@ def data_split(
 
     from graticule.audit import audit
     from graticule.files import write_json
+    from graticule.photos import read_located
     from graticule.splits import TRACKS, drive_source, drives, make_split, part_days
 
     if by and track:
         raise BadRecipeError(f"--track {track.value} is --by {TRACKS[track.value]}; give one of the two")
     columns = _renamed(path=path, lat=lat, lon=lon, sequence=sequence, captured_at=captured_at, creator=creator)
-    [photos] = _located([source], columns)
+    [photos] = read_located([source], columns)
     way = TRACKS[track.value] if track else by or "sequence"
     shares = (1 - val - test, val, test)
     parts = make_split(photos, way, shares=shares, seed=seed, block_km=block_km, buffer_km=buffer_km)
@@ -159,9 +160,11 @@ def data_sequences(
     """Rebuild missing sequences from uploader, time and position, or from the order of the rows."""
     import polars as pl
 
+    from graticule.photos import read_located
     from graticule.splits import is_empty, rebuild_sequences
 
-    [photos] = _located([source], _renamed(path=path, lat=lat, lon=lon, captured_at=captured_at, creator=creator))
+    columns = _renamed(path=path, lat=lat, lon=lon, captured_at=captured_at, creator=creator)
+    [photos] = read_located([source], columns)
     if not is_empty(photos, "sequence") and not force:
         raise BadTableError(f"{source} has sequences already; --force replaces them with guesses")
     codes = rebuild_sequences(photos, max_gap_minutes=max_gap_minutes, max_step_km=max_step_km)
@@ -186,12 +189,13 @@ def data_audit(
 ) -> None:
     """Is this test set leaking from that training set? A page with a map, distances and the worst pairs."""
     from graticule.audit_page import write_audit
+    from graticule.photos import read_located
     from graticule.splits import make_split
 
     columns = _renamed(
         path=path, lat=lat, lon=lon, place=place, sequence=sequence, captured_at=captured_at, creator=creator
     )
-    sides = _located([train, test] if test else [train], columns)
+    sides = read_located([train, test] if test else [train], columns)
     if not test:
         parts = make_split(sides[0], "column")
         if "test" not in parts:
@@ -208,20 +212,6 @@ def data_audit(
 def _renamed(**names: str) -> dict[str, str]:
     """Our names to the table's own, where they differ."""
     return {ours: theirs for ours, theirs in names.items() if ours != theirs}
-
-
-def _located(sources: list[Path], columns: dict[str, str]) -> "list[Photos]":
-    from graticule.photos import read_located
-
-    tables = [read_located(source, columns) for source in sources]
-    known = dict.fromkeys(name for table in tables for name in table.frame.columns)
-    for ours, theirs in columns.items():
-        if ours not in known:
-            raise BadTableError(
-                f"no column {theirs!r} in {' or '.join(map(str, sources))}; "
-                f"--{ours.replace('_', '-')} takes one of: {', '.join(known)}"
-            )
-    return tables
 
 
 def _write_column(source: Path, out: Path | None, photos: "Photos", column: "pl.Series") -> None:
