@@ -131,10 +131,12 @@ def audit(train: Photos, test: Photos) -> LeakAudit:
     timed = bool(times) and all(table["second"].null_count() < len(table) for table in times or ())
     if times and timed:
         together = _same_drive(train, test, *(table["second"] for table in times))
-    if in_both("dhash"):
-        alike = _near_duplicates(train, test)
+    hashes = [_hashes(photos) for photos in (train, test)]
+    hashed = all(column.null_count() < len(column) for column in hashes)
+    if hashed:
+        alike = _near_duplicates(train, test, *hashes)
     same_drive = len(together) if timed else None
-    duplicates = len(alike) if in_both("dhash") else None
+    duplicates = len(alike) if hashed else None
     held_out, verdict = _verdict(
         sequences,
         places,
@@ -256,22 +258,28 @@ def _same_drive(train: Photos, test: Photos, train_s: pl.Series, test_s: pl.Seri
     return np.stack([rows[1][found], rows[0][index[found]]], axis=1).astype(np.int64)
 
 
-def _near_duplicates(train: Photos, test: Photos) -> Ints:
+def _hashes(photos: Photos) -> pl.Series:
+    """Difference hashes; null where there is none, or one of another kind."""
+    if not photos.has("dhash"):
+        return pl.Series([None] * len(photos), dtype=pl.UInt64)
+    return photos.frame["dhash"].cast(pl.UInt64, strict=False)
+
+
+def _near_duplicates(train: Photos, test: Photos, train_hash: pl.Series, test_hash: pl.Series) -> Ints:
     """Pairs (test row, train row) of each test photo with a look-alike near by; the most alike first.
 
     Compares all pairs in reach, some at a time.
     """
-    rows = [photos.frame["dhash"].is_not_null().arg_true().to_numpy() for photos in (train, test)]
-    hashes = [photos.frame["dhash"].cast(pl.UInt64).to_numpy() for photos in (train, test)]
+    rows = [column.is_not_null().arg_true().to_numpy() for column in (train_hash, test_hash)]
+    hashes = [column.drop_nulls().to_numpy() for column in (train_hash, test_hash)]  # with gaps they would be floats
     points = [geo.unit_vectors(photos.lat, photos.lon)[some] for photos, some in zip((train, test), rows, strict=True)]
     found, found_bits = [np.empty((0, 2), np.int64)], [np.empty(0, np.int64)]
     for i, j, apart in geo.near_pairs(points[1], points[0], DUPLICATE_KM / geo.EARTH_RADIUS_KM):
-        of_test, of_train = rows[1][i], rows[0][j]
-        bits = hamming(hashes[1][of_test], hashes[0][of_train])
-        order = np.lexsort((apart, bits, i))
+        bits = hamming(hashes[1][i], hashes[0][j])
+        some = np.flatnonzero(bits <= DUPLICATE_BITS)
+        order = some[np.lexsort((apart[some], bits[some], i[some]))]
         first = order[np.unique(i[order], return_index=True)[1]]
-        first = first[bits[first] <= DUPLICATE_BITS]
-        found.append(np.stack([of_test[first], of_train[first]], axis=1).astype(np.int64))
+        found.append(np.stack([rows[1][i[first]], rows[0][j[first]]], axis=1).astype(np.int64))
         found_bits.append(bits[first].astype(np.int64))
     best: Ints = np.concatenate(found)[np.argsort(np.concatenate(found_bits), kind="stable")]
     return best
@@ -289,7 +297,7 @@ def _pair(why: str, train: Photos, test: Photos) -> Pair:
     if train.has("captured_at") and test.has("captured_at"):
         moments = [read_times(photos.frame["captured_at"])["second"][0] for photos in (train, test)]
         seconds = None if None in moments else abs(moments[1] - moments[0])
-    hashes = [photos.frame["dhash"].cast(pl.UInt64)[0] if photos.has("dhash") else None for photos in (train, test)]
+    hashes = [_hashes(photos)[0] for photos in (train, test)]
     if None not in hashes:
         bits = int(hamming(*(np.array([value], np.uint64) for value in hashes))[0])
     return Pair(

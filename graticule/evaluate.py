@@ -1,7 +1,7 @@
 """A bundle and photos to honest numbers: one evaluation, K folds, and what a leaking split would have claimed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -271,7 +271,7 @@ def crossval(
         "synthetic": photos.synthetic,
         "cells": cells,
         "median_km_by_fold": median_km,
-        "audits": [a.to_json() for a in audits],
+        "audits": [replace(a, worst=[]).to_json() for a in audits],
     }
     return Evaluation(facts | summary(rows, scale_km), rows, _worst(audits))
 

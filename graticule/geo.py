@@ -115,6 +115,8 @@ def near_pairs(
     """
     from scipy import spatial
 
+    if not len(points) or not len(others):
+        return
     kd_tree: Any = spatial.KDTree  # SciPy brings no types
     tree = kd_tree(others)
     pairs = np.cumsum(tree.query_ball_point(points, reach, return_length=True))

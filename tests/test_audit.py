@@ -114,7 +114,7 @@ def test_the_worst_pairs_are_the_nearest_of_each_place_and_the_look_alikes():
     train, test = (
         photos(
             rng.uniform(0, 0.05, n), rng.uniform(0, 0.05, n),
-            dhash=rng.integers(0, 2**63, n).astype(np.uint64), license="CC-BY-SA-4.0",
+            dhash=pl.Series([None, *rng.integers(0, 2**63, n - 1).tolist()], dtype=pl.UInt64), license="CC-BY-SA-4.0",
         )
         for _ in range(2)
     )  # fmt: skip

@@ -262,6 +262,8 @@ def test_without_sequences_drives_start_from_uploader_and_day_or_are_rebuilt():
     nobody = photos(table.lat, table.lon, captured_at=table.frame["captured_at"])
     assert drive_source(nobody) == "rebuilt"
     assert len(set(groups_of(nobody, "drive"))) == 2
+    timeless = photos([1, 2, 3], 5, sequence=["a", "a", "b"], captured_at="noon")
+    assert groups_of(timeless, "drive").tolist() == [0, 0, 1]
 
 
 def test_a_sequence_ends_at_a_pause_a_jump_or_another_uploader():
