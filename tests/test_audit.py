@@ -8,6 +8,7 @@ from test_splits import drive_at, photos, table_of
 
 from graticule import geo
 from graticule.audit import LeakAudit, audit
+from graticule.partition import Partition
 from graticule.photos import Photos
 from graticule.splits import groups_of, make_split, part_days
 
@@ -139,6 +140,8 @@ def test_the_worst_pairs_are_the_nearest_of_each_place_and_the_look_alikes():
 def test_a_sequence_split_of_real_streets_leaks_where_a_drive_was_uploaded_twice(streetscapes):
     # 427 photos of one drive through Stuttgart are on KartaView under one sequence and on Mapillary under two.
     assert (len(streetscapes), len(set(streetscapes.groups("sequence")))) == (2319, 29)
+    cells = Partition.fit(streetscapes.lat, streetscapes.lon, split_above=100, drop_below=10)
+    assert (len(cells), int((cells.assign(streetscapes.lat, streetscapes.lon) < 0).sum())) == (50, 40)
     shares = (0.7, 0.1, 0.2)
     random = audit(*train_and_test(streetscapes, "random", shares=shares))
     assert (random.shared_sequences, random.shared_sequences_test_share, random.same_drive) == (26, 1, 464)
@@ -160,9 +163,11 @@ def test_a_sequence_split_of_real_streets_leaks_where_a_drive_was_uploaded_twice
 def test_the_published_split_of_global_streetscapes_shares_three_sequences(imageo):
     assert (len(imageo), imageo.frame["city"].n_unique(), imageo.frame["country"].n_unique()) == (6152, 358, 111)
     found = audit(*train_and_test(imageo, "column"))
+    test = imageo.frame["split"] == "test"
     assert (found.train_photos, found.test_photos, found.shared_sequences) == (5039, 1113, 3)
     assert (found.same_drive, found.shared_days, found.held_out) == (0, 178, False)
-    # A spreadsheet has been at this table: ids that begin with - became #NAME?, one "sequence" of four continents.
+    assert set(imageo.frame["city_id"].filter(test)).isdisjoint(imageo.frame["city_id"].filter(~test))
+    # A spreadsheet has been at this table: ids that begin with - became #NAME?, one "sequence" of five continents.
     assert (imageo.frame["sequence"] == "#NAME?").sum() == 45
     by_city = audit(*train_and_test(imageo, "city", shares=(0.7, 0.1, 0.2)))
     assert by_city.shared_sequences == 1
