@@ -75,13 +75,16 @@ _CELLS_SETTINGS = {
 
 
 class Split(Section):
-    """Which photos train, tune and test. ``column`` takes the table's own column ``split``."""
+    """Which photos train, tune and test; ``by`` as for :func:`graticule.splits.make_split`, any column included.
 
-    by: Literal["random", "place", "sequence", "block", "column"] = "sequence"
+    ``column`` takes the table's own column ``split``, and so does a recipe without this section where there is one.
+    """
+
+    by: Annotated[str, Field(min_length=1)] = "sequence"
     val: Share = 0.1
     test: Share = 0.2
-    block_km: Positive = 0.2
-    buffer_km: Annotated[float, Field(ge=0)] = 0.1
+    block_km: Positive | None = None  # none: 0.2 by block, 100 by world
+    buffer_km: Annotated[float, Field(ge=0)] | None = None  # none: 0.1 by block, 10 by world
 
     @model_validator(mode="after")
     def _leaves_some_to_train(self) -> Self:

@@ -35,6 +35,10 @@ class BadRecipeError(GraticuleError, ValueError):
     """A setting is unknown, impossible, or contradicts another."""
 
 
+class LeakError(GraticuleError, ValueError):
+    """Training has seen what a number would be measured on, so that it could not be called held out."""
+
+
 class TooManyRefusedError(GraticuleError, ValueError):
     """More photos were refused than the stated share allows."""
 

@@ -1,7 +1,7 @@
 """A bundle and photos to honest numbers: one evaluation, K folds, and what a leaking split would have claimed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from graticule.audit import LeakAudit, audit
 from graticule.bundle import TRAINING, Bundle
 from graticule.cards import write_card
 from graticule.config import Recipe
 from graticule.data import FeatureStore, Progress, silent
-from graticule.errors import BadTableError
+from graticule.errors import BadTableError, LeakError
 from graticule.files import write_json, write_parquet
 from graticule.geo import from_vectors, great_circle_km
 from graticule.locate import Locator
@@ -21,7 +22,7 @@ from graticule.metrics import TOP, bootstrap_intervals, by_group, cross_entropie
 from graticule.partition import NO_CELL
 from graticule.photos import Photos, read_photos
 from graticule.score import map_scale
-from graticule.splits import LeakAudit, audit, make_folds, within_buffer
+from graticule.splits import BLOCKS_KM, block_sizes, make_folds, within_buffer
 from graticule.train import AUDIT, PHOTOS, fit, split_photos
 
 METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"
@@ -58,28 +59,46 @@ def evaluate(
     photos: Photos,
     *,
     split: str = "test",
+    allow_leak: bool = False,
     store: FeatureStore | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
     """Ask a bundle about photos whose place is known.
 
+    ``metrics["held_out"]`` says whether the numbers may be called held out (none: it cannot be told), and
+    ``metrics["held_out_reason"]`` why.
+
     Args:
         split: ``test``, ``val`` or ``train`` of the photos the bundle was trained on, or ``all`` for other photos.
+        allow_leak: measure photos that are not held out all the same. Not needed for ``train``, which nobody
+            takes for held out.
 
     Raises:
         BadTableError: there are no such photos.
+        LeakError: training has seen drives or places of these photos, and ``allow_leak`` is not given.
     """
     training = training_photos(bundle)
     chosen = _choose(photos, training, split)
+    leak = None
+    held_out, reason = None, "Cannot tell whether held out: the table of training photos is not beside the bundle."
+    if training is not None:
+        leak = audit(training.take(training.column("split") == "train"), chosen)
+        held_out, reason = leak.held_out, leak.verdict
+    if split == "train":
+        held_out, reason = False, "NOT held out: these are the photos that the bundle was trained on."
+    elif held_out is False and not allow_leak:
+        raise LeakError(
+            f"{reason} A number measured on these photos would be memory in part. Split by whole drives or by blocks "
+            f"and train again (graticule data split), or measure them all the same with --allow-leak"
+        )
     # Features of an encoder that was trained along would fill the store and never be asked for again.
     locator = Locator(bundle, store=store if bundle.recipe.encoder.frozen else None)
     rows = predict_rows(locator, chosen, progress=progress)
-    leak = None
-    if training is not None:
-        leak = audit(training.take(training.column("split") == "train"), chosen)
     scale_km, _ = map_scale(bundle.partition.lat, bundle.partition.lon, None)
     facts = {
         "split": split,
+        "held_out": held_out,
+        "held_out_reason": reason,
         "recipe": bundle.recipe.name,
         "encoder": bundle.recipe.encoder.name,
         "answer": bundle.recipe.answer,
@@ -96,11 +115,13 @@ def evaluate_folder(
     out: Path,
     *,
     split: str = "test",
+    allow_leak: bool = False,
     store: FeatureStore | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
     """:func:`evaluate` from paths to paths; the bundle's model card is renewed with what it holds by then."""
-    found = evaluate(Bundle.read(bundle_path), read_photos(dataset), split=split, store=store, progress=progress)
+    bundle, photos = Bundle.read(bundle_path), read_photos(dataset)
+    found = evaluate(bundle, photos, split=split, allow_leak=allow_leak, store=store, progress=progress)
     found.write(out)
     write_card(bundle_path)
     return found
@@ -225,17 +246,18 @@ def crossval(
     """Train and test on K grouped folds; each photo is asked about once, by a model that never saw its group.
 
     Args:
-        group: ``place`` (the column, else the position to 0.001 degrees), ``sequence``, ``block`` or any column.
+        group: ``block``, ``world`` or a group of :func:`graticule.splits.groups_of`, such as ``place``.
     """
-    number = make_folds(photos, folds, group, recipe.seed, block_km=recipe.split.block_km)
+    block_km, buffer_km = block_sizes(group, recipe.split.block_km, recipe.split.buffer_km)
+    number = make_folds(photos, folds, group, recipe.seed, block_km=block_km)
     parts: list[pl.DataFrame] = []
     audits: list[LeakAudit] = []
     cells: list[int] = []
     for fold in range(folds):
         test = photos.take(number == fold)
         rest = number != fold
-        if group == "block":  # blocks touch: what lies beside the test's would give it away
-            rest &= ~within_buffer(photos.lat, photos.lon, test.lat, test.lon, recipe.split.buffer_km)
+        if group in BLOCKS_KM:  # blocks touch: what lies beside the test's would give it away
+            rest &= ~within_buffer(photos.lat, photos.lon, test.lat, test.lon, buffer_km)
         train = photos.take(rest)
 
         def told(done: int, total: int, note: str, fold: int = fold) -> None:
@@ -261,7 +283,7 @@ def crossval(
         "synthetic": photos.synthetic,
         "cells": cells,
         "median_km_by_fold": median_km,
-        "audits": [a.to_json() for a in audits],
+        "audits": [replace(a, worst=[]).to_json() for a in audits],
     }
     return Evaluation(facts | summary(rows, scale_km), rows, _worst(audits))
 

@@ -8,6 +8,7 @@ inferno: all survive colour blindness, and what matters differs in shape too.
 import base64
 import io
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -281,6 +282,36 @@ def error_distribution(
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.legend(loc="upper left", frameon=False, fontsize=9)
     _dress(axes, f"How far off: {len(errors):,} photos", synthetic=synthetic)
+    return figure
+
+
+def split_map(
+    train_lat: ArrayLike,
+    train_lon: ArrayLike,
+    test_lat: ArrayLike,
+    test_lon: ArrayLike,
+    *,
+    title: str = "Where training and test photos were taken",
+    synthetic: bool = False,
+) -> Figure:
+    """Training photos as blue dots, test photos as orange triangles above them; an even sample where they are many."""
+    sides = [[np.asarray(a, np.float64) for a in side] for side in ((train_lat, train_lon), (test_lat, test_lon))]
+    frame = maps.frame_around(*(np.concatenate(both) for both in zip(*sides, strict=True)))
+    figure, axes = maps.axes_on(frame)
+    maps.draw_base(axes, frame, ink="#8A8A8A", paper="white")
+    looks: tuple[tuple[str, str, str, float], ...] = (("training", BLUE, "o", 1.0), ("test", VERMILION, "^", 1.7))
+    drawn = min(1.0, MOST_DOTS / sum(len(lat) for lat, _ in sides))  # the same share of both, lest one hide the other
+    for (lat, lon), (name, colour, marker, larger) in zip(sides, looks, strict=True):
+        some = _some(len(lat), math.ceil(drawn * len(lat)))
+        size = larger * float(np.clip(20_000 / len(some), 3, 16))
+        label = f"{name}: {len(lat):,} photos" + (f", {len(some):,} drawn" if len(some) < len(lat) else "")
+        axes.scatter(
+            frame.x(lon[some]), lat[some], s=size, c=colour, marker=marker, alpha=0.75, lw=0, zorder=4, label=label
+        )
+    keys = axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=2, fontsize=9, frameon=False)
+    for key in keys.legend_handles:
+        key.set(sizes=[36], alpha=1)  # type: ignore[union-attr]
+    _dress(axes, title, synthetic=synthetic, grid=False)
     return figure
 
 

@@ -6,6 +6,9 @@ Conventions kept by the whole package:
   * a distance is kilometres along the great circle and says so, ``_km``.
 """
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -99,6 +102,27 @@ def nearest_km(lat: ArrayLike, lon: ArrayLike, to_lat: ArrayLike, to_lon: ArrayL
     points = unit_vectors(lat, lon).reshape(-1, 3)
     chord, index = KDTree(targets).query(points)
     return chord_to_km(chord), index.astype(np.int64)
+
+
+def near_pairs(
+    points: Floats, others: Floats, reach: float, *, at_once: int = 2_000_000
+) -> Iterator[tuple[Ints, Ints, Floats]]:
+    """All pairs of N points and M others, shapes ``(N, D)`` and ``(M, D)``, no farther apart than ``reach``.
+
+    Yields:
+        ``(i, j, distance)``, arrays of one length: rows of ``points``, rows of ``others`` and their straight
+        distance; about ``at_once`` pairs at a time, the pairs of one point together.
+    """
+    from scipy import spatial
+
+    if not len(points) or not len(others):
+        return
+    kd_tree: Any = spatial.KDTree  # SciPy brings no types
+    tree = kd_tree(others)
+    pairs = np.cumsum(tree.query_ball_point(points, reach, return_length=True))
+    for some in np.split(np.arange(len(points)), np.flatnonzero(np.diff(pairs // at_once)) + 1):
+        near = kd_tree(points[some]).sparse_distance_matrix(tree, reach, output_type="ndarray")
+        yield some[near["i"]], near["j"].astype(np.int64), near["v"]
 
 
 def map_diagonal_km(lat: ArrayLike, lon: ArrayLike) -> float:

@@ -5,6 +5,7 @@ Parquet table with ``path, lat, lon`` is read the same way. See docs/architectur
 """
 
 import difflib
+import itertools
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -103,7 +104,7 @@ class Photos:
     def places(self) -> Ints:
         """Group codes of places, shape ``(N,)``: the column ``place``, else the position to 0.001 degrees."""
         if self.has("place"):
-            return _codes(self.frame["place"])
+            return group_codes(self.frame["place"])
         keys = geo.position_keys(self.lat, self.lon, PLACE_DECIMALS)
         return np.unique(keys, return_inverse=True)[1].astype(np.int64)
 
@@ -113,7 +114,7 @@ class Photos:
         Raises:
             BadTableError: no such column (``place`` is always there, see :meth:`places`).
         """
-        return self.places() if name == "place" else _codes(self._series(name))
+        return self.places() if name == "place" else group_codes(self._series(name))
 
     def check_trainable(self) -> None:
         """Refuse to train on a benchmark: its published figures mean nothing for a model that has seen it.
@@ -162,6 +163,37 @@ def read_photos(source: Path, columns: Mapping[str, str] | None = None) -> Photo
     )
 
 
+def read_located(sources: Sequence[Path], columns: Mapping[str, str] | None = None) -> list[Photos]:
+    """Read any tables with ``lat, lon`` as photos, also where there are none to open.
+
+    Without a column ``path``, rows are called ``row 1``, ``row 2``, ...
+
+    Args:
+        columns: as for :func:`read_photos`; a table that lacks a name keeps its own column, so that a dataset and a
+            foreign table can be read alike.
+
+    Raises:
+        BadTableError: as for :func:`read_photos`, or a name that no table has.
+    """
+    files = [_table_file(source) for source in sources]
+    found = [column_names(file) for file in files]
+    for ours, theirs in (columns or {}).items():
+        if not any(theirs in names for names in found):
+            raise BadTableError(_missing(" and ".join(map(str, files)), ours, theirs, list(itertools.chain(*found))))
+    tables = []
+    for source, file, names in zip(sources, files, found, strict=True):
+        given = {ours: theirs for ours, theirs in (columns or {}).items() if theirs in names}
+        if "path" in {*names, *given}:
+            tables.append(read_photos(source, given))
+            continue
+        frame = read_table(file, given, need=("lat", "lon"))
+        lat, lon = positions(frame, file)
+        rows = pl.Series("path", [f"row {n}" for n in range(1, len(frame) + 1)])
+        frame = frame.select(rows, pl.Series("lat", lat), pl.Series("lon", lon), pl.exclude("lat", "lon"))
+        tables.append(Photos(frame, file.parent, name=file.stem))
+    return tables
+
+
 def read_points(source: Path, lat: str = "lat", lon: str = "lon") -> tuple[Floats, Floats]:
     """Read positions alone, from a dataset folder or any CSV, TSV or Parquet table; shapes ``(N,)``, degrees.
 
@@ -207,7 +239,7 @@ def read_table(
         raise BadTableError(f"there is no file {file}; give a CSV, TSV or Parquet table")
     with_header = file.suffix.lower() not in (".parquet", ".pq")
     try:
-        found = _csv(file, n_rows=0).columns if with_header else list(pl.read_parquet_schema(file))
+        found = column_names(file)
         for ours, name in theirs.items():
             if name not in found:
                 raise BadTableError(_missing(file, ours, name, found))
@@ -228,6 +260,13 @@ def read_table(
     ours_of = {name: ours for ours, name in theirs.items()}
     keep = [name for name in frame.columns if name in ours_of or name not in theirs]
     return frame.select(keep).rename({name: ours_of[name] for name in keep if name in ours_of})
+
+
+def column_names(file: Path) -> list[str]:
+    """The columns of a CSV, TSV or Parquet table."""
+    if file.suffix.lower() in (".parquet", ".pq"):
+        return list(pl.read_parquet_schema(file))
+    return _csv(file, n_rows=0).columns
 
 
 def positions(frame: pl.DataFrame, source: Path) -> tuple[Floats, Floats]:
@@ -351,7 +390,7 @@ def _as_written(column: pl.Series) -> pl.Series:
     return column
 
 
-def _codes(column: pl.Series) -> Ints:
+def group_codes(column: pl.Series) -> Ints:
     """Codes 0, 1, ... in the order of the values; each missing value gets a code of its own."""
     ranks = column.cast(pl.String).rank("dense").cast(pl.Int64)
     gaps = ranks.is_null().to_numpy()
@@ -360,11 +399,12 @@ def _codes(column: pl.Series) -> Ints:
     return codes
 
 
-def _missing(file: Path, ours: str, name: str, found: Sequence[str]) -> str:
+def _missing(file: Path | str, ours: str, name: str, found: Sequence[str]) -> str:
     sentence = f"{file} has no column {name!r}; it has: {', '.join(found)}."
+    option = ours.replace("_", "-")
     lowered = {other.strip().lower(): other for other in reversed(found)}
     likely = [lowered[other] for other in (ours, *OTHER_NAMES.get(ours, ())) if other in lowered]
     likely += [lowered[other] for other in difflib.get_close_matches(ours, lowered, n=1)]
     if likely:
-        return f"{sentence} Name it with --{ours} {likely[0]}"
-    return f"{sentence} Name the right one with --{ours} NAME"
+        return f"{sentence} Name it with --{option} {likely[0]}"
+    return f"{sentence} Name the right one with --{option} NAME"

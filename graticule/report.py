@@ -4,8 +4,6 @@
 whose file is missing is left out, and the page says so: a report of half a run is still a report.
 """
 
-import base64
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,18 +12,15 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from matplotlib.figure import Figure
-from PIL import Image
 
-from graticule import figures, images
-from graticule.errors import BadPhotoError, BadTableError
+from graticule import figures
+from graticule.errors import BadTableError
 from graticule.files import write_text
 from graticule.geo import format_km
+from graticule.pages import Picture, picture, render, thumbnail
 from graticule.partition import Partition, read_partition
 
 EXAMPLES = 4  # best and worst photos shown
-THUMBNAIL_PX = 480
 RADII = ("25_m", "50_m", "100_m", "200_m", "500_m", "1_km", "25_km", "200_km", "750_km", "2500_km")
 MEASURES = (  # key in metrics.json, name, what it means
     ("median_km", "median error", "half of the photos are nearer than this"),
@@ -50,14 +45,6 @@ MEASURES = (  # key in metrics.json, name, what it means
     ("outside_cells", "photos outside every cell", "counted, not hidden: their cell cannot be right"),
     ("unreadable", "unreadable photos", "in none of the figures"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """An image inside the page; ``alt`` is for who cannot see it."""
-
-    uri: str
-    alt: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +84,8 @@ class Context:
     """All that the template knows.
 
     Attributes:
-        verdict: of the leak audit, in a sentence; ``leaks`` is true where it says NOT held out.
+        verdict: of the leak audit, in a sentence.
+        held_out: whether the numbers may be called so; none where that cannot be told.
         pictures: figures by name: ``cells``, ``photos_per_cell``, ``curves``, ``errors``, ``errors_map``,
             ``leak``.
         missing: a sentence for each part that the page had to leave out.
@@ -110,7 +98,7 @@ class Context:
     headline_interval: str
     measured_on: str
     verdict: str
-    leaks: bool
+    held_out: bool | None
     numbers: list[Row]
     countries: list[Country]
     pictures: dict[str, Picture]
@@ -136,13 +124,7 @@ def write_report(bundle_dir: Path, evaluation_dir: Path, out: Path, *, photos: P
     """
     root = photos.parent if photos is not None and photos.is_file() else photos
     context = context_of(bundle_dir, evaluation_dir, root)
-    env = Environment(
-        loader=PackageLoader("graticule", "assets"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    write_text(out, env.get_template("report.html.j2").render(report=context))
+    write_text(out, render("report.html.j2", report=context))
     return out
 
 
@@ -168,7 +150,8 @@ def context_of(bundle_dir: Path, evaluation_dir: Path, photos: Path | None) -> C
         missing.insert(0, "no numbers: the evaluation has no metrics.json")
     if photos is None and best:
         missing.append("no photos beside the examples: the report was not told where they lie")
-    verdict = str(audit.get("verdict", "Not audited: how near these photos are to the training photos is unknown."))
+    unknown = "Not audited: how near these photos are to the training photos is unknown."
+    verdict = str(metrics.get("held_out_reason") or audit.get("verdict") or unknown)
     intervals = metrics.get("intervals") or {}
     recipe = bundle_dir / "recipe.yaml"
     return Context(
@@ -178,7 +161,7 @@ def context_of(bundle_dir: Path, evaluation_dir: Path, photos: Path | None) -> C
         headline_interval=_interval("median_km", intervals),
         measured_on=_measured_on(metrics),
         verdict=verdict,
-        leaks=not verdict.startswith("Held out"),
+        held_out=metrics.get("held_out", audit.get("held_out")),
         numbers=_numbers(metrics, intervals),
         countries=_countries(metrics.get("by_country") or []),
         pictures=pictures,
@@ -202,14 +185,14 @@ def _pictures(
     missing: list[str] = []
     if partition is not None:
         cells = figures.cells_map(partition, title=partition.title, synthetic=synthetic)
-        pictures["cells"] = _picture(cells, "Map of the cells, coloured by photos per cell")
+        pictures["cells"] = picture(cells, "Map of the cells, coloured by photos per cell")
         bars = figures.photos_per_cell(partition.photos, synthetic=synthetic)
-        pictures["photos_per_cell"] = _picture(bars, "Photos of each cell, fullest first")
+        pictures["photos_per_cell"] = picture(bars, "Photos of each cell, fullest first")
     else:
         missing.append("no map of the cells: the bundle has no cells.parquet")
     if history is not None and len(history):
         curves = figures.learning_curves(history, synthetic=synthetic)
-        pictures["curves"] = _picture(curves, "Loss and median error over the epochs")
+        pictures["curves"] = picture(curves, "Loss and median error over the epochs")
     else:
         missing.append("no learning curves: the bundle came without training/history.csv")
     if rows is not None and len(rows):
@@ -220,17 +203,17 @@ def _pictures(
             expected_error_km=expected,
             synthetic=synthetic,
         )
-        pictures["errors"] = _picture(spread, "Share of photos located within each distance")
+        pictures["errors"] = picture(spread, "Share of photos located within each distance")
         columns = (rows[name] for name in ("lat", "lon", "predicted_lat", "predicted_lon", "error_km"))
         lines = figures.errors_map(*columns, synthetic=synthetic)
-        pictures["errors_map"] = _picture(lines, "Map with a line from the truth to each guess")
+        pictures["errors_map"] = picture(lines, "Map with a line from the truth to each guess")
     else:
         missing.append("no error distribution and no examples: the evaluation has no predictions.parquet")
     bins = audit.get("nearest_photos")
     if bins:
         edges_km = [_edge_km(name) for name in list(bins)[:-1]]
         leak = figures.leak_histogram(edges_km, list(bins.values()), synthetic=synthetic)
-        pictures["leak"] = _picture(leak, "Test photos by the distance to the nearest training photo")
+        pictures["leak"] = picture(leak, "Test photos by the distance to the nearest training photo")
     else:
         missing.append("no leak histogram: the evaluation has no audit.json (it needs the training photos)")
     return pictures, missing
@@ -254,7 +237,7 @@ def _examples(
             error=format_km(row["error_km"]),
             expected=format_km(expected) if expected is not None else "",
             where=f"{row['lat']:.5f}, {row['lon']:.5f}",
-            photo=_thumbnail(photos / row["path"], str(row["path"])) if photos is not None else None,
+            photo=thumbnail(photos / row["path"], str(row["path"])) if photos is not None else None,
             map=_example_map(row, partition, synthetic) if partition is not None else None,
         )
 
@@ -267,11 +250,11 @@ def _example_map(row: Mapping[str, Any], partition: Partition, synthetic: bool) 
     alt = "Map with the true position and the best guess"
     if not row.get("top_cells"):
         figure = figures.cells_map(partition, truth=truth, guess=guess, title="Truth and guess", synthetic=synthetic)
-        return _picture(figure, alt)
+        return picture(figure, alt)
     probability = np.zeros(len(partition))
     row_of = {name: number for number, name in enumerate(partition.names)}
     probability[[row_of[name] for name in row["top_cells"]]] = row["top_probabilities"]
-    return _picture(figures.probability_map(partition, probability, truth=truth, guess=guess, synthetic=synthetic), alt)
+    return picture(figures.probability_map(partition, probability, truth=truth, guess=guess, synthetic=synthetic), alt)
 
 
 def _numbers(metrics: Mapping[str, Any], intervals: Mapping[str, Any]) -> list[Row]:
@@ -345,22 +328,6 @@ def _edge_km(name: str) -> float:
     """``up_to_25_m`` is 0.025."""
     number, unit = name.removeprefix("up_to_").split("_")
     return float(number) / (1000 if unit == "m" else 1)
-
-
-def _picture(figure: Figure, alt: str) -> Picture:
-    return Picture(figures.to_data_uri(figure), alt)
-
-
-def _thumbnail(path: Path, alt: str) -> Picture | None:
-    """A small JPEG, without the EXIF of its original; none where the photo is gone or broken."""
-    try:
-        image = Image.fromarray(images.decode(path.read_bytes(), shortest_side=THUMBNAIL_PX // 2))
-    except (OSError, BadPhotoError):
-        return None
-    image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-    jpeg = io.BytesIO()
-    image.save(jpeg, "JPEG", quality=82)
-    return Picture("data:image/jpeg;base64," + base64.b64encode(jpeg.getvalue()).decode(), alt)
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""Train, val and test; folds; and the audit that tells how far apart they really are.
+"""Train, val and test; folds; sequences rebuilt where their names are lost.
 
 Frames of one drive lie metres apart and look alike. Split by frame, a network is examined on what it has
-learned by heart, so the splits here keep whole places, drives or blocks of the map on one side.
+learned by heart, so the splits here keep whole places, drives, days or blocks of the map on one side.
+:mod:`graticule.audit` tells how far apart the sides really are.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from graticule import geo, s2
 from graticule.errors import BadRecipeError
-from graticule.images import hamming
-from graticule.photos import PLACE_DECIMALS, Photos
+from graticule.photos import Photos, group_codes
+from graticule.times import read_times
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -23,9 +23,17 @@ Strings = NDArray[np.str_]
 Bools = NDArray[np.bool_]
 
 PARTS = ("train", "val", "test")
-BUFFER = "buffer"  # too near to a held-out photo to train on: in no part
+BUFFER = "buffer"  # in no part: too near to a held-out photo, astride a moment that divides, or of unknown time
 SHARES = (0.8, 0.1, 0.1)
-METHODS = ("random", "place", "sequence", "column", "block")
+METHODS = ("random", "place", "drive", "sequence", "rebuilt", "day", "uploader", "block", "world", "time", "column")
+BLOCKS_KM = {"block": (0.2, 0.1), "world": (100.0, 10.0)}  # size and buffer where nothing is said
+TRACKS = {"revisit": "drive", "unseen": "block"}  # the two honest tracks of a city, by how they are split
+UPLOADER_COLUMNS = ("creator", "uploader")
+MAX_GAP_MINUTES, MAX_STEP_KM = 2.0, 1.0
+# Of gaps of 0.5 to 30 minutes and steps of 30 m to 1 km, these found the most pairs of photos that truly share a
+# sequence without merging many that do not: 100, 81 and 70 % of the pairs in three real tables; tests/test_splits.py.
+SAME_DRIVE_KM, SAME_DRIVE_S = 0.1, 10.0  # a car in town goes as far in as long
+DEALT = 10_000  # groups dealt one by one; the smaller ones beyond are shuffled and cut, as nobody could tell
 OTHER_NAMES = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
 
 
@@ -35,49 +43,220 @@ def make_split(
     *,
     shares: Sequence[float] = SHARES,
     seed: int = 0,
-    block_km: float = 0.2,
-    buffer_km: float = 0.1,
+    block_km: float | None = None,
+    buffer_km: float | None = None,
     strata: ArrayLike | None = None,
 ) -> Strings:
-    """Say for each photo whether it is for ``train``, ``val`` or ``test``, or lies in the ``buffer``.
+    """Say for each photo whether it is for ``train``, ``val`` or ``test``, or in no part: in the ``buffer``.
 
     Args:
-        by: ``random``, by frame, as report A does it and nobody should; ``place`` or ``sequence``, whole
-            ones; ``column``, as the table's own column ``split`` says; ``block``, see :func:`split_blocks`.
+        by: what stays whole on one side. ``random``, nothing, as report A does it and nobody should; ``time``,
+            see :func:`split_time`; ``block`` (200 m wide, 100 m apart) or ``world`` (100 km wide, 10 km apart),
+            see :func:`split_blocks`; ``column``, as the table's own column ``split`` says; or a group of
+            :func:`groups_of`, such as ``drive``, ``uploader+day`` or ``city``.
         shares: of train, val and test; 0 leaves a part out. Not used by ``column``.
-        block_km, buffer_km: of ``block`` alone.
+        block_km, buffer_km: of ``block`` and ``world``, in place of the widths above.
         strata: labels, shape ``(N,)``, such as the cell of each photo; ``random`` gives each the same shares.
 
     Raises:
-        BadRecipeError: an unknown method or impossible shares, a column that is not there, or too few groups.
+        BadRecipeError: impossible shares, a column that is not there, or too few groups.
     """
     if by == "random":
         return split_random(len(photos), shares, seed, strata)
-    if by == "block":
+    if by in BLOCKS_KM:
+        block_km, buffer_km = block_sizes(by, block_km, buffer_km)
         return split_blocks(photos.lat, photos.lon, shares, seed, block_km=block_km, buffer_km=buffer_km)
+    if by == "time":
+        return split_time(moments(photos), groups_of(photos, "drive"), shares)
     if by == "column":
         _need_column(photos, "split")
         return _own_split(photos.column("split"))
-    if by not in METHODS:
-        raise BadRecipeError(f"cannot split by {by!r}; choose one of {', '.join(METHODS)}")
-    return split_groups(_groups(photos, by), shares, seed, name=by)
+    return split_groups(groups_of(photos, by), shares, seed, name=by)
 
 
-def make_folds(photos: Photos, k: int, by: str = "place", seed: int = 0, *, block_km: float = 0.2) -> Ints:
+def make_folds(photos: Photos, k: int, by: str = "place", seed: int = 0, *, block_km: float | None = None) -> Ints:
     """Number each photo's fold, 0 to k - 1, shape ``(N,)``: whole groups, folds of nearly equal size.
 
     Args:
-        by: ``random``, ``place``, ``sequence``, ``block``, or any column of the table. A fold of blocks has
-            no buffer yet: leave out what :func:`within_buffer` finds when you train on the other folds.
+        by: ``random``, ``block``, ``world`` or a group of :func:`groups_of`. A fold of blocks has no buffer yet:
+            leave out what :func:`within_buffer` finds when you train on the other folds.
 
     Raises:
         BadRecipeError: fewer than two folds, a column that is not there, or fewer groups than folds.
     """
     if by == "random":
         return fold_groups(np.arange(len(photos)), k, seed, name="photo")
-    if by == "block":
-        return fold_groups(_blocks(photos.lat, photos.lon, block_km), k, seed, name="block")
-    return fold_groups(_groups(photos, by), k, seed, name=by)
+    if by in BLOCKS_KM:
+        return fold_groups(_blocks(photos.lat, photos.lon, block_sizes(by, block_km)[0]), k, seed, name="block")
+    return fold_groups(groups_of(photos, by), k, seed, name=by)
+
+
+def groups_of(photos: Photos, by: str) -> Ints:
+    """Group codes, shape ``(N,)``.
+
+    Args:
+        by: ``place``, see :meth:`Photos.places`; ``drive``, see :func:`drives`; ``day``, the calendar day of
+            ``captured_at`` where the photo was taken; ``uploader``, the column ``creator`` or ``uploader`` (photos
+            of unknown day are one group, and so are those of unknown uploader); ``rebuilt``, see
+            :func:`rebuild_sequences`; else a column, such as ``sequence`` or ``city``, in which each missing value
+            is a group of its own. Several joined by ``+`` make a group of each combination.
+
+    Raises:
+        BadRecipeError: a column that is not there, or is empty.
+    """
+    codes, *others = (_group(photos, name) for name in by.split("+"))
+    for other in others:
+        codes = np.unique(codes * (other.max() + 1) + other, return_inverse=True)[1].astype(np.int64)
+    return codes
+
+
+def drive_source(photos: Photos) -> str:
+    """What :func:`drives` starts from: ``sequence``, or without such a column ``uploader+day``, or ``rebuilt``."""
+    if not is_empty(photos, "sequence"):
+        return "sequence"
+    known = uploader_column(photos) and not is_empty(photos, "captured_at")
+    return "uploader+day" if known else "rebuilt"
+
+
+def drives(photos: Photos) -> Ints:
+    """Group codes of drives, shape ``(N,)``: sequences, and those together that one drive must have taken.
+
+    A sequence id is the name of an upload: a drive may have been cut into several, or have been uploaded twice
+    under other names. Where times are known, groups that come as near as :func:`drive_points` says are made one.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    codes = groups_of(photos, drive_source(photos))
+    if is_empty(photos, "captured_at"):
+        return codes
+    second = read_times(photos.frame["captured_at"])["second"]
+    rows = second.is_not_null().arg_true().to_numpy()
+    points = drive_points(photos.lat[rows], photos.lon[rows], second.to_numpy()[rows])
+    count = int(codes.max()) + 1
+    links = [np.empty(0, np.int64)]
+    for i, j, _ in geo.near_pairs(points, points, 1.0):
+        links.append(np.unique(codes[rows[i]] * count + codes[rows[j]]))
+    ends = np.divmod(np.unique(np.concatenate(links)), count)
+    graph = coo_array((np.ones(len(ends[0])), ends), shape=(count, count))
+    merged: Ints = connected_components(graph, directed=False)[1].astype(np.int64)[codes]
+    return merged
+
+
+def drive_points(lat: ArrayLike, lon: ArrayLike, second: ArrayLike) -> Floats:
+    """Points in space and time, shape ``(N, 4)``; two photos no farther apart than 1 count as of one drive.
+
+    The distance is ``sqrt((d / 100 m)² + (t / 10 s)²)``.
+    """
+    xyz = geo.unit_vectors(lat, lon) * (geo.EARTH_RADIUS_KM / SAME_DRIVE_KM)  # a chord this short is as its arc
+    points: Floats = np.c_[xyz, np.asarray(second, np.float64) / SAME_DRIVE_S]
+    return points
+
+
+def rebuild_sequences(
+    photos: Photos, *, max_gap_minutes: float = MAX_GAP_MINUTES, max_step_km: float = MAX_STEP_KM
+) -> Ints:
+    """Guess which photos were taken on one drive, shape ``(N,)``, from uploader, time and position.
+
+    The photos of an uploader (all photos, where the column is missing) are put in the order of their time; a drive
+    ends at a pause longer than ``max_gap_minutes`` or a jump farther than ``max_step_km``. Photos without a time
+    keep the order of the table, and only a jump ends a drive. Uploads of two devices at one time become one drive:
+    rather too long than cut in two, of which one half would be examined on the other.
+    """
+    second = np.full(len(photos), np.nan) if is_empty(photos, "captured_at") else _seconds(photos)
+    uploader = _group(photos, "uploader") if uploader_column(photos) else np.zeros(len(photos), np.int64)
+    order = np.lexsort((second, uploader))  # stable, NaN last
+    here, after = order[:-1], order[1:]
+    step_km = geo.great_circle_km(photos.lat[here], photos.lon[here], photos.lat[after], photos.lon[after])
+    pause = second[after] - second[here]
+    begins = (uploader[here] != uploader[after]) | (step_km > max_step_km) | (pause > 60 * max_gap_minutes)
+    begins |= np.isnan(second[here]) != np.isnan(second[after])
+    codes = np.empty(len(photos), np.int64)
+    codes[order] = np.cumsum(np.r_[0, begins][: len(photos)])
+    return codes
+
+
+def split_time(second: ArrayLike, drives: ArrayLike, shares: Sequence[float] = SHARES) -> Strings:
+    """Train before val before test, divided at two moments; a drive that is astride of one goes to ``buffer``.
+
+    The moments are chosen so that the parts come near their shares and few photos fall astride: between drives,
+    where there is a pause. Photos of unknown time go to ``buffer`` too.
+
+    Args:
+        second: when each photo was taken, shape ``(N,)``, any origin; NaN where it is unknown.
+        drives: group codes, shape ``(N,)``.
+
+    Raises:
+        BadRecipeError: too few drives apart in time.
+    """
+    seconds = np.asarray(second, np.float64)
+    known = ~np.isnan(seconds)
+    _, drive, sizes = np.unique(np.asarray(drives)[known], return_inverse=True, return_counts=True)
+    start, end = np.full(len(sizes), np.inf), np.full(len(sizes), -np.inf)
+    np.minimum.at(start, drive, seconds[known])
+    np.maximum.at(end, drive, seconds[known])
+
+    candidates = np.unique(start)  # a cut at one of these has whole drives after it
+    ends, starts = np.argsort(end), np.argsort(start)
+    before = np.r_[0, np.cumsum(sizes[ends])][np.searchsorted(end[ends], candidates)]
+    begun = np.r_[0, np.cumsum(sizes[starts])][np.searchsorted(start[starts], candidates)]
+    target = np.cumsum(_checked_shares(shares)) * sizes.sum()
+
+    cost = np.abs((before + begun) / 2 - target[:2, None]) + (begun - before)
+
+    def cut(which: int, first: int, last: int) -> int:
+        return first + int(np.argmin(cost[which, first:last])) if first < last else len(candidates)
+
+    count = len(candidates)
+    _, val, test = (share > 0 for share in shares)
+    to_val = cut(0, 1, count - (val and test)) if val or test else count
+    to_test = (cut(1, to_val + 1, count) if val else to_val) if test else count
+    moment = np.r_[candidates, np.inf][[to_val, to_test]]
+    part = np.full(len(sizes), BUFFER, dtype="<U6")
+    part[end < moment[0]] = "train"
+    part[(start >= moment[0]) & (end < moment[1])] = "val"
+    part[start >= moment[1]] = "test"
+    missing = [name for name, share in zip(PARTS, shares, strict=True) if share > 0 and name not in part]
+    if missing:
+        raise BadRecipeError(
+            f"{len(sizes)} drives cannot be divided in time into {_wanted(shares)}: nothing is left for "
+            f"{' and '.join(missing)}. Bring more days, or split by sequence"
+        )
+    parts = np.full(len(seconds), BUFFER, dtype="<U6")
+    parts[known] = part[drive]
+    return parts
+
+
+def moments(photos: Photos) -> Floats:
+    """When each photo was taken, shape ``(N,)``: seconds since 1970 in UTC, a date alone at midnight, else NaN.
+
+    Raises:
+        BadRecipeError: there is no column ``captured_at``, or no value in it is a time.
+    """
+    _need_column(photos, "captured_at")
+    second = _seconds(photos)
+    if np.isnan(second).all():
+        raise BadRecipeError(
+            f"no value in the column 'captured_at' is a time, such as {photos.frame['captured_at'].drop_nulls()[0]!r}; "
+            f"write them like 2024-07-09T03:24:18+02:00, or as seconds since 1970"
+        )
+    return second
+
+
+def part_days(photos: Photos, parts: Strings) -> dict[str, tuple[str, str]]:
+    """First and last day (ISO) of each of the parts; empty where no time is known."""
+    if is_empty(photos, "captured_at"):
+        return {}
+    table = pl.DataFrame({"part": parts, "day": read_times(photos.frame["captured_at"])["day"]}).drop_nulls()
+    spans = table.group_by("part").agg(first=pl.col("day").min(), last=pl.col("day").max())
+    found = {row["part"]: (row["first"].isoformat(), row["last"].isoformat()) for row in spans.to_dicts()}
+    return {part: found[part] for part in (*PARTS, BUFFER) if part in found}
+
+
+def block_sizes(by: str, block_km: float | None = None, buffer_km: float | None = None) -> tuple[float, float]:
+    """Width of a block and of the strip around it: what is given, else what is usual for ``by``; kilometres."""
+    usual = BLOCKS_KM.get(by, BLOCKS_KM["block"])
+    return usual[0] if block_km is None else block_km, usual[1] if buffer_km is None else buffer_km
 
 
 def split_random(
@@ -132,7 +311,8 @@ def split_groups(groups: ArrayLike, shares: Sequence[float] = SHARES, seed: int 
         part_of[drawn] = part
         room[part] -= sizes[drawn]
 
-    for group, luck in zip(queue, rng.random(len(queue)), strict=True):
+    chances = rng.random(len(queue))
+    for group, luck in zip(queue[:DEALT], chances[:DEALT], strict=True):
         if part_of[group] >= 0:
             continue
         open_room = np.where(room >= sizes[group], room, 0)
@@ -140,6 +320,8 @@ def split_groups(groups: ArrayLike, shares: Sequence[float] = SHARES, seed: int 
         part = np.searchsorted(reach, luck * reach[-1], side="right") if reach[-1] > 0 else room.argmax()
         part_of[group] = part
         room[part] -= sizes[group]
+    rest = queue[DEALT:][part_of[queue[DEALT:]] < 0]
+    part_of[rest] = _fill(sizes[rest], room, rng)
     parts: Strings = np.array([*PARTS, BUFFER])[part_of[codes]]
     return parts
 
@@ -185,9 +367,12 @@ def fold_groups(groups: ArrayLike, k: int, seed: int = 0, *, name: str = "group"
         raise BadRecipeError(f"there are only {len(sizes)} {name}s, too few for {k} folds; take {len(sizes)} or fewer")
     filled = np.zeros(k, np.int64)
     fold_of = np.empty(len(sizes), np.int64)
-    for group in _larger_first(sizes, np.random.default_rng(seed)):
+    rng = np.random.default_rng(seed)
+    queue = _larger_first(sizes, rng)
+    for group in queue[:DEALT]:
         fold_of[group] = filled.argmin()
         filled[fold_of[group]] += sizes[group]
+    fold_of[queue[DEALT:]] = _fill(sizes[queue[DEALT:]], sizes.sum() / k - filled, rng)
     return fold_of[codes]
 
 
@@ -196,168 +381,6 @@ def within_buffer(lat: ArrayLike, lon: ArrayLike, to_lat: ArrayLike, to_lon: Arr
     if not np.size(lat) or not np.size(to_lat) or buffer_km <= 0:
         return np.zeros(np.shape(lat), bool)
     return geo.nearest_km(lat, lon, to_lat, to_lon)[0] < buffer_km
-
-
-NEAREST_KM = (0.005, 0.025, 0.1, 1, 5, 25)
-# 5 m: the share that Lilja et al., Localization Is All You Evaluate (CVPR 2024), give for official splits
-DUPLICATE_BITS = 4  # of the 64 of a difference hash
-DUPLICATE_KM = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class LeakAudit:
-    """How much of the test photos training has already seen. None: the column that would tell is not there.
-
-    Attributes:
-        median_nearest_km: median distance from a test photo to the nearest training photo.
-        nearest_within: share of test photos whose nearest training photo is no farther than that, by
-            ``within_5_m`` ... ``within_25_km``.
-        nearest_photos: the histogram: number of test photos ``up_to_5_m``, from there ``up_to_25_m``, ...,
-            ``up_to_25_km``, and ``beyond``.
-        shared_sequences: sequences with photos on both sides.
-        shared_sequences_test_share: share of test photos that belong to one.
-        shared_places, shared_places_test_share: the same of places; by ``place_from``, the column ``place``
-            or the position rounded to 0.001 degrees.
-        near_duplicates: test photos that have a training photo within 100 m whose difference hash differs
-            in at most 4 of 64 bits. Look-alikes farther off, such as two black frames, give no answer away.
-        verdict: all of it in a sentence.
-    """
-
-    train_photos: int
-    test_photos: int
-    median_nearest_km: float
-    nearest_within: dict[str, float]
-    nearest_photos: dict[str, int]
-    shared_sequences: int | None
-    shared_sequences_test_share: float | None
-    shared_places: int
-    shared_places_test_share: float
-    place_from: str
-    near_duplicates: int | None
-    verdict: str
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "LeakAudit":
-        return cls(**value)
-
-
-def audit(train: Photos, test: Photos) -> LeakAudit:
-    """Measure what training photos give away about test photos.
-
-    Raises:
-        ValueError: one of the two holds no photo.
-    """
-    if not len(train) or not len(test):
-        raise ValueError(f"nothing to compare: {len(train)} training and {len(test)} test photos")
-    nearest_km, _ = geo.nearest_km(test.lat, test.lon, train.lat, train.lon)
-    names = [f"{km:g}_km" if km >= 1 else f"{km * 1000:g}_m" for km in NEAREST_KM]
-    bins = np.bincount(np.searchsorted(NEAREST_KM, nearest_km), minlength=len(names) + 1)
-    within = {f"within_{name}": float((nearest_km <= km).mean()) for name, km in zip(names, NEAREST_KM, strict=True)}
-
-    def in_both(name: str) -> bool:
-        return not (_is_empty(train, name) or _is_empty(test, name))
-
-    sequences = _shared(_texts(train, "sequence"), _texts(test, "sequence")) if in_both("sequence") else None
-    if in_both("place"):
-        place_from = "place"
-        places = _shared(_texts(train, "place"), _texts(test, "place"))
-    else:
-        place_from = "position to 0.001 degrees"
-        keys = [geo.position_keys(photos.lat, photos.lon, PLACE_DECIMALS) for photos in (train, test)]
-        places = _shared(keys[0].tolist(), keys[1].tolist())
-    duplicates = None
-    if in_both("dhash"):
-        duplicates = _near_duplicates(_with_hash(train), _with_hash(test))
-    return LeakAudit(
-        train_photos=len(train),
-        test_photos=len(test),
-        median_nearest_km=float(np.median(nearest_km)),
-        nearest_within=within,
-        nearest_photos=dict(zip([*(f"up_to_{name}" for name in names), "beyond"], bins.tolist(), strict=True)),
-        shared_sequences=sequences[0] if sequences else None,
-        shared_sequences_test_share=sequences[1] if sequences else None,
-        shared_places=places[0],
-        shared_places_test_share=places[1],
-        place_from=place_from,
-        near_duplicates=duplicates,
-        verdict=_verdict(
-            sequences, places if place_from == "place" else None, duplicates, len(test), within, nearest_km
-        ),
-    )
-
-
-def _verdict(
-    sequences: tuple[int, float] | None,
-    places: tuple[int, float] | None,
-    duplicates: int | None,
-    photos: int,
-    within: dict[str, float],
-    nearest_km: Floats,
-) -> str:
-    facts, unknown = [], []
-    for name, found in (("sequence", sequences), ("place", places)):
-        if found is None:
-            unknown.append(f"{name}s (no column {name!r})")
-        elif found[0]:
-            names = name if found[0] == 1 else f"{name}s"
-            facts.append(f"training shares {found[0]} {names} with {found[1]:.0%} of the test photos")
-        else:
-            facts.append(f"no {name} is shared")
-    if duplicates is None:
-        unknown.append("near-duplicates (no column 'dhash')")
-    elif duplicates:
-        facts.append(f"{duplicates} test photos ({duplicates / photos:.0%}) have a near-duplicate in training")
-    facts.append(
-        f"the nearest training photo is {geo.format_km(float(np.median(nearest_km)))} away in the median, "
-        f"and within 5 m for {within['within_5_m']:.0%} of the test photos"
-    )
-    far = within["within_100_m"] == 0  # as a block split with a buffer makes it
-    if sequences is not None and sequences[0]:
-        start = "Held out by distance, not by sequence" if far else "NOT held out"
-    elif sequences is not None:
-        start = "Held out by sequence" + (", on places that training knows" if places and places[0] else "")
-    elif places is not None:
-        start = "NOT held out" if places[0] else "Held out by place"
-    else:
-        start = "Held out by distance" if far else "Cannot tell whether held out"
-    end = f". Unknown: {', '.join(unknown)}" if unknown else ""
-    return f"{start}: {'; '.join(facts)}{end}."
-
-
-def _texts(photos: Photos, name: str) -> list[str | None]:
-    """One column as text: what is a number in one table may be text in another."""
-    return photos.frame[name].cast(str).to_list()
-
-
-def _shared(train: Sequence[Any], test: Sequence[Any]) -> tuple[int, float]:
-    """How many values stand on both sides, and the share of test rows that have one; None is no value."""
-    both = set(train) & set(test) - {None}
-    return len(both), float(np.mean([value in both for value in test]))
-
-
-def _with_hash(photos: Photos) -> Photos:
-    return photos.take(photos.frame["dhash"].is_not_null().to_numpy())
-
-
-def _near_duplicates(train: Photos, test: Photos) -> int:
-    """Test photos with a look-alike near by in training; compares all pairs in reach, some at a time."""
-    from scipy import spatial
-
-    kd_tree: Any = spatial.KDTree  # SciPy brings no types
-    train_hash, test_hash = (photos.frame["dhash"].cast(pl.UInt64).to_numpy() for photos in (train, test))
-    reach = DUPLICATE_KM / geo.EARTH_RADIUS_KM  # a chord this short is as long as its arc
-    tree = kd_tree(geo.unit_vectors(train.lat, train.lon))
-    points = geo.unit_vectors(test.lat, test.lon)
-    pairs = np.cumsum(tree.query_ball_point(points, reach, return_length=True))
-    found = 0
-    for rows in np.split(np.arange(len(points)), np.flatnonzero(np.diff(pairs // 2_000_000)) + 1):
-        near = kd_tree(points[rows]).sparse_distance_matrix(tree, reach, output_type="ndarray")
-        bits = hamming(test_hash[rows][near["i"]], train_hash[near["j"]])
-        found += len(np.unique(near["i"][bits <= DUPLICATE_BITS]))
-    return found
 
 
 def _blocks(lat: ArrayLike, lon: ArrayLike, block_km: float) -> NDArray[np.uint64]:
@@ -374,23 +397,54 @@ def _larger_first(sizes: Ints, rng: np.random.Generator) -> Ints:
     return order
 
 
-def _groups(photos: Photos, by: str) -> Ints:
-    if by == "place":
+def _fill(sizes: Ints, room: Floats, rng: np.random.Generator) -> Ints:
+    """Many small groups, shuffled and laid end to end: where the middle of each falls says which room it fills."""
+    shuffled = rng.permutation(len(sizes))
+    middle = np.cumsum(sizes[shuffled]) - sizes[shuffled] / 2
+    reach = np.cumsum(np.maximum(room, 0))
+    filled = np.empty(len(sizes), np.int64)
+    filled[shuffled] = np.searchsorted(reach * (sizes.sum() / max(reach[-1], 1)), middle, side="left")
+    return filled
+
+
+def uploader_column(photos: Photos) -> str | None:
+    """The column that names who uploaded a photo; none where there is no such, or an empty one."""
+    return next((name for name in UPLOADER_COLUMNS if not is_empty(photos, name)), None)
+
+
+def is_empty(photos: Photos, name: str) -> bool:
+    """Whether a column is missing or holds nothing."""
+    return not photos.has(name) or photos.frame[name].null_count() == len(photos)
+
+
+def _group(photos: Photos, name: str) -> Ints:
+    if name == "place":
         return photos.places()
-    _need_column(photos, by)
-    return photos.groups(by)
+    if name == "drive":
+        return drives(photos)
+    if name == "rebuilt":
+        return rebuild_sequences(photos)
+    if name == "day":
+        _need_column(photos, "captured_at")
+        return group_codes(read_times(photos.frame["captured_at"])["day"].cast(pl.String).fill_null(""))
+    if name == "uploader" and (column := uploader_column(photos)):
+        return group_codes(photos.frame[column].cast(pl.String).fill_null(""))
+    _need_column(photos, name)
+    return photos.groups(name)
+
+
+def _seconds(photos: Photos) -> Floats:
+    times = read_times(photos.frame["captured_at"])
+    midnight = times["day"].cast(pl.Datetime("us")).dt.epoch("us").cast(pl.Float64) / 1e6
+    return times["second"].fill_null(midnight).fill_null(float("nan")).to_numpy()
 
 
 def _need_column(photos: Photos, name: str) -> None:
-    if _is_empty(photos, name):
+    if is_empty(photos, name):
         raise BadRecipeError(
-            f"the photos have no column {name!r} to split by, or it is empty; they have: "
-            f"{', '.join(photos.frame.columns)}"
+            f"the photos have no column {name!r} to split by, or it is empty. Split by {', '.join(METHODS)}, "
+            f"or by any column; they have: {', '.join(photos.frame.columns)}"
         )
-
-
-def _is_empty(photos: Photos, name: str) -> bool:
-    return not photos.has(name) or photos.frame[name].null_count() == len(photos)
 
 
 def _own_split(values: NDArray[Any]) -> Strings:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from graticule.audit import audit
 from graticule.bundle import INDEX, TRAINING, Bundle
 from graticule.cards import write_card
 from graticule.config import Recipe
@@ -38,7 +39,7 @@ from graticule.model.heads import PLANE_REACH_KM
 from graticule.partition import NO_CELL, Partition, grow
 from graticule.photos import Photos
 from graticule.preprocess import Preprocess
-from graticule.splits import audit, make_split
+from graticule.splits import is_empty, make_split
 
 PHOTOS, RUN, HISTORY, CHECKPOINTS = "photos.parquet", "run.json", "history.csv", "checkpoints"
 AUDIT, LAST = "audit.json", "last.ckpt"
@@ -97,12 +98,15 @@ def train(
 def split_photos(recipe: Recipe, photos: Photos) -> NDArray[Any]:
     """Which part each photo belongs to: ``train``, ``val``, ``test`` or ``buffer``, shape ``(N,)``."""
     wanted = recipe.split
+    # A split that was written into the dataset holds where the recipe asks for none of its own.
+    written = "split" not in recipe.model_fields_set and not is_empty(photos, "split")
+    by = "column" if written else wanted.by
     strata = None
-    if wanted.by == "random":  # report A stratified its frames by cell
+    if by == "random":  # report A stratified its frames by cell
         strata = grow_cells(recipe, photos).rows_of(photos)
     return make_split(
         photos,
-        wanted.by,
+        by,
         shares=(1 - wanted.val - wanted.test, wanted.val, wanted.test),
         seed=recipe.seed,
         block_km=wanted.block_km,

@@ -5,8 +5,11 @@ import os
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from PIL import Image
+
+from graticule.photos import Photos
 
 # Networks as tiny as these lose more to threads that wait for one another than they gain.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -20,6 +23,41 @@ def real_data():
     if not SHARED_DATA.is_dir():
         pytest.skip("the real data is not on this machine (../shared/data beside the checkout)")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def streetscapes(real_data):
+    """The 2,319 photos of Stuttgart and Singapore of Global Streetscapes' own sample, without their files."""
+    tables = real_data / "global_streetscapes"
+    metadata, cities, points = (
+        pl.read_csv(tables / name, infer_schema=False)
+        for name in ("02_metadata_common_attributes.csv", "01_simplemaps.csv", "points.csv")
+    )
+    frame = metadata.join(cities.select("uuid", "city"), on="uuid").join(
+        points.select("uuid", creator=pl.coalesce("mly_creator_id", "kv_user")), on="uuid"
+    )
+    return Photos(renamed(frame, path="uuid", sequence="sequence_id", captured_at="datetime_local"), tables)
+
+
+@pytest.fixture(scope="session")
+def imageo(real_data):
+    """6,152 test photos of Global Streetscapes with the split that IMAGEO-Bench gave them, without their files."""
+    frame = pl.read_csv(real_data / "coordinates" / "imageo_dataset1.csv", infer_schema=False)
+    return Photos(renamed(frame, path="img_path", sequence="sequence_id", captured_at="datetime_local"), Path())
+
+
+@pytest.fixture(scope="session")
+def neuchatel(real_data):
+    """10,838 photos on 13 drives around Neuchâtel; the first two parts of a name are the drive's start."""
+    frame = pl.read_csv(real_data / "coordinates" / "neuchatel_traject.csv").rename({"file_name": "path"})
+    sequence = pl.col("path").str.split("_").list.head(2).list.join("_").alias("sequence")
+    return Photos(frame.with_columns(sequence), Path())
+
+
+def renamed(frame, **names):
+    return frame.with_columns(pl.col("lat", "lon").cast(pl.Float64)).rename(
+        {name: ours for ours, name in names.items()}
+    )
 
 
 def picture(width=160, height=120, seed=0):

@@ -81,6 +81,82 @@ def test_a_dataset_can_be_split_and_the_split_is_used(shop, tmp_path):
     assert dict(used.iter_rows()) == json.loads(done.stdout)["split"]
 
 
+@pytest.fixture
+def points(tmp_path):
+    """A table of positions alone, under foreign names: twelve drives of ten photos, one a day."""
+    rows = [
+        {
+            "latitude": 48 + drive / 1000 + i / 1e4, "lon": 2.0, "seq": f"d{drive}", "town": "ab"[drive // 6],
+            "taken": f"2024-07-{drive + 1:02} 10:00:{i:02}+02:00", "who": "ann",
+        }
+        for drive in range(12)
+        for i in range(10)
+    ]  # fmt: skip
+    pl.DataFrame(rows).write_csv(tmp_path / "points.csv")
+    return tmp_path / "points.csv"
+
+
+NAMES = ("--lat", "latitude", "--sequence", "seq", "--captured-at", "taken", "--creator", "who")
+
+
+def test_a_plain_table_is_split_into_a_new_one_and_audited_with_a_page(points, tmp_path):
+    out = tmp_path / "split.csv"
+    done = graticule("data", "split", points, *NAMES, "--track", "revisit", "--out", out, "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert (facts["by"], facts["drives_from"], facts["drives"]) == ("drive", "sequence", 12)
+    table = pl.read_csv(out)
+    assert table.group_by("sequence").agg(pl.col("split").n_unique())["split"].max() == 1
+    audited = graticule("data", "audit", out, "--out", tmp_path / "page", "--json")
+    assert json.loads(audited.stdout) == json.loads((tmp_path / "page/audit.json").read_text()) == facts["audit"]
+    assert (tmp_path / "page/audit.html").read_text().startswith("<!")
+    assert facts["audit"]["held_out"] is True
+
+
+def test_two_tables_of_other_names_are_audited_against_each_other(points, tmp_path):
+    pl.read_csv(points).head(15).rename({"seq": "sequence", "latitude": "lat"}).write_csv(tmp_path / "test.csv")
+    done = graticule("data", "audit", points, tmp_path / "test.csv", *NAMES, "--out", tmp_path / "page")
+    assert done.returncode == 0, done.stderr
+    assert (
+        "NOT held out: training shares 2 sequences with 100% of the test photos; 15 test photos (100%)" in done.stdout
+    )
+    assert "audit.html" in done.stdout
+
+
+def test_a_split_in_time_says_its_days_and_by_city_keeps_cities_whole(points, tmp_path):
+    done = graticule("data", "split", points, *NAMES, "--by", "time", "--out", tmp_path / "t.parquet")
+    assert "train 2024-07-01 to 2024-07-08  val 2024-07-09 to 2024-07-10  test 2024-07-11 to 2024-07-12" in done.stdout
+    done = graticule(
+        "data", "split", points, *NAMES, "--by", "town", "--val", 0, "--test", "0.5", "--out", tmp_path / "c.parquet"
+    )
+    assert done.returncode == 0, done.stderr
+    assert pl.read_parquet(tmp_path / "c.parquet").group_by("town").agg(pl.col("split").n_unique())["split"].max() == 1
+
+
+def test_sequences_are_rebuilt_where_there_are_none_and_replaced_only_when_told(points, tmp_path):
+    out = tmp_path / "s.parquet"
+    done = graticule("data", "sequences", points, "--lat", "latitude", "--captured-at", "taken", "--out", out)
+    assert "12 sequences of 120 photos, rebuilt from their times" in done.stdout
+    refused = graticule("data", "sequences", out)
+    assert refused.returncode == 1
+    assert "has sequences already; --force replaces them" in refused.stderr
+    assert graticule("data", "sequences", out, "--force", "--max-gap-minutes", 1e6, "--out", out).returncode == 0
+    assert pl.read_parquet(out)["sequence"].n_unique() == 1
+
+
+def test_a_leaking_bundle_is_evaluated_only_when_told(shop, tmp_path):
+    recipe = write_recipe(tmp_path / "r.yaml", split={"by": "random"}, train={"epochs": 1})
+    graticule("train", recipe, "--photos", shop / "town", "--out", tmp_path / "bundle")
+    refused = graticule("evaluate", tmp_path / "bundle", shop / "town")
+    assert refused.returncode == 1
+    assert "NOT held out: training shares 6 sequences" in refused.stderr
+    assert "--allow-leak" in refused.stderr
+    assert not (tmp_path / "bundle/evaluation").exists()
+    told = graticule("evaluate", tmp_path / "bundle", shop / "town", "--allow-leak")
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.startswith("NOT held out: training shares 6 sequences")
+
+
 @pytest.mark.parametrize("format", ["table", "json", "csv", "geojson", "kml"])
 def test_prediction_writes_every_format(shop, tmp_path, format):
     out = tmp_path / "answers"
@@ -249,6 +325,13 @@ def test_swapped_columns_are_warned_about(tmp_path):
         pytest.param(("predict", "{empty}", "{photo}"), "is no bundle", id="no bundle"),
         pytest.param(("predict", "{bundle}", "{empty}"), "holds no photos", id="an empty folder to predict"),
         pytest.param(("data", "city", "{out}", "--center", "north"), "LAT,LON", id="no position"),
+        pytest.param(("data", "split", "{town}", "--by", "camera"), "or by any column", id="an unknown split"),
+        pytest.param(
+            ("data", "split", "{town}", "--by", "place", "--track", "unseen"), "is --by block", id="two splits at once"
+        ),
+        pytest.param(("data", "split", "{table}"), "--out FILE", id="a table would be overwritten"),
+        pytest.param(("data", "audit", "{town}", "--sequence", "drive"), "no column 'drive'", id="no such name"),
+        pytest.param(("data", "audit", "{town}"), "no column 'split'", id="an audit of one side"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(shop, tmp_path, command, sentence):
@@ -259,6 +342,7 @@ def test_what_cannot_be_done_is_one_sentence(shop, tmp_path, command, sentence):
         "nowhere": tmp_path / "nowhere",
         "recipe": shop / "recipe.yaml",
         "town": shop / "town",
+        "table": shop / "photos/table.csv",
         "photo": shop / "photos/000.jpg",
         "bundle": shop / "bundle",
     }

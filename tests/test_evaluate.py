@@ -6,11 +6,12 @@ import pytest
 from towns import make_town, tiny_recipe
 
 from graticule.bundle import Bundle
-from graticule.errors import BadTableError
+from graticule.config import parse_recipe
+from graticule.errors import BadTableError, LeakError
 from graticule.evaluate import crossval, evaluate, leak_table
 from graticule.geo import great_circle_km
 from graticule.photos import Photos
-from graticule.train import train
+from graticule.train import split_photos, train
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,39 @@ def test_the_numbers_are_those_of_the_rows(bundle, town):
     assert metrics["by_country"][0]["label"] == "US"
 
 
+def test_numbers_on_whole_drives_are_held_out_and_say_why(bundle, town):
+    metrics = evaluate(bundle, town).metrics
+    assert metrics["held_out"] is True
+    assert metrics["held_out_reason"].startswith("Held out by sequence: no sequence is shared")
+    metrics = evaluate(bundle, town, split="train").metrics
+    assert metrics["held_out"] is False
+    assert "trained on" in metrics["held_out_reason"]
+
+
+def test_photos_of_drives_that_training_has_seen_are_not_measured_unless_told(town, tmp_path):
+    train(tiny_recipe(split={"by": "random"}, train={"epochs": 1}), town, tmp_path)
+    leaking = Bundle.read(tmp_path)
+    with pytest.raises(LeakError, match=r"NOT held out: training shares 6 sequences with 100% .* with --allow-leak"):
+        evaluate(leaking, town)
+    metrics = evaluate(leaking, town, allow_leak=True).metrics
+    assert metrics["held_out"] is False
+    assert metrics["held_out_reason"].startswith("NOT held out")
+    (tmp_path / "training/photos.parquet").unlink()
+    alone = evaluate(leaking, town, split="all").metrics
+    assert alone["held_out"] is None
+    assert "not beside the bundle" in alone["held_out_reason"]
+
+
+def test_a_split_in_the_dataset_holds_unless_the_recipe_names_another(town):
+    parts = ["test" if i % 4 == 0 else "train" for i in range(len(town))]
+    written = Photos(town.frame.with_columns(split=pl.Series(parts)), town.root)
+    silent = tiny_recipe().model_dump()
+    del silent["split"]
+    assert split_photos(parse_recipe(silent), written).tolist() == parts
+    assert split_photos(tiny_recipe(), written).tolist() != parts
+    assert split_photos(parse_recipe(silent), town).tolist() != parts
+
+
 def test_centre_to_centre_is_nought_where_the_cell_is_right(bundle, town):
     rows = evaluate(bundle, town, split="train").rows
     right = rows.filter(pl.col("top1"))
@@ -54,7 +88,7 @@ def test_centre_to_centre_is_nought_where_the_cell_is_right(bundle, town):
 
 def test_photos_outside_every_cell_are_counted_and_wrong(bundle, town):
     moved = town.frame.with_columns(pl.when(pl.int_range(pl.len()) < 10).then(51.0).otherwise("lat").alias("lat"))
-    found = evaluate(bundle, Photos(moved, town.root), split="all")
+    found = evaluate(bundle, Photos(moved, town.root), split="all", allow_leak=True)
     assert found.metrics["outside_cells"] == 10
     assert found.metrics["photos"] == len(town)
     assert not found.rows.filter(pl.col("true_cell").is_null())["top5"].any()
@@ -64,7 +98,7 @@ def test_a_photo_that_cannot_be_read_is_a_row_with_its_reason(bundle, town):
     gone = town.frame.with_columns(
         pl.when(pl.int_range(pl.len()) == 3).then(pl.lit("gone.jpg")).otherwise("path").alias("path")
     )
-    found = evaluate(bundle, Photos(gone, town.root), split="all")
+    found = evaluate(bundle, Photos(gone, town.root), split="all", allow_leak=True)
     assert found.metrics["unreadable"] == 1
     [reason] = found.rows["error"].drop_nulls()
     assert "gone.jpg; correct the path" in reason
@@ -74,7 +108,7 @@ def test_photos_of_another_table_need_to_be_asked_about_as_a_whole(bundle, tmp_p
     other = make_town(tmp_path / "other", count=12, seed=5)
     with pytest.raises(BadTableError, match="--split all"):
         evaluate(bundle, other)
-    found = evaluate(bundle, other, split="all")
+    found = evaluate(bundle, other, split="all", allow_leak=True)  # drives of the same names
     assert found.metrics["photos"] == 12
     assert found.audit.test_photos == 12
 

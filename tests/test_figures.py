@@ -258,7 +258,24 @@ def test_the_leak_histogram_shows_shares_by_distance():
         figures.leak_histogram([0.005, 0.1, 5], [1, 2, 3])
 
 
+def test_the_map_of_a_split_tells_its_sides_by_colour_and_shape_across_the_antimeridian(monkeypatch):
+    monkeypatch.setattr(figures, "MOST_DOTS", 30)
+    lon = np.linspace(179, 181, 40)
+    lon = (lon + 180) % 360 - 180
+    figure = figures.split_map(np.full(40, -17.0), lon, np.full(20, -17.5), lon[:20])
+    train, test = figure.axes[0].collections
+    assert (len(train.get_offsets()), len(test.get_offsets())) == (20, 10)
+    assert np.ptp(train.get_offsets()[:, 0]) == pytest.approx(2)
+    assert tuple(train.get_facecolor()[0][:3]) != tuple(test.get_facecolor()[0][:3])
+    assert len(train.get_paths()[0].vertices) > len(test.get_paths()[0].vertices)  # a dot, a triangle
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [
+        "training: 40 photos, 20 drawn",
+        "test: 20 photos, 10 drawn",
+    ]
+
+
 SYNTHETIC = {
+    "split_map": lambda **k: figures.split_map([1, 2], [3, 4], [1], [4], **k),
     "cells_map": lambda **k: figures.cells_map(town(), title="cells", **k),
     "probability_map": lambda **k: figures.probability_map(town(), np.ones(len(town())), **k),
     "photos_per_cell": lambda **k: figures.photos_per_cell([5, 2, 9], **k),

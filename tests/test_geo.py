@@ -160,3 +160,15 @@ def test_geojson_turns_the_order():
 )
 def test_distances_for_people(km, text):
     assert geo.format_km(km) == text
+
+
+def test_near_pairs_are_those_of_a_comparison_of_all_with_all():
+    rng = np.random.default_rng(0)
+    a, b = rng.uniform(0, 1, (80, 4)), rng.uniform(0, 1, (120, 4))
+    apart = np.linalg.norm(a[:, None] - b, axis=-1)
+    found = list(geo.near_pairs(a, b, 0.3, at_once=50))
+    assert len(found) > 3
+    i, j, distance = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    assert set(zip(i.tolist(), j.tolist(), strict=True)) == set(map(tuple, np.argwhere(apart <= 0.3).tolist()))
+    np.testing.assert_allclose(distance, apart[i, j])
+    assert list(geo.near_pairs(a[:0], b, 1.0)) == []

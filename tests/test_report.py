@@ -71,7 +71,7 @@ def run(tmp_path_factory):
         "up_to_25_km": 0,
         "beyond": 0,
     }
-    (evaluation / "audit.json").write_text(json.dumps({"nearest_photos": bins, "verdict": RANDOM}))
+    (evaluation / "audit.json").write_text(json.dumps({"nearest_photos": bins, "held_out": False, "verdict": RANDOM}))
     return bundle, evaluation, photos
 
 
@@ -104,7 +104,8 @@ def test_the_headline_has_its_unit_its_interval_and_the_verdict_beside_it(page):
     assert "278 m" in start
     assert "95 % interval: 111 m to 444 m" in start
     assert "NOT held out" in start
-    assert "Read the number with care" in start
+    assert "Not held out: part of this number is memory" in start
+    assert start.index("NOT held out") < start.index("median error")
 
 
 def test_the_numbers_are_there_by_their_names(page):
@@ -190,6 +191,16 @@ def test_a_broken_json_is_named(run, tmp_path):
 def test_a_held_out_verdict_is_not_marked_as_a_leak(run, tmp_path):
     bundle, evaluation, _ = run
     (tmp_path / "metrics.json").write_text((evaluation / "metrics.json").read_text())
-    (tmp_path / "audit.json").write_text(json.dumps({"verdict": "Held out by sequence: no sequence is shared."}))
+    (tmp_path / "audit.json").write_text(
+        json.dumps({"held_out": True, "verdict": "Held out by sequence: no sequence is shared."})
+    )
     page = Page(write_report(bundle, tmp_path, tmp_path / "r.html").read_text())
-    assert "Measured on what training had not seen" in page.text
+    assert "Held out: measured on what training had not seen" in page.text
+    assert "NOT held out" not in page.text
+
+
+def test_what_cannot_be_told_is_not_called_held_out(run, tmp_path):
+    bundle, evaluation, _ = run
+    (tmp_path / "metrics.json").write_text((evaluation / "metrics.json").read_text())
+    page = Page(write_report(bundle, tmp_path, tmp_path / "r.html").read_text())
+    assert "Not known to be held out: read the number with care" in page.text

@@ -1,4 +1,4 @@
-import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,18 +9,19 @@ from graticule import geo
 from graticule.errors import BadRecipeError
 from graticule.photos import Photos
 from graticule.splits import (
-    LeakAudit,
-    audit,
+    DEALT,
+    drive_source,
     fold_groups,
+    groups_of,
     make_folds,
     make_split,
+    part_days,
+    rebuild_sequences,
     split_blocks,
     split_groups,
     split_random,
+    split_time,
 )
-
-DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
-real = pytest.mark.skipif(not DATA.exists(), reason="needs ../shared/data")
 
 
 def photos(lat, lon, **columns):
@@ -35,19 +36,6 @@ def shares_of(parts):
 
 def straddling(groups, parts):
     return [group for group in np.unique(groups) if len(set(parts[groups == group])) > 1]
-
-
-def train_and_test(table, by, **options):
-    parts = make_split(table, by, **options)
-    return table.take(parts == "train"), table.take(parts == "test")
-
-
-@pytest.fixture(scope="module")
-def drives():
-    """10,838 photos on 13 drives around Neuchâtel; the first two parts of a name are the drive's start."""
-    frame = pl.read_csv(DATA / "coordinates" / "neuchatel_traject.csv").rename({"file_name": "path"})
-    sequence = pl.col("path").str.split("_").list.head(2).list.join("_").alias("sequence")
-    return Photos(frame.with_columns(sequence), Path())
 
 
 def test_a_random_split_gives_every_stratum_its_shares_and_the_whole_exactly():
@@ -95,7 +83,9 @@ def test_a_part_of_share_zero_stays_empty():
     ("by", "shares", "sentence"),
     [
         ("sequence", (0.8, 0.1, 0.1), "only 2 sequences, too few for 80% train, 10% val, 10% test"),
-        ("drive", (0.8, 0.1, 0.1), "choose one of random, place, sequence, column, block"),
+        ("camera", (0.8, 0.1, 0.1), "no column 'camera' to split by, or it is empty. Split by random, place, drive"),
+        ("time", (0.8, 0.1, 0.1), "no column 'captured_at'"),
+        ("uploader", (0.8, 0.1, 0.1), "no column 'uploader'"),
         ("column", (0.8, 0.1, 0.1), "no column 'split'"),
         ("random", (0.8, 0.1, 0.2), "sum to 1"),
         ("random", (0.0, 0.5, 0.5), "train above 0"),
@@ -162,77 +152,148 @@ def test_folds_by_place_keep_rounded_positions_together_and_other_columns_serve_
         make_folds(table, 2, "camera")
 
 
-def test_the_audit_counts_what_is_shared_and_how_near_it_is():
-    metre = 0.001 / (geo.EARTH_RADIUS_KM * np.pi / 180)  # in degrees of latitude
-    look = np.array([0b1111, 0xFF00], np.uint64)
-    train = photos([0, 10], 0, sequence=["a", "b"], place=["p", "q"], dhash=look)
-    at = np.array([0, 20, 90, 500, 3000, 20_000, 90_000]) * metre
-    test = photos(
-        at, 0,
-        sequence=["a", "c", "c", "d", "d", None, None],
-        place=["x", "y", "y", "q", "q", "z", "z"],
-        dhash=np.array([0, 0xFFFF, 0b1, 0b1111, 0b1111, 0, 0], np.uint64),
-    )  # fmt: skip
-    found = audit(train, test)
-    assert list(found.nearest_photos.values()) == [1] * 7
-    assert found.nearest_within["within_5_m"] == pytest.approx(1 / 7)
-    assert found.nearest_within["within_25_km"] == pytest.approx(6 / 7)
-    assert found.median_nearest_km == pytest.approx(0.5)
-    assert (found.shared_sequences, found.shared_sequences_test_share) == (1, pytest.approx(1 / 7))
-    assert (found.shared_places, found.shared_places_test_share) == (1, pytest.approx(2 / 7))
-    assert found.near_duplicates == 2  # the look-alikes 500 m off are none, nor is the one 12 bits away
-    assert found.verdict.startswith("NOT held out: training shares 1 sequence with 14% of the test photos;")
-    assert LeakAudit.from_json(json.loads(json.dumps(found.to_json()))) == found
-
-
-def test_the_audit_says_what_it_cannot_know():
-    found = audit(photos([0, 1], 0), photos([0.00001, 1], 0))
-    assert found.shared_sequences is found.shared_sequences_test_share is found.near_duplicates is None
-    assert found.place_from == "position to 0.001 degrees"
-    assert found.verdict.startswith("Cannot tell whether held out: the nearest training photo is 1 m away")
-    assert "Unknown: sequences (no column 'sequence'), places (no column 'place'), near-dup" in found.verdict
-    with pytest.raises(ValueError, match="0 training and 1 test"):
-        audit(photos([1], 2).take([]), photos([1], 2))
-
-
-def test_a_new_drive_along_known_streets_is_told_from_an_unseen_block():
-    train = photos([0, 1], 0, sequence=["a", "b"], place=["p", "q"])
-    known = audit(train, photos([0], 0, sequence=["c"], place=["p"]))
-    assert known.verdict.startswith("Held out by sequence, on places that training knows:")
-    far = audit(train, photos([0.5], 0, sequence=["a"], place=["r"]))
-    assert far.verdict.startswith("Held out by distance, not by sequence:")
-
-
-@real
-def test_a_split_by_frame_of_real_drives_leaks_and_the_audit_says_how_much(drives):
-    by_frame = audit(*train_and_test(drives, "random"))
-    assert by_frame.shared_sequences == 13
-    assert by_frame.shared_sequences_test_share == 1
-    assert by_frame.nearest_within["within_25_m"] > 0.99
-    assert by_frame.verdict.startswith("NOT held out")
-
-    by_drive = audit(*train_and_test(drives, "sequence"))
-    assert by_drive.shared_sequences == 0
-    assert by_drive.nearest_within["within_25_m"] < 0.6
-    assert by_drive.verdict.startswith("Held out by sequence: no sequence is shared")
-
-    by_block = audit(*train_and_test(drives, "block", block_km=0.5, buffer_km=0.1))
-    assert by_block.nearest_within["within_25_m"] == 0
-    assert by_block.verdict.startswith("Held out by distance, not by sequence")
-
-
-@real
 @pytest.mark.parametrize("seed", range(5))
-def test_thirteen_real_drives_come_near_the_shares_and_stay_whole(drives, seed):
-    parts = make_split(drives, "sequence", seed=seed)
-    assert straddling(drives.groups("sequence"), parts) == []
+def test_thirteen_real_drives_come_near_the_shares_and_stay_whole(neuchatel, seed):
+    parts = make_split(neuchatel, "sequence", seed=seed)
+    assert straddling(neuchatel.groups("sequence"), parts) == []
     assert shares_of(parts) == pytest.approx([0.8, 0.1, 0.1], abs=0.06)
 
 
-@real
-def test_the_published_split_of_global_streetscapes_shares_three_sequences():
-    frame = pl.read_csv(DATA / "coordinates" / "imageo_dataset1.csv", infer_schema=False)
-    numbers = [pl.col(name).cast(pl.Float64) for name in ("lat", "lon")]
-    frame = frame.rename({"img_path": "path", "sequence_id": "sequence"}).with_columns(numbers)
-    found = audit(*train_and_test(Photos(frame, Path()), "column"))
-    assert (found.train_photos, found.test_photos, found.shared_sequences) == (5039, 1113, 3)
+@pytest.mark.parametrize("count", [DEALT // 2, 3 * DEALT])
+def test_many_groups_are_dealt_as_fast_as_few_and_as_near_to_the_shares(count):
+    sizes = np.random.default_rng(count).geometric(0.3, count)
+    groups = np.repeat(np.arange(count), sizes)
+    parts = split_groups(groups, (0.7, 0.1, 0.2), seed=1)
+    first = np.cumsum(sizes) - sizes
+    assert (parts == np.repeat(parts[first], sizes)).all()
+    assert shares_of(parts) == pytest.approx([0.7, 0.1, 0.2], abs=0.001)
+    for size in (1, 2, 5):  # large and small alike
+        assert shares_of(parts[first][sizes == size]) == pytest.approx([0.7, 0.1, 0.2], abs=0.05)
+    folds = fold_groups(groups, 4, seed=1)
+    assert (folds == np.repeat(folds[first], sizes)).all()
+    assert np.ptp(np.bincount(folds)) <= sizes.max()
+
+
+def test_a_million_groups_take_seconds():
+    start = time.monotonic()
+    split_groups(np.arange(1_000_000))
+    assert time.monotonic() - start < 12  # one by one it took more than sixteen
+
+
+def test_blocks_of_the_world_are_larger_and_farther_apart():
+    rng = np.random.default_rng(0)
+    table = photos(rng.uniform(45, 50, 3000), rng.uniform(5, 12, 3000))
+    parts = make_split(table, "world", shares=(0.6, 0.2, 0.2))
+    a, b = parts == "test", (parts == "train") | (parts == "val")
+    km = geo.great_circle_km(table.lat[a, None], table.lon[a, None], table.lat[b], table.lon[b])
+    assert 10 <= km.min() < 15
+    narrow = make_split(table, "world", shares=(0.6, 0.2, 0.2), buffer_km=1)
+    assert (narrow == "buffer").sum() < (parts == "buffer").sum()
+
+
+def drive_at(start, count, lat=0.0, *, step_s=2, step_deg=0.0001):
+    """Seconds, latitudes and longitudes of a drive eastward, a photo each 11 m."""
+    return start + step_s * np.arange(count), np.full(count, lat), step_deg * np.arange(count)
+
+
+def table_of(*drives, **columns):
+    second, lat, lon = (np.concatenate(parts) for parts in zip(*drives, strict=True))
+    return photos(lat, lon, captured_at=(second + 1.6e9).astype(np.int64), **columns)
+
+
+def test_train_comes_before_val_before_test_and_drives_stay_whole():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(60), 20)
+    second = np.repeat(rng.permutation(60) * 1000.0, 20) + np.tile(np.arange(20), 60)
+    parts = split_time(second, groups, (0.7, 0.1, 0.2))
+    assert second[parts == "train"].max() < second[parts == "val"].min()
+    assert second[parts == "val"].max() < second[parts == "test"].min()
+    assert straddling(groups, parts) == []
+    assert shares_of(parts) == pytest.approx([0.7, 0.1, 0.2], abs=0.01)
+    assert set(split_time(second, groups, (0.8, 0, 0.2))) == {"train", "test"}
+    assert set(split_time(second, groups, (0.8, 0.2, 0))) == {"train", "val"}
+
+
+def test_a_drive_astride_of_the_moment_and_a_photo_without_time_are_in_no_part():
+    second = np.r_[np.arange(100.0), np.arange(100.0) + 200, [50.0, 250.0], np.nan]
+    groups = np.r_[np.zeros(100), np.ones(100), [2, 2], 3]
+    parts = split_time(second, groups, (0.5, 0, 0.5))
+    assert set(parts[:100]) == {"train"}
+    assert set(parts[100:200]) == {"test"}
+    assert parts[200:].tolist() == ["buffer"] * 3
+
+
+def test_a_split_in_time_says_its_days_and_what_cannot_be_divided():
+    table = table_of(*(drive_at(86_400.0 * day, 10) for day in range(10)), sequence=np.repeat(list("abcdefghij"), 10))
+    parts = make_split(table, "time", shares=(0.7, 0.1, 0.2))
+    days = part_days(table, parts)
+    assert list(days.values()) == [("2020-09-13", "2020-09-19"), ("2020-09-20",) * 2, ("2020-09-21", "2020-09-22")]
+    with pytest.raises(BadRecipeError, match="1 drives cannot be divided in time into 80% train, 20% test"):
+        make_split(table.take(np.arange(10)), "time", shares=(0.8, 0, 0.2))
+    with pytest.raises(BadRecipeError, match="no value in the column 'captured_at' is a time, such as 'noon'"):
+        make_split(photos([1, 2, 3], 5, captured_at="noon"), "time")
+
+
+def test_days_and_uploaders_are_groups_and_may_be_joined():
+    written = ["2024-07-09 23:30:00+02:00", "2024:07:09 08:00:00", "2024-07-10T00:10:00+02:00", "2024-07-10"]
+    table = photos([1, 2, 3, 4], 5, captured_at=written, creator=["ann", "bob", "ann", None])
+    day = groups_of(table, "day")
+    assert day[0] == day[1] != day[2] == day[3]  # the day where it was taken, not that of Greenwich
+    who = groups_of(table, "uploader")
+    assert who[0] == who[2]
+    assert len(set(groups_of(table, "uploader+day"))) == 4
+
+
+def test_a_drive_that_was_cut_or_uploaded_twice_is_one_drive():
+    first, rest = drive_at(0, 50), drive_at(100, 50)
+    rest = (rest[0], rest[1], rest[2] + 0.005)  # goes on where the first ended, 2 s later
+    again, other = drive_at(0.4, 100), drive_at(3600, 100)
+    table = table_of(first, rest, again, other, sequence=np.repeat(["a", "b", "A", "c"], [50, 50, 100, 100]))
+    drive = groups_of(table, "drive")
+    assert drive_source(table) == "sequence"
+    assert len(set(drive)) == 2
+    assert len(set(drive[:200])) == 1
+
+
+def test_without_sequences_drives_start_from_uploader_and_day_or_are_rebuilt():
+    table = table_of(drive_at(0, 30), drive_at(600, 30), creator="ann")
+    assert drive_source(table) == "uploader+day"
+    assert len(set(groups_of(table, "drive"))) == 1
+    nobody = photos(table.lat, table.lon, captured_at=table.frame["captured_at"])
+    assert drive_source(nobody) == "rebuilt"
+    assert len(set(groups_of(nobody, "drive"))) == 2
+    timeless = photos([1, 2, 3], 5, sequence=["a", "a", "b"], captured_at="noon")
+    assert groups_of(timeless, "drive").tolist() == [0, 0, 1]
+
+
+def test_a_sequence_ends_at_a_pause_a_jump_or_another_uploader():
+    drives = [drive_at(0, 20), drive_at(121 + 38, 20), drive_at(0, 20, lat=1.0)]
+    table = table_of(*drives, creator=np.repeat(["ann", "ann", "bob"], 20))
+    shuffled = np.random.default_rng(0).permutation(60)
+    codes = np.empty(60, int)
+    codes[shuffled] = rebuild_sequences(table.take(shuffled))
+    assert codes.tolist() == np.repeat([0, 1, 2], 20).tolist()
+    assert len(set(rebuild_sequences(table, max_gap_minutes=3))) == 2
+    assert len(set(rebuild_sequences(table, max_step_km=0.005))) == 60
+    bare = photos(np.repeat([0.0, 0.5], 5), 7)  # no time at all: the order of the rows
+    assert rebuild_sequences(bare).tolist() == [0] * 5 + [1] * 5
+
+
+def pairs_found(true, rebuilt):
+    """Recall and precision over pairs of photos: of those in one true sequence, and of those put into one."""
+    from sklearn.metrics.cluster import pair_confusion_matrix
+
+    ((_, wrong), (missed, found)) = pair_confusion_matrix(true, rebuilt)
+    return found / (found + missed), found / (found + wrong)
+
+
+def test_rebuilt_sequences_of_real_tables_find_most_pairs_that_truly_belong_together(streetscapes, imageo, neuchatel):
+    recall, precision = pairs_found(streetscapes.groups("sequence"), rebuild_sequences(streetscapes))
+    assert (recall, precision) == pytest.approx((1.0, 0.821), abs=0.001)
+    recall, precision = pairs_found(imageo.groups("sequence"), rebuild_sequences(imageo))
+    assert (recall, precision) == pytest.approx((0.811, 0.724), abs=0.001)
+    by_rows = rebuild_sequences(neuchatel)
+    assert pairs_found(neuchatel.groups("sequence"), by_rows) == pytest.approx((0.425, 0.633), abs=0.001)
+    clock = pl.col("gps_sec_s_").cast(pl.Int64) + 1_600_000_000  # seconds of the GPS week, alike for all drives
+    timed = Photos(neuchatel.frame.with_columns(captured_at=clock), Path())
+    assert pairs_found(neuchatel.groups("sequence"), rebuild_sequences(timed)) == pytest.approx((0.70, 0.89), abs=0.01)

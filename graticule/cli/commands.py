@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from graticule.cli import say
-from graticule.cli.options import Column, Json, Sets, SplitBy
+from graticule.cli.options import SPLIT_BY, Column, Json, Sets
 from graticule.errors import BadTableError
 
 app = typer.Typer()
@@ -146,23 +146,26 @@ def evaluate(
     dataset: Path,
     split: Annotated[str, typer.Option(help="test, val, train, or all for photos not trained with.")] = "test",
     out: Annotated[Path | None, typer.Option(help="Folder of the result; by default in the bundle's folder.")] = None,
+    allow_leak: Annotated[
+        bool, typer.Option("--allow-leak", help="Measure photos of drives that training has seen, and say so.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Measure a bundle on photos whose place is known."""
+    """Measure a bundle on photos whose place is known. Exit status 1 if training has seen their drives."""
     from graticule.data import default_store
     from graticule.evaluate import evaluate_folder
 
     folder = out or bundle / "evaluation" / split
     with say.progress("photos") as progress:
-        found = evaluate_folder(bundle, dataset, folder, split=split, store=default_store(), progress=progress)
+        found = evaluate_folder(
+            bundle, dataset, folder, split=split, allow_leak=allow_leak, store=default_store(), progress=progress
+        )
     if as_json:
         say.print_json(found.metrics | {"audit": found.audit.to_json() if found.audit else None})
         return
     say.tell_metrics(found.metrics)
     if found.audit:
-        say.tell_audit(found.audit.to_json())
-    else:
-        typer.echo("leak audit: unknown, the table of training photos is not beside the bundle")
+        say.tell_nearest(found.audit.to_json())
     typer.echo(f"written to {folder}")
 
 
@@ -202,7 +205,7 @@ def crossval(
 def leak(
     recipe: Annotated[Path, typer.Argument(help="A YAML file; see recipes/.")],
     photos: Annotated[Path, typer.Option(help="A dataset with what the splits need.")],
-    by: Annotated[list[SplitBy] | None, typer.Option(help="A split to try; may be repeated.")] = None,
+    by: Annotated[list[str] | None, typer.Option(help=f"A split to try; may be repeated. {SPLIT_BY}")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the table as JSON.")] = None,
     settings: Sets = None,
     as_json: Json = False,
@@ -217,7 +220,7 @@ def leak(
     from graticule.files import write_json
     from graticule.photos import read_photos
 
-    methods = [b.value for b in by or (SplitBy.random, SplitBy.sequence)]
+    methods = by or ["random", "sequence"]
     with say.progress("training") as progress:
         rows = [asdict(row) for row in leak_table(plan, read_photos(photos), methods, progress=progress)]
     if out:

@@ -1,13 +1,18 @@
 """``graticule data ...``: make a dataset that trains."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from graticule.cli import say
-from graticule.cli.options import Column, Json, MaxRefused, SplitBy
+from graticule.cli.options import SPLIT_BY, Column, Json, MaxRefused, Track
 from graticule.errors import BadRecipeError, BadTableError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from graticule.photos import Photos
 
 app = typer.Typer(help="Make a dataset that trains: from a folder, a table, or a synthetic city.", no_args_is_help=True)
 
@@ -81,36 +86,146 @@ def data_city(
 
 @app.command("split")
 def data_split(
-    dataset: Path,
-    by: Annotated[SplitBy, typer.Option(help="What stays whole on one side.")] = SplitBy.sequence,
+    source: Annotated[Path, typer.Argument(help="A dataset, or any CSV or Parquet with lat, lon.")],
+    by: Annotated[str | None, typer.Option(help=f"{SPLIT_BY} By default sequence.")] = None,
+    track: Annotated[
+        Track | None,
+        typer.Option(help="revisit: new drives on known streets (by drive). unseen: streets never seen (by block)."),
+    ] = None,
     val: Annotated[float, typer.Option(min=0, max=1)] = 0.1,
     test: Annotated[float, typer.Option(min=0, max=1)] = 0.2,
-    block_km: Annotated[float, typer.Option(help="Size of a block.")] = 0.2,
-    buffer_km: Annotated[float, typer.Option(help="Strip around held-out blocks that no part uses.")] = 0.1,
+    block_km: Annotated[float | None, typer.Option(help="Size of a block; by default 0.2, of world 100.")] = None,
+    buffer_km: Annotated[
+        float | None, typer.Option(help="Strip around held-out blocks that no part uses; 0.1, of world 10.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write the table here; a dataset is changed without it.")] = None,
+    lat: Annotated[str, Column] = "lat",
+    lon: Annotated[str, Column] = "lon",
+    path: Annotated[str, Column] = "path",
+    sequence: Annotated[str, Column] = "sequence",
+    captured_at: Annotated[str, Column] = "captured_at",
+    creator: Annotated[str, Column] = "creator",
     as_json: Json = False,
 ) -> None:
-    """Write the column `split` into a dataset, and audit.json: how much of the test part training would see."""
+    """Write the column `split`, and tell how much of the test part training would see."""
+    import numpy as np
     import polars as pl
 
-    from graticule.files import write_json, write_parquet
-    from graticule.photos import read_photos
-    from graticule.splits import audit, make_split
+    from graticule.audit import audit
+    from graticule.files import write_json
+    from graticule.photos import read_located
+    from graticule.splits import TRACKS, drive_source, drives, make_split, part_days
 
-    photos = read_photos(dataset)
-    if not dataset.is_dir():
-        raise BadTableError(f"{dataset} is a table; make a dataset of it first: graticule data table {dataset} OUT")
+    if by and track:
+        raise BadRecipeError(f"--track {track.value} is --by {TRACKS[track.value]}; give one of the two")
+    columns = _renamed(path=path, lat=lat, lon=lon, sequence=sequence, captured_at=captured_at, creator=creator)
+    [photos] = read_located([source], columns)
+    way = TRACKS[track.value] if track else by or "sequence"
     shares = (1 - val - test, val, test)
-    parts = make_split(photos, by.value, shares=shares, seed=seed, block_km=block_km, buffer_km=buffer_km)
-    found = audit(photos.take(parts == "train"), photos.take(parts == "test"))
-    write_parquet(dataset / "photos.parquet", photos.frame.with_columns(pl.Series("split", parts)))
-    write_json(dataset / "audit.json", found.to_json())
+    parts = make_split(photos, way, shares=shares, seed=seed, block_km=block_km, buffer_km=buffer_km)
+    found = audit(photos.take(parts == "train"), photos.take(parts == "test")) if "test" in parts else None
+    _write_column(source, out, photos, pl.Series("split", parts))
+    if source.is_dir() and not out and found:
+        write_json(source / "audit.json", found.to_json())
     counts = {str(name): int((parts == name).sum()) for name in dict.fromkeys(parts)}
+    days = part_days(photos, parts)
+    about: dict[str, Any] = {"by": way, "split": counts, "days": days}
+    if way in ("drive", "time"):
+        about |= {"drives_from": drive_source(photos), "drives": len(np.unique(drives(photos)))}
     if as_json:
-        say.print_json({"split": counts, "audit": found.to_json()})
+        say.print_json(about | {"audit": found and found.to_json()})
         return
-    typer.echo("  ".join(f"{name} {count:,}" for name, count in counts.items()))
-    say.tell_audit(found.to_json())
+    drawn = f", {about['drives']:,} drives from {about['drives_from']}" if "drives" in about else ""
+    typer.echo(f"split by {way}{drawn}: " + "  ".join(f"{name} {count:,}" for name, count in counts.items()))
+    if way == "time":
+        typer.echo("  ".join(f"{part} {first} to {last}" for part, (first, last) in days.items()))
+    if found:
+        say.tell_audit(found.to_json())
+
+
+@app.command("sequences")
+def data_sequences(
+    source: Annotated[Path, typer.Argument(help="A dataset, or any CSV or Parquet with lat, lon.")],
+    max_gap_minutes: Annotated[float, typer.Option(help="A longer pause ends a sequence.")] = 2.0,
+    max_step_km: Annotated[float, typer.Option(help="A farther jump ends a sequence.")] = 1.0,
+    force: Annotated[bool, typer.Option("--force", help="Replace the sequences that are there.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the table here; a dataset is changed without it.")] = None,
+    lat: Annotated[str, Column] = "lat",
+    lon: Annotated[str, Column] = "lon",
+    path: Annotated[str, Column] = "path",
+    captured_at: Annotated[str, Column] = "captured_at",
+    creator: Annotated[str, Column] = "creator",
+) -> None:
+    """Rebuild missing sequences from uploader, time and position, or from the order of the rows."""
+    import polars as pl
+
+    from graticule.photos import read_located
+    from graticule.splits import is_empty, rebuild_sequences
+
+    columns = _renamed(path=path, lat=lat, lon=lon, captured_at=captured_at, creator=creator)
+    [photos] = read_located([source], columns)
+    if not is_empty(photos, "sequence") and not force:
+        raise BadTableError(f"{source} has sequences already; --force replaces them with guesses")
+    codes = rebuild_sequences(photos, max_gap_minutes=max_gap_minutes, max_step_km=max_step_km)
+    _write_column(source, out, photos, pl.Series("sequence", [f"rebuilt-{code}" for code in codes.tolist()]))
+    from_time = "their times" if not is_empty(photos, "captured_at") else "the order of the rows"
+    typer.echo(f"{codes.max() + 1:,} sequences of {len(photos):,} photos, rebuilt from {from_time}")
+
+
+@app.command("audit")
+def data_audit(
+    train: Annotated[Path, typer.Argument(help="A dataset or table: the training photos, or both with a split.")],
+    test: Annotated[Path | None, typer.Argument(help="The test photos; without it the column split tells.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for audit.html and audit.json.")] = Path("audit"),
+    lat: Annotated[str, Column] = "lat",
+    lon: Annotated[str, Column] = "lon",
+    path: Annotated[str, Column] = "path",
+    place: Annotated[str, Column] = "place",
+    sequence: Annotated[str, Column] = "sequence",
+    captured_at: Annotated[str, Column] = "captured_at",
+    creator: Annotated[str, Column] = "creator",
+    as_json: Json = False,
+) -> None:
+    """Is this test set leaking from that training set? A page with a map, distances and the worst pairs."""
+    from graticule.audit_page import write_audit
+    from graticule.photos import read_located
+    from graticule.splits import make_split
+
+    columns = _renamed(
+        path=path, lat=lat, lon=lon, place=place, sequence=sequence, captured_at=captured_at, creator=creator
+    )
+    sides = read_located([train, test] if test else [train], columns)
+    if not test:
+        parts = make_split(sides[0], "column")
+        if "test" not in parts:
+            raise BadTableError(f"the column 'split' of {train} gives no photo to test; audit two tables instead")
+        sides = [sides[0].take(parts == part) for part in ("train", "test")]
+    found = write_audit(sides[0], sides[1], out).to_json()
+    if as_json:
+        say.print_json(found)
+        return
+    say.tell_audit(found)
+    typer.echo(f"open {(out / 'audit.html').resolve().as_uri()}")
+
+
+def _renamed(**names: str) -> dict[str, str]:
+    """Our names to the table's own, where they differ."""
+    return {ours: theirs for ours, theirs in names.items() if ours != theirs}
+
+
+def _write_column(source: Path, out: Path | None, photos: "Photos", column: "pl.Series") -> None:
+    """The photos with one more column: into the dataset they come from, or as a table of its own."""
+    from graticule.files import write_parquet, write_text
+
+    frame = photos.frame.with_columns(column)
+    if out is None and not source.is_dir():
+        raise BadTableError(f"{source} is a table and is left as it is; say where the new one goes with --out FILE")
+    file = out or source / "photos.parquet"
+    if file.suffix.lower() == ".csv":
+        write_text(file, frame.write_csv())
+    else:
+        write_parquet(file, frame)
 
 
 def _position(text: str) -> tuple[float, float]:

@@ -13,12 +13,15 @@ Sets = Annotated[list[str] | None, typer.Option("--set", help="Change one settin
 Column = typer.Option(help="The table's own name of this column.")
 
 
-class SplitBy(StrEnum):
-    random = "random"
-    place = "place"
-    sequence = "sequence"
-    column = "column"
-    block = "block"
+class Track(StrEnum):
+    revisit = "revisit"
+    unseen = "unseen"
+
+
+SPLIT_BY = (
+    "What stays whole on one side: drive, sequence, place, day, uploader, block, world, or any column such as city; "
+    "several joined by +. Or time, random, or column, as the table's own column split says."
+)
 
 
 def bounding_box(text: str) -> tuple[float, float, float, float]:

@@ -24,6 +24,8 @@ def tell_dataset(out: Path) -> None:
 def tell_metrics(facts: dict[str, Any]) -> None:
     """The headline with its interval, then the rest as two columns."""
     spans = facts.get("intervals", {})
+    if "held_out_reason" in facts:
+        typer.echo(facts["held_out_reason"])
 
     def span(name: str, show: Any) -> str:
         return f"  ({show(spans[name][0])} to {show(spans[name][1])})" if name in spans else ""
@@ -60,11 +62,15 @@ def tell_metrics(facts: dict[str, Any]) -> None:
 
 
 def tell_audit(audit: dict[str, Any]) -> None:
+    typer.echo(f"leak audit: {audit['verdict']}")
+    tell_nearest(audit)
+
+
+def tell_nearest(audit: dict[str, Any]) -> None:
     near = "  ".join(
         f"{name.removeprefix('within_').replace('_', ' ')} {share:.0%}"
         for name, share in audit["nearest_within"].items()
     )
-    typer.echo(f"leak audit: {audit['verdict']}")
     typer.echo(f"nearest training photo within: {near}")
 
 
