@@ -59,7 +59,8 @@ def write_contact(
     Args:
         marking: reasons that ``--apply`` marks photos for; only said on the page.
         each: photos shown of each reason, drawn at random.
-        beside: where one number decides, photos shown that lie nearest to the limit, on each side of it.
+        beside: where one number decides, photos shown that lie nearest to the limit, on each side of it
+            that is not shown in full.
 
     Raises:
         WriteError: ``out`` cannot be written.
@@ -112,7 +113,8 @@ def _sheet(
         value = checks.frame[about.measure].to_numpy()
         nearest = np.argsort(np.abs(value - level), kind="stable")
         nearest = nearest[np.isfinite(value[nearest])]
-        rows.append(("nearest to the limit, and this reason", nearest[has[nearest]][:beside]))
+        if count > each:
+            rows.append(("nearest to the limit, and this reason", nearest[has[nearest]][:beside]))
         rows.append(("nearest to the limit, and not this reason", nearest[~has[nearest]][:beside]))
     shown = [(title, [_thumb(photos, checks, row, about.measure) for row in chosen]) for title, chosen in rows]
     return Sheet(reason, about.text, count, marked, limit, [(title, thumbs) for title, thumbs in shown if thumbs])

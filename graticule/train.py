@@ -40,7 +40,7 @@ from graticule.geo import great_circle_km, unit_vectors
 from graticule.model.geolocator import Geolocator, build_geolocator
 from graticule.model.losses import loss
 from graticule.partition import NO_CELL, Partition
-from graticule.photos import Photos
+from graticule.photos import MARKED, Photos
 from graticule.preprocess import Augment, Preprocess
 from graticule.splits import audit, make_split
 
@@ -90,18 +90,21 @@ def train(
         store=store,
         progress=progress,
     )
-    bundle.facts["split"] = {name: int((split == name).sum()) for name in ("train", "val", "test", "buffer")}
+    bundle.facts["split"] = {name: int((split == name).sum()) for name in ("train", "val", "test", "buffer", MARKED)}
     bundle.write(out)
     return bundle
 
 
 def split_photos(recipe: Recipe, photos: Photos) -> NDArray[Any]:
-    """Which part each photo belongs to: ``train``, ``val``, ``test`` or ``buffer``, shape ``(N,)``."""
+    """Which part each photo belongs to: ``train``, ``val``, ``test`` or ``buffer``, shape ``(N,)``.
+
+    A photo that may not train (:meth:`Photos.may_train`) is ``marked`` where it would be ``train``.
+    """
     wanted = recipe.split
     strata = None
     if wanted.by == "random":  # report A stratified its frames by cell
         strata = grow_cells(recipe, photos).assign(photos.lat, photos.lon)
-    return make_split(
+    split = make_split(
         photos,
         wanted.by,
         shares=(1 - wanted.val - wanted.test, wanted.val, wanted.test),
@@ -110,6 +113,7 @@ def split_photos(recipe: Recipe, photos: Photos) -> NDArray[Any]:
         buffer_km=wanted.buffer_km,
         strata=strata,
     )
+    return np.where((split == "train") & ~photos.may_train(), MARKED, split)
 
 
 def grow_cells(recipe: Recipe, photos: Photos) -> Partition:
