@@ -110,8 +110,8 @@ class Limits:
         burst_photos, burst_km, burst_minutes: more photos than that, within that far and that long of the first.
     """
 
-    black_below: float = 45
-    flat_below: float = 25
+    black_below: float = 45.0
+    flat_below: float = 25.0
     overexposed_above: float = 0.5
     placeholder_above: float = 0.6
     placeholder_bits: int = 2
@@ -120,9 +120,9 @@ class Limits:
     duplicate_bits: int = 4
     duplicate_km: float = 0.1
     blurred_below: float = 0.17
-    night_below: float = 75
+    night_below: float = 75.0
     seam_below: float = 2.0
-    speed_km_h: float = 300
+    speed_km_h: float = 300.0
     burst_photos: int = 10
     burst_km: float = 0.005
     burst_minutes: float = 2.0

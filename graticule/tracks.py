@@ -30,7 +30,7 @@ def off_track(sequence: ArrayLike, time_s: ArrayLike, lat: ArrayLike, lon: Array
     """Which frames stand off their track: a leap leads to them, and another away. Shape ``(N,)``.
 
     A single leap in the midst of a track does not say which half of it is wrong, and tells of no frame. Where most
-    of a sequence leaps, its clock is at fault and not its positions.
+    of a sequence leaps, more than twice, its clock is at fault and not its positions.
 
     Args:
         sequence: group codes, shape ``(N,)``.
@@ -46,14 +46,13 @@ def off_track(sequence: ArrayLike, time_s: ArrayLike, lat: ArrayLike, lon: Array
     km = geo.great_circle_km(lats[:-1], lons[:-1], lats[1:], lons[1:])
     linked = np.diff(group) == 0
     leap = linked & (km > speed_km_h * np.maximum(np.diff(time), 1.0) / 3600)
-    to, away = np.r_[False, leap], np.r_[leap, False]
-    between = to & away
-    # The first and the last frame have one neighbour; where that one is off, the leap is its own.
-    first = ~np.r_[False, linked] & away & ~np.r_[between[1:], False]
-    last = ~np.r_[linked, False] & to & ~np.r_[False, between[:-1]]
+    to, away, calm = np.r_[False, leap], np.r_[leap, False], linked & ~leap
+    # The first and the last frame have one neighbour; the leap is theirs where that one goes on calmly.
+    first = ~np.r_[False, linked] & away & np.r_[calm, False, False][1:]
+    last = ~np.r_[linked, False] & to & np.r_[False, False, calm][:-1]
     codes = np.unique(group, return_inverse=True)[1]
     leaps, links = (np.bincount(codes[1:], some, codes.max() + 1) for some in (leap, linked))
-    off[order] = (between | first | last) & (leaps * 2 <= links)[codes]
+    off[order] = (to & away | first | last) & ((leaps <= 2) | (leaps * 2 <= links))[codes]
     return off
 
 
