@@ -64,7 +64,7 @@ def reasons_of(folder, limits=None):
     [
         pytest.param(street(), None, id="a street"),
         pytest.param((street() * 0.15).astype(np.uint8), "black", id="a black frame"),
-        pytest.param((street() * 0.45).astype(np.uint8), "night", id="a dark street"),
+        pytest.param((street() * 0.35).astype(np.uint8), "night", id="a dark street"),
         pytest.param((street() * 0.05 + 120).astype(np.uint8), "flat", id="a fog"),
         pytest.param(np.clip(street() * 2.5 + 20, 0, 255).astype(np.uint8), "overexposed", id="a white frame"),
         pytest.param(tile(), "placeholder", id="a grey tile with text"),
@@ -166,6 +166,11 @@ def test_attributes_that_a_dataset_brings_are_used(tmp_path, column, values, rea
     assert reasons_of(folder) == [[], [], [reason]]
 
 
+def test_a_dark_photo_whose_owner_says_day_is_not_night(tmp_path):
+    dark = [(street(i) * 0.35).astype(np.uint8) for i in range(2)]
+    assert reasons_of(dataset(tmp_path / "d", dark, lighting_condition=["day", None])) == [[], ["night"]]
+
+
 def test_what_could_not_be_looked_for_is_said(tmp_path):
     checks = check(read_photos(dataset(tmp_path / "d", [street()])))
     assert checks.unknown["glare"] == "no column glare"
@@ -176,7 +181,7 @@ def test_marks_are_written_replaced_and_taken_away_and_no_row_is_lost(tmp_path):
     photos = [
         street(),
         (street(1) * 0.1).astype(np.uint8),
-        (street(2) * 0.45).astype(np.uint8),
+        (street(2) * 0.35).astype(np.uint8),
         b"\xff\xd8\xff no photo",
     ]
     folder = dataset(tmp_path / "d", photos, note=["a", "b", "c", "d"])
@@ -196,7 +201,7 @@ def test_marks_are_written_replaced_and_taken_away_and_no_row_is_lost(tmp_path):
 
 
 def test_a_photo_with_two_reasons_carries_both(tmp_path):
-    dark = (street() * 0.45).astype(np.uint8)
+    dark = (street() * 0.35).astype(np.uint8)
     checks = check(read_photos(dataset(tmp_path / "d", [dark, dark], lat=[48.0131, 48.0132])))
     assert checks.marks(["near-duplicate", "night"]).to_list() == ["night", "near-duplicate; night"]
 
@@ -214,7 +219,7 @@ def test_unknown_reasons_and_limits_are_refused_with_the_known_ones(tmp_path):
     checks = check(read_photos(dataset(tmp_path / "d", [street()])))
     with pytest.raises(BadRecipeError, match="near-duplicate"):
         checks.marks(["ugly"])
-    with pytest.raises(BadRecipeError, match="night_below=75"):
+    with pytest.raises(BadRecipeError, match="night_below=60"):
         Limits().changed(["night=3"])
     with pytest.raises(BadRecipeError, match="whole number"):
         Limits().changed(["burst_photos=3.5"])
@@ -266,7 +271,7 @@ def test_marked_photos_train_in_no_fold(marked_town, monkeypatch):
 
 
 def test_the_command_tells_shows_and_marks(tmp_path):
-    night = (street(2) * 0.45).astype(np.uint8)
+    night = (street(2) * 0.35).astype(np.uint8)
     folder = dataset(tmp_path / "d", [street(), (street(1) * 0.1).astype(np.uint8), night, b"\xff\xd8\xff no photo"])
     told = graticule("data", "check", folder)
     assert told.returncode == 0, told.stderr
@@ -297,7 +302,7 @@ def test_a_plain_table_is_checked_where_the_findings_have_a_place(tmp_path):
 
 
 def test_the_page_shows_both_sides_of_a_limit_and_the_pairs(tmp_path):
-    scenes = [street(), street(), *((street(i) * 0.45).astype(np.uint8) for i in range(3))]
+    scenes = [street(), street(), *((street(i) * 0.35).astype(np.uint8) for i in range(3))]
     photos = read_photos(dataset(tmp_path / "d", scenes, lat=[48.0131, 48.0132, 48.3, 48.4, 48.5]))
     page = write_contact(photos, check(photos), tmp_path / "c.html", each=2, beside=1).read_text()
     sheet = page[page.index('<h2 id="night"') :]
