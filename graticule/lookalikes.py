@@ -109,13 +109,15 @@ def one_picture_for_many_places(
     """
     from scipy import sparse
 
+    copies = np.zeros(np.size(lat), bool)
+    if not copies.size:
+        return copies
     lats, lons, tone = np.asarray(lat, np.float64), np.asarray(lon, np.float64), np.asarray(tones, np.float64)
     unique, member = np.unique(np.asarray(hashes, np.uint64), return_inverse=True)
     pairs = [np.stack(pair) for pair in near_hashes(unique, bits)]
     i, j = np.concatenate(pairs, axis=1) if pairs else np.zeros((2, 0), np.int64)
     graph: Any = sparse.coo_array((np.ones(len(i)), (i, j)), shape=(len(unique), len(unique)))
     group = sparse.csgraph.connected_components(graph, directed=False)[1][member]
-    copies = np.zeros(len(lats), bool)
     order = np.argsort(group, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
         if len(rows) < places:

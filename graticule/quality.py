@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -242,60 +243,22 @@ def measure(rgb: images.Pixels) -> Measures:
 def check(photos: Photos, limits: Limits | None = None, *, progress: Progress | None = None) -> Checks:
     """Look at every photo of a dataset; nothing is changed.
 
-    Holds some 500 bytes a photo. A mark that is there already changes nothing.
+    Holds about a kilobyte a photo. A mark that is there already changes nothing.
 
     Args:
         limits: the defaults of :class:`Limits` where not given.
         progress: called with (photos done, photos in all).
     """
     limits = limits or Limits()
-    rows = [
-        {"error": str(one)} if isinstance(one, BadPhotoError) else asdict(one)
-        for one in _measure_all(photos.paths(), progress)
-    ]
-    schema: dict[str, type[pl.DataType]] = {"error": pl.String, "dhash": pl.UInt64, "gpano": pl.Boolean}
-    kinds: dict[type, type[pl.DataType]] = {float: pl.Float64, int: pl.Int64}
-    schema |= {f.name: kinds[f.type] for f in fields(Measures) if f.name not in schema}  # type: ignore[index]
-    measures = pl.DataFrame(rows, schema=schema)
-
+    measures = _table([*_measure_all(photos.paths(), progress)])
     found, unknown = _from_pixels(measures, limits), dict[str, str | None]()
     found["impossible position"], unknown["leaps within a sequence"] = _impossible(photos, limits)
     teaches_none = np.logical_or.reduce([found[name] for name in MARKING if name in found])
-    hashed = np.flatnonzero(~teaches_none)
-    dhash = measures["dhash"].to_numpy()
-    tones = measures.select("mean", "median", "bright").to_numpy()
-    copies = one_picture_for_many_places(
-        photos.lat[hashed],
-        photos.lon[hashed],
-        dhash[hashed],
-        tones[hashed],
-        bits=limits.placeholder_bits,
-        apart_km=limits.placeholder_km,
-        places=limits.placeholder_places,
-    )
-    found["placeholder"][hashed[copies]] = True
-    hashed = hashed[~copies]
-    like = np.full(len(photos), -1)
-    repeats = near_duplicates(
-        photos.lat[hashed],
-        photos.lon[hashed],
-        dhash[hashed],
-        bits=limits.duplicate_bits,
-        within_km=limits.duplicate_km,
-        place=photos.groups("place")[hashed] if photos.has("place") else None,
-    )
-    like[hashed[repeats >= 0]] = hashed[repeats[repeats >= 0]]
+    copies, like = _look_alikes(photos, measures, teaches_none, limits)
+    found["placeholder"] |= copies
     found["near-duplicate"] = like >= 0
     found["burst"], unknown["burst"] = _bursts(photos, limits)
-    for column, values, reason in ATTRIBUTES:
-        if photos.has(column):
-            says = photos.frame[column].cast(pl.String).str.to_lowercase()
-            if column == "lighting_condition":  # its owners looked at the scene, not only at its brightness
-                found[reason] &= says.is_null().to_numpy()
-            yes = says.is_in(values).fill_null(False).to_numpy()
-            found[reason] = found.get(reason, np.zeros(len(photos), bool)) | yes
-    asked = {reason: " or ".join(c for c, _, r in ATTRIBUTES if r == reason) for _, _, reason in ATTRIBUTES}
-    unknown |= {reason: f"no column {columns}" for reason, columns in asked.items() if reason not in found}
+    unknown |= _by_attribute(photos, found)
 
     names = [name for name in REASONS if name in found]
     reasons = [
@@ -379,6 +342,15 @@ def _measure_file(file: Path) -> Measures | BadPhotoError:
         return refusal
 
 
+def _table(found: Sequence[Measures | BadPhotoError]) -> pl.DataFrame:
+    """Measures as columns; an unreadable photo has only its error."""
+    schema: dict[str, type[pl.DataType]] = {"error": pl.String, "dhash": pl.UInt64, "gpano": pl.Boolean}
+    kinds: dict[Any, type[pl.DataType]] = {float: pl.Float64, int: pl.Int64}
+    schema |= {field.name: kinds[field.type] for field in fields(Measures) if field.name not in schema}
+    rows = [{"error": str(one)} if isinstance(one, BadPhotoError) else asdict(one) for one in found]
+    return pl.DataFrame(rows, schema=schema)
+
+
 def _from_pixels(measures: pl.DataFrame, limits: Limits) -> dict[str, Bools]:
     """The reasons that one photo's measures give; unreadable photos have no other."""
     at = {name: numbers(measures[name]) for name in ("bright", "contrast", "white", "level", "level_at")}
@@ -397,6 +369,54 @@ def _from_pixels(measures: pl.DataFrame, limits: Limits) -> dict[str, Bools]:
     closed = (np.abs(aspect - 2) < 0.05) & (seam < limits.seam_below) & ~blank
     found["panorama"] = closed | measures["gpano"].fill_null(False).to_numpy()
     return found
+
+
+def _look_alikes(
+    photos: Photos, measures: pl.DataFrame, teaches_none: Bools, limits: Limits
+) -> tuple[Bools, NDArray[np.int64]]:
+    """Which photos are one picture for many places, and the row of what each near-duplicate repeats, or -1.
+
+    Photos that teach nothing anyway are left out: black frames are all alike, and what repeats one is worth keeping.
+    """
+    rows = np.flatnonzero(~teaches_none)
+    # Without the rows of unreadable photos there are no gaps, so that hashes stay whole numbers.
+    some = measures[rows]
+    dhash, lat, lon = some["dhash"].to_numpy(), photos.lat[rows], photos.lon[rows]
+    same = one_picture_for_many_places(
+        lat,
+        lon,
+        dhash,
+        some.select("mean", "median", "bright").to_numpy(),
+        bits=limits.placeholder_bits,
+        apart_km=limits.placeholder_km,
+        places=limits.placeholder_places,
+    )
+    copies, like = np.zeros(len(photos), bool), np.full(len(photos), -1)
+    copies[rows[same]] = True
+    repeats = near_duplicates(
+        lat[~same],
+        lon[~same],
+        dhash[~same],
+        bits=limits.duplicate_bits,
+        within_km=limits.duplicate_km,
+        place=photos.groups("place")[rows[~same]] if photos.has("place") else None,
+    )
+    rows = rows[~same]
+    like[rows[repeats >= 0]] = rows[repeats[repeats >= 0]]
+    return copies, like
+
+
+def _by_attribute(photos: Photos, found: dict[str, Bools]) -> dict[str, str | None]:
+    """Add to ``found`` what the owner's attributes say; returns the reasons that none is there to tell."""
+    for column, values, reason in ATTRIBUTES:
+        if photos.has(column):
+            says = photos.frame[column].cast(pl.String).str.to_lowercase()
+            if column == "lighting_condition":  # its owners looked at the scene, not only at its brightness
+                found[reason] &= says.is_null().to_numpy()
+            yes = says.is_in(values).fill_null(False).to_numpy()
+            found[reason] = found.get(reason, np.zeros(len(photos), bool)) | yes
+    asked = {reason: " or ".join(c for c, _, r in ATTRIBUTES if r == reason) for _, _, reason in ATTRIBUTES}
+    return {reason: f"no column {columns}" for reason, columns in asked.items() if reason not in found}
 
 
 def _impossible(photos: Photos, limits: Limits) -> tuple[Bools, str | None]:

@@ -114,6 +114,19 @@ def test_every_near_duplicate_but_the_first_is_named_with_what_it_repeats(tmp_pa
     assert frame["like"].to_list() == [None, "00.jpg", None, None]
 
 
+def test_an_unreadable_photo_blurs_no_hash(tmp_path):
+    scene = street()
+    other = scene.copy()
+    other[-30:] = scene[-30:, ::-1]  # only the last row of the hash differs, its lowest eight bits
+    folder = dataset(tmp_path / "d", [scene, other, b"\xff\xd8\xff no photo"], lat=[48.0131] * 3)
+    alone = Limits().changed(["duplicate_bits=0"])
+    assert reasons_of(folder, alone) == [[], [], ["unreadable"]]
+
+
+def test_a_dataset_may_be_all_unreadable(tmp_path):
+    assert reasons_of(dataset(tmp_path / "d", [b"no photo"] * 2)) == [["unreadable"]] * 2
+
+
 def test_a_photo_is_no_repeat_of_one_that_will_not_train(tmp_path):
     folder = dataset(tmp_path / "d", [street(), street()], lat=[48.0, 48.0003], lon=[2.0, 2.0001])
     assert reasons_of(folder) == [["impossible position"], []]
