@@ -20,14 +20,14 @@ from graticule.geo import from_vectors, great_circle_km
 from graticule.locate import Locator
 from graticule.metrics import TOP, bootstrap_intervals, by_group, cross_entropies, position_metrics, top_hits
 from graticule.partition import NO_CELL
-from graticule.photos import Photos, read_photos
+from graticule.photos import MARKED, Photos, read_photos
 from graticule.score import map_scale
 from graticule.splits import BLOCKS_KM, block_sizes, make_folds, within_buffer
 from graticule.train import AUDIT, PHOTOS, fit, split_photos
 
 METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"
 SHOWN_CELLS = 20  # likeliest cells kept for each photo, for the probability maps of the report
-CARRIED = ("place", "sequence", "country", "heading", "captured_at")
+CARRIED = ("place", "sequence", "country", "heading", "captured_at", MARKED)
 
 
 @dataclass(frozen=True)
@@ -205,6 +205,8 @@ def predict_rows(locator: Locator, photos: Photos, *, progress: Progress = silen
 def summary(rows: pl.DataFrame, scale_km: float) -> dict[str, Any]:
     """The numbers of :func:`predict_rows`, pooled; 95 % intervals are resampled by place.
 
+    Where some photo is marked, ``unmarked`` holds the position metrics of the others.
+
     Raises:
         BadTableError: no photo could be read.
     """
@@ -231,6 +233,23 @@ def summary(rows: pl.DataFrame, scale_km: float) -> dict[str, Any]:
             name: list(ends) for name, ends in bootstrap_intervals(error_km, scale_km, place, shares=hits).items()
         },
         "by_country": by_group(error_km, read["country"].to_numpy()) if "country" in read.columns else [],
+        **_unmarked(read, scale_km),
+    }
+
+
+def _unmarked(read: pl.DataFrame, scale_km: float) -> dict[str, Any]:
+    """Position metrics without the marked photos; nothing where none is marked, or all are."""
+    fine = read.filter(pl.col(MARKED).is_null()) if MARKED in read.columns else read
+    if len(fine) in (0, len(read)):
+        return {}
+    error_km, place = fine["error_km"].to_numpy(), fine["place_code"].to_numpy()
+    intervals = bootstrap_intervals(error_km, scale_km, place)
+    return {
+        "unmarked": {
+            "photos": len(fine),
+            **position_metrics(error_km, scale_km),
+            "intervals": {name: list(ends) for name, ends in intervals.items()},
+        }
     }
 
 
@@ -247,6 +266,8 @@ def crossval(
 
     Args:
         group: ``block``, ``world`` or a group of :func:`graticule.splits.groups_of`, such as ``place``.
+
+    Marked photos are asked about, but train in no fold.
     """
     block_km, buffer_km = block_sizes(group, recipe.split.block_km, recipe.split.buffer_km)
     number = make_folds(photos, folds, group, recipe.seed, block_km=block_km)
@@ -255,7 +276,7 @@ def crossval(
     cells: list[int] = []
     for fold in range(folds):
         test = photos.take(number == fold)
-        rest = number != fold
+        rest = (number != fold) & photos.may_train()
         if group in BLOCKS_KM:  # blocks touch: what lies beside the test's would give it away
             rest &= ~within_buffer(photos.lat, photos.lon, test.lat, test.lon, buffer_km)
         train = photos.take(rest)
@@ -282,6 +303,7 @@ def crossval(
         "group": group,
         "synthetic": photos.synthetic,
         "cells": cells,
+        "never_trained": int((~photos.may_train()).sum()),
         "median_km_by_fold": median_km,
         "audits": [replace(a, worst=[]).to_json() for a in audits],
     }
@@ -325,7 +347,8 @@ def leak_table(
         own = recipe.model_copy(update={"split": recipe.split.model_copy(update={"by": by})})
         split = split_photos(own, photos)
         # Validation photos train too: nothing is tuned here, and the report's split had no third part.
-        train, test = photos.take((split == "train") | (split == "val")), photos.take(split == "test")
+        train = photos.take(((split == "train") | (split == "val")) & photos.may_train())
+        test = photos.take(split == "test")
 
         def told(done: int, total: int, note: str, by: str = by) -> None:
             progress(done, total, f"split by {by}  {note}")

@@ -26,6 +26,7 @@ from graticule.files import atomic_file, parquet_bytes
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+MARKED = "marked"  # the column that says why a photo does not train; null is fine
 PLACE_DECIMALS = 3  # without a column `place`, positions equal to 0.001 degrees are one place
 OTHER_NAMES = {
     "path": ("file", "filename", "file_name", "image", "img", "image_path", "img_path", "filepath", "photo"),
@@ -107,6 +108,12 @@ class Photos:
             return group_codes(self.frame["place"])
         keys = geo.position_keys(self.lat, self.lon, PLACE_DECIMALS)
         return np.unique(keys, return_inverse=True)[1].astype(np.int64)
+
+    def may_train(self) -> NDArray[np.bool_]:
+        """Which photos may train, shape ``(N,)``: all but those marked by ``graticule data check --apply``."""
+        if not self.has(MARKED):
+            return np.ones(len(self), bool)
+        return self.frame[MARKED].is_null().to_numpy()
 
     def groups(self, name: str) -> Ints:
         """Group codes of any column, shape ``(N,)``; each missing value is a group of its own.

@@ -37,7 +37,7 @@ from graticule.geo import great_circle_km, spherical_mean, unit_vectors
 from graticule.model.geolocator import Geolocator, build_geolocator
 from graticule.model.heads import PLANE_REACH_KM
 from graticule.partition import NO_CELL, Partition, grow
-from graticule.photos import Photos
+from graticule.photos import MARKED, Photos
 from graticule.preprocess import Preprocess
 from graticule.splits import is_empty, make_split
 
@@ -89,14 +89,17 @@ def train(
         store=store,
         progress=progress,
     )
-    bundle.facts["split"] = {name: int((split == name).sum()) for name in ("train", "val", "test", "buffer")}
+    bundle.facts["split"] = {name: int((split == name).sum()) for name in ("train", "val", "test", "buffer", MARKED)}
     bundle.write(out)
     write_card(out)
     return bundle
 
 
 def split_photos(recipe: Recipe, photos: Photos) -> NDArray[Any]:
-    """Which part each photo belongs to: ``train``, ``val``, ``test`` or ``buffer``, shape ``(N,)``."""
+    """Which part each photo belongs to: ``train``, ``val``, ``test`` or ``buffer``, shape ``(N,)``.
+
+    A photo that may not train (:meth:`Photos.may_train`) is ``marked`` where it would be ``train``.
+    """
     wanted = recipe.split
     # A split that was written into the dataset holds where the recipe asks for none of its own.
     written = "split" not in recipe.model_fields_set and not is_empty(photos, "split")
@@ -104,7 +107,7 @@ def split_photos(recipe: Recipe, photos: Photos) -> NDArray[Any]:
     strata = None
     if by == "random":  # report A stratified its frames by cell
         strata = grow_cells(recipe, photos).rows_of(photos)
-    return make_split(
+    split = make_split(
         photos,
         by,
         shares=(1 - wanted.val - wanted.test, wanted.val, wanted.test),
@@ -113,6 +116,7 @@ def split_photos(recipe: Recipe, photos: Photos) -> NDArray[Any]:
         buffer_km=wanted.buffer_km,
         strata=strata,
     )
+    return np.where((split == "train") & ~photos.may_train(), MARKED, split)
 
 
 def grow_cells(recipe: Recipe, photos: Photos) -> Partition:

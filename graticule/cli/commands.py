@@ -137,6 +137,8 @@ def train(
         f"trained on {facts['photos']:,} photos of {facts['places']:,} places, {facts['cells']:,} cells, in "
         f"{facts['seconds']:.0f} s; the bundle lies in {out}"
     )
+    if facts["split"]["marked"]:
+        typer.echo(f"{facts['split']['marked']:,} marked photos were left out of training")
     typer.echo(f"next: graticule evaluate {out} {photos}")
 
 
@@ -195,6 +197,8 @@ def crossval(
         say.print_json(found.metrics)
         return
     say.tell_metrics(found.metrics)
+    if found.metrics["never_trained"]:
+        typer.echo(f"{found.metrics['never_trained']:,} marked photos were asked about, but trained in no fold")
     medians = ", ".join(say.distance(km) for km in found.metrics["median_km_by_fold"])
     typer.echo(f"median by fold: {medians}; no {group} lies in two folds")
     nearest = max(audit["nearest_within"]["within_25_m"] for audit in found.metrics["audits"])

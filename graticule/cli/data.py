@@ -228,6 +228,56 @@ def _write_column(source: Path, out: Path | None, photos: "Photos", column: "pl.
         write_parquet(file, frame)
 
 
+@app.command("check")
+def data_check(
+    dataset: Path,
+    out: Annotated[Path | None, typer.Option(help="Folder of the findings; by default DATASET/check.")] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Mark what was found, so that it does not train.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Only take earlier marks away.")] = False,
+    mark: Annotated[list[str] | None, typer.Option(help="A reason to mark for, instead of the usual; repeat.")] = None,
+    limit: Annotated[list[str] | None, typer.Option(help="Change a limit: night_below=60. May be repeated.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Find photos that teach nothing, with reasons and contact sheets; --apply marks them and deletes none."""
+    from graticule.quality import CHECKS, MARKING, REASONS, Limits, check_folder
+    from graticule.quality import apply as apply_marks
+    from graticule.quality import clear as clear_marks
+    from graticule.sheets import CONTACT, write_contact
+
+    if clear:
+        clear_marks(dataset)
+        typer.echo(f"no photo of {dataset} is marked now")
+        return
+    if out is None and not dataset.is_dir():
+        raise BadTableError(f"{dataset} is not a dataset; say with --out where the findings go")
+    folder = out or dataset / "check"
+    limits, reasons = Limits().changed(limit or []), tuple(mark or MARKING)
+    with say.progress("photos") as progress:
+        photos, checks = check_folder(dataset, folder, limits, progress=lambda done, total: progress(done, total, ""))
+    marked = len(photos) - checks.marks(reasons).null_count()
+    page = write_contact(photos, checks, folder / CONTACT, marking=reasons)
+    if apply:
+        apply_marks(dataset, checks, reasons)
+    counts = checks.counts()
+    if as_json:
+        say.print_json({"photos": len(photos), "reasons": counts, "marked": marked, "applied": apply,
+                        "not_looked_for": checks.unknown, "out": str(folder)})  # fmt: skip
+        return
+    say.print_table(
+        ("reason", "photos", "kept from training", "meaning"),
+        [
+            (name, f"{count:,}", "yes" if name in reasons else "", REASONS[name].text)
+            for name, count in counts.items()
+            if count or name not in checks.unknown
+        ],
+    )
+    for name, why in checks.unknown.items():
+        typer.echo(f"not looked for: {name} ({why})")
+    did = "are marked and will not train" if apply else "would be marked by --apply"
+    typer.echo(f"{marked:,} of {len(photos):,} photos {did}; each photo's reasons are in {folder / CHECKS}")
+    typer.echo(f"look at them first: open {page.resolve().as_uri()}")
+
+
 def _position(text: str) -> tuple[float, float]:
     try:
         lat, lon = (float(part) for part in text.split(","))

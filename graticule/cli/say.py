@@ -56,6 +56,12 @@ def tell_metrics(facts: dict[str, Any]) -> None:
             label = name.removeprefix("within_").replace("_", " ")
             rows.append((f"within {label}", percent(value) + span(name, percent)))
     rows.append(("score of 5000", f"{facts['score']:.0f}  (map of {distance(facts['map_diagonal_km'])})"))
+    if "unmarked" in facts:
+        fine = facts["unmarked"]
+        low, high = (distance(end) for end in fine["intervals"]["median_km"])
+        rows.append(
+            ("without marked", f"{fine['photos']:,} photos, median {distance(fine['median_km'])}  ({low} to {high})")
+        )
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         typer.echo(f"{name:<{width}}  {value}")
