@@ -18,10 +18,10 @@ FLOORS = [
     {"locate"},
     {"train", "formats"},
     {"evaluate", "figures"},
-    {"report"},
+    {"report", "explain"},
     {"cli"},
 ]
-TORCH_ROOMS = {"preprocess", "model", "data", "bundle", "locate", "train", "evaluate"}
+TORCH_ROOMS = {"preprocess", "model", "data", "bundle", "locate", "train", "evaluate", "explain"}
 FLOOR_OF = {name: n for n, floor in enumerate(FLOORS) for name in floor}
 PACKAGE = Path(graticule.__file__).parent
 

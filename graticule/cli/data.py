@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from graticule.cli import say
-from graticule.cli.options import Column, Json, MaxRefused, SplitBy
-from graticule.errors import BadRecipeError, BadTableError
+from graticule.cli.options import Column, Json, MaxRefused, SplitBy, position
+from graticule.errors import BadTableError
 
 app = typer.Typer(help="Make a dataset that trains: from a folder, a table, or a synthetic city.", no_args_is_help=True)
 
@@ -72,7 +72,7 @@ def data_city(
             frames=frames,
             drives=drives,
             size_km=size_km,
-            center=_position(center),
+            center=position(center, "--center"),
             seed=seed,
             progress=lambda done, total: progress(done, total, ""),
         )
@@ -111,11 +111,3 @@ def data_split(
         return
     typer.echo("  ".join(f"{name} {count:,}" for name, count in counts.items()))
     say.tell_audit(found.to_json())
-
-
-def _position(text: str) -> tuple[float, float]:
-    try:
-        lat, lon = (float(part) for part in text.split(","))
-    except ValueError as error:
-        raise BadRecipeError(f"--center takes LAT,LON in degrees, such as 38.9,-77.03; found {text!r}") from error
-    return lat, lon
