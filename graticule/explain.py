@@ -357,7 +357,7 @@ def explain_photo(
         if score:
             judged[method] = curves(locator, data, found.heat, target=row)
             facts["scores"] = {key: _areas(judged[key]) for key in (method, "random")}
-        title = f"{case['target']} cell {case['cell']}, probability {case['probability']:.1%}"
+        title = f"{photo.name}: what the {target} cell {case['cell']} hangs on (probability {found.probability:.1%})"
         chart = figures.explanation(
             shown, found.heat, signed=found.signed, label=found.unit, method=method, title=title, synthetic=synthetic
         )

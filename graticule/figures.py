@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, PolyCollection
@@ -31,6 +30,7 @@ NIGHT = "#2B2B33"
 SIGNED = ("#9AD8FF", BLUE, "#101018", VERMILION, "#FFD9A0")  # against to for; dark where nothing hangs on it
 DPI = 150
 MOST_DOTS = 20_000
+FINEST = 100  # squares along the longer side of a map of what matters
 SYNTHETIC = "synthetic photos, not the real world"
 Point = tuple[float, float]
 _LINES = ((BLUE, "-"), (VERMILION, "--"), (GREEN, "-."), ("#CC79A7", (0, (3, 1, 1, 1, 1, 1))), (GREY, ":"))
@@ -349,35 +349,32 @@ def explanation(
         signed: values below zero speak against the answer and are drawn in blue; else there are none.
         label: what a value is.
     """
-    values = np.asarray(heat, np.float64)
-    # One pixel in two hundred may be brighter than the scale: a single one would darken all others.
+    values = _means(np.asarray(heat, np.float64), FINEST)
+    # One value in two hundred may be brighter than the scale: a single one would darken all others.
     top = max(float(np.quantile(np.abs(values), 0.995)), 1e-12)
     height, width = photo.shape[:2]
-    figure = Figure(figsize=(maps.WIDTH, 0.9 + 0.43 * maps.WIDTH * height / width), layout="compressed")
+    figure = Figure(figsize=(maps.WIDTH, 0.75 + 0.41 * maps.WIDTH * height / width), layout="compressed")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     left.imshow(photo)
-    whole = (-0.5, width - 0.5, height - 0.5, -0.5)
     right.imshow(photo @ np.array([0.299, 0.587, 0.114]) * 0.45, cmap="gray", vmin=0, vmax=255)
-    colours = LinearSegmentedColormap.from_list("against, for", SIGNED) if signed else colormaps["inferno"]
     shown = right.imshow(
         values,
-        extent=whole,
-        cmap=colours,
+        extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+        cmap=LinearSegmentedColormap.from_list("against and for", SIGNED) if signed else "inferno",
         vmin=-top if signed else 0,
         vmax=top,
         alpha=0.15 + 0.75 * np.minimum(np.abs(values) / top, 1),
-        interpolation="bilinear" if max(values.shape) < 64 else "nearest",
+        interpolation="bilinear",
         gid="heat",
     )
     maps.colour_bar(figure, right, shown, label, FuncFormatter(lambda v, _: f"{v:.2g}"))
     for axes in (left, right):
-        axes.set(xticks=[], yticks=[], xlim=whole[:2], ylim=whole[2:])
+        axes.set(xticks=[], yticks=[], xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
         axes.spines[:].set_visible(False)
-    _dress(left, title, synthetic=synthetic, grid=False)
-    hint = "orange for it, blue against" if signed else "brighter matters more"
-    right.set_title(f"{method}: {hint}", loc="left", fontsize=9.5)
-    left.title.set_fontsize(9.5)
+    figure.suptitle(f"{title}\n{SYNTHETIC}" if synthetic else title, fontsize=10)
+    hint = "orange speaks for it, blue against" if signed else "brighter matters more"
+    right.set_title(f"{method}: {hint}", loc="left", fontsize=9)
     return figure
 
 
@@ -427,6 +424,16 @@ def faithfulness(curves: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]]) -
     _dress(axes[0], "Deletion", synthetic=False)
     _dress(axes[1], "Insertion", synthetic=False)
     return figure
+
+
+def _means(values: NDArray[np.float64], most: int) -> NDArray[np.float64]:
+    """Means over small squares, at most ``most`` along the longer side: single pixels do not show in print."""
+    size = -(-max(values.shape) // most)
+    starts = [np.arange(0, side, size) for side in values.shape]
+    sums = np.add.reduceat(np.add.reduceat(values, starts[0], axis=0), starts[1], axis=1)
+    counts = [np.diff(np.append(start, side)) for start, side in zip(starts, values.shape, strict=True)]
+    means: NDArray[np.float64] = sums / np.outer(*counts)
+    return means
 
 
 def _chart(
