@@ -410,7 +410,7 @@ def faithfulness(curves: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]]) -
             ax.plot(
                 share,
                 probability,
-                "k:" if plain else style,
+                ls=":" if plain else style,
                 color=GREY if plain else colour,
                 lw=1.8,
                 label=f"{name}: {100 * area:.3g} %",

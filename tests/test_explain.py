@@ -12,7 +12,7 @@ from test_cli import graticule
 from torch import nn
 from towns import tiny_recipe
 
-from graticule import explain
+from graticule import explain, explained
 from graticule.bundle import Bundle
 from graticule.errors import BadPhotoError, BadRecipeError
 from graticule.locate import Locator
@@ -44,10 +44,9 @@ class Corner(nn.Module):
         self.blur = nn.AvgPool2d(4)
 
     def forward(self, images):
-        spots = images.relu()
-        spots[:, :, : spots.shape[2] // 2] = 0
-        spots[:, :, :, spots.shape[3] // 2 :] = 0
-        return 4 * self.blur(spots).mean(dim=(1, 2, 3))[:, None]
+        spots, corner = images.relu(), torch.zeros(images.shape[2:])
+        corner[corner.shape[0] // 2 :, : corner.shape[1] // 2] = 1
+        return 4 * self.blur(spots * corner).mean(dim=(1, 2, 3))[:, None]
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +180,7 @@ def test_a_square_that_cannot_search_the_photo_is_refused(corner, bright, patch,
 
 def test_the_true_cell_is_asked_about_where_the_camera_knew_the_place(corner, tmp_path):
     (tmp_path / "a.jpg").write_bytes(encoded(picture(80, 60), exif=exif_of(-0.5, 0.5)))
-    explain.explain_photo(corner, tmp_path / "a.jpg", tmp_path, ["gradcam"], target="true", score=False)
+    explained.explain_photo(corner, tmp_path / "a.jpg", tmp_path, ["gradcam"], target="true", score=False)
     facts = json.loads((tmp_path / "a-gradcam.json").read_text())
     row = corner.bundle.partition.assign([-0.5], [0.5])[0]
     assert facts["truth"] == pytest.approx({"lat": -0.5, "lon": 0.5})
@@ -193,7 +192,7 @@ def test_a_truth_unknown_or_outside_every_cell_is_a_refusal(corner, tmp_path):
     (tmp_path / "a.png").write_bytes(encoded(picture(80, 60), "PNG"))
     for truth, sentence in ((None, "give --truth LAT,LON"), ((80.0, 0.0), "was taken in no cell")):
         with pytest.raises(BadPhotoError, match=sentence):
-            explain.explain_photo(corner, tmp_path / "a.png", tmp_path, ["saliency"], truth=truth, target="true")
+            explained.explain_photo(corner, tmp_path / "a.png", tmp_path, ["saliency"], truth=truth, target="true")
 
 
 @pytest.fixture(scope="module")
@@ -259,4 +258,4 @@ def test_one_truth_is_not_for_two_photos(folder, tmp_path):
 
 
 def test_photos_that_share_a_name_keep_their_own_files(tmp_path):
-    assert explain.names_of([tmp_path / "a/x.jpg", tmp_path / "b/x.png", tmp_path / "y.jpg"]) == ["x", "x-2", "y"]
+    assert explained.names_of([tmp_path / "a/x.jpg", tmp_path / "b/x.png", tmp_path / "y.jpg"]) == ["x", "x-2", "y"]

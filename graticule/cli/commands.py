@@ -306,7 +306,7 @@ def explain(
     Exit status 1 if a photo could not be explained; the others are.
     """
     from graticule.errors import BadPhotoError
-    from graticule.explain import explain_photo, names_of
+    from graticule.explained import explain_photo, names_of
     from graticule.locate import load
 
     wanted = _expand(photos)
