@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.table import print_table
 
-BENCHMARKS = ("cells", "decoding", "training", "fetching", "startup")
+BENCHMARKS = ("cells", "decoding", "training", "fetching", "explaining", "startup")
 
 
 def processor() -> str:

@@ -35,7 +35,7 @@ APPENDIX_B = {
 }  # fmt: skip
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -46,7 +46,7 @@ def kill_at(monkeypatch, step):
     def write_and_die(self, trainer):
         write(self, trainer)
         if trainer.global_step >= step:
-            raise Killed
+            raise KilledError
 
     monkeypatch.setattr(Checkpoints, "_write", write_and_die)
 
@@ -71,9 +71,10 @@ def test_a_reports_recipe_trains_resumes_and_is_measured_by_command(town, tmp_pa
 
     done = graticule(*command("whole"))
     assert done.returncode == 0, done.stderr
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         kill_at(patch, 8)
-        graticule(*command("killed"))
+        with pytest.raises(KilledError):
+            graticule(*command("killed"))
     assert not (tmp_path / "killed/bundle.json").exists()
     assert graticule(*command("killed", "--resume")).returncode == 0
     assert same_weights(Bundle.read(tmp_path / "whole"), Bundle.read(tmp_path / "killed"))
@@ -164,9 +165,10 @@ def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_weights(town, tmp_pat
         augment={"crop": 0.2},
     )
     whole = train(recipe, town, tmp_path / "whole")
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         kill_at(patch, step)
-        train(recipe, town, tmp_path / "killed")
+        with pytest.raises(KilledError):
+            train(recipe, town, tmp_path / "killed")
     resumed = train(recipe, town, tmp_path / "killed", resume=True)
     assert same_weights(whole, resumed)
     same = ("epoch", "stage", "train_loss", "val_loss", "lr")

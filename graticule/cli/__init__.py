@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from graticule.cli import archives, commands, data, fetch, runs
+from graticule.cli import archives, commands, data, explain, fetch, runs
 from graticule.errors import GraticuleError
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(commands.app)
+app.add_typer(explain.app)
 app.add_typer(runs.app)
 data.app.add_typer(archives.app)
 data.app.add_typer(fetch.app)

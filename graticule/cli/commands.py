@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from graticule.cli import say
-from graticule.cli.options import SPLIT_BY, Column, Json, Sets
-from graticule.errors import BadTableError
+from graticule.cli.options import SPLIT_BY, Column, Json, Sets, expand
 
 app = typer.Typer()
 
@@ -264,7 +263,7 @@ def predict(
     from graticule.formats import WRITERS
     from graticule.locate import load
 
-    wanted = _expand(photos)
+    wanted = expand(photos)
     with say.progress("photos") as progress:
         replies = list(load(bundle).replies(wanted, top=top, progress=progress))
     if format is Format.table and out is None:
@@ -319,19 +318,3 @@ def report(
         bundle, evaluation or bundle / "evaluation" / "test", out or bundle / "report.html", photos=photos
     )
     typer.echo(f"open {page.resolve().as_uri()}")
-
-
-def _expand(photos: list[Path]) -> list[Path]:
-    from graticule.images import SUFFIXES
-    from graticule.sources.folder import photo_paths
-
-    wanted: list[Path] = []
-    for photo in photos:
-        if not photo.is_dir():
-            wanted.append(photo)
-            continue
-        found = photo_paths(photo)
-        if not found:
-            raise BadTableError(f"the folder {photo} holds no photos ({', '.join(sorted(SUFFIXES))})")
-        wanted += found
-    return wanted

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graticule.cli import say
-from graticule.cli.options import SPLIT_BY, Column, Json, MaxRefused, Track
+from graticule.cli.options import SPLIT_BY, Column, Json, MaxRefused, Track, position
 from graticule.errors import BadRecipeError, BadTableError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def data_city(
             frames=frames,
             drives=drives,
             size_km=size_km,
-            center=_position(center),
+            center=position(center, "--center"),
             seed=seed,
             progress=lambda done, total: progress(done, total, ""),
         )
@@ -276,11 +276,3 @@ def data_check(
     did = "are marked and will not train" if apply else "would be marked by --apply"
     typer.echo(f"{marked:,} of {len(photos):,} photos {did}; each photo's reasons are in {folder / CHECKS}")
     typer.echo(f"look at them first: open {page.resolve().as_uri()}")
-
-
-def _position(text: str) -> tuple[float, float]:
-    try:
-        lat, lon = (float(part) for part in text.split(","))
-    except ValueError as error:
-        raise BadRecipeError(f"--center takes LAT,LON in degrees, such as 38.9,-77.03; found {text!r}") from error
-    return lat, lon

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from graticule.cli import say
-from graticule.cli.options import MaxRefused
+from graticule.cli.options import MaxRefused, bounding_box, position
 from graticule.errors import BadRecipeError, BadTableError
 
 if TYPE_CHECKING:
@@ -167,11 +167,9 @@ def _search(
 ) -> "Search":
     from graticule.sources.service import Search
 
-    box = _numbers("--bbox", bbox, "SOUTH,WEST,NORTH,EAST", "38.89,-77.05,38.91,-77.01")
-    position = _numbers("--center", center, "LAT,LON", "38.9,-77.03")
     return Search(
-        bbox=(box[0], box[1], box[2], box[3]) if box else None,
-        center=(position[0], position[1]) if position else None,
+        bbox=bounding_box(bbox) if bbox else None,
+        center=position(center, "--center") if center else None,
         radius_km=radius_km,
         ids=_lines(ids) if ids else (),
         sequences=tuple(sequences or ()),
@@ -179,18 +177,6 @@ def _search(
         until=_day("--until", until),
         pano=pano,
     )
-
-
-def _numbers(option: str, text: str | None, names: str, example: str) -> tuple[float, ...] | None:
-    if text is None:
-        return None
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        values = ()
-    if len(values) != names.count(",") + 1:
-        raise BadRecipeError(f"{option} takes {names} in degrees, such as {example}; found {text!r}")
-    return values
 
 
 def _lines(file: Path) -> tuple[str, ...]:

@@ -1,11 +1,12 @@
 """Options that several commands share."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from graticule.errors import BadRecipeError
+from graticule.errors import BadRecipeError, BadTableError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 MaxRefused = Annotated[float, typer.Option(min=0, max=1, help="Stop if more than this share of photos is refused.")]
@@ -42,3 +43,35 @@ def bounding_box(text: str) -> tuple[float, float, float, float]:
             f"[-180, 180] degrees"
         )
     return south, west, north, east
+
+
+def position(text: str, option: str) -> tuple[float, float]:
+    """``LAT,LON`` in degrees, as a user types it.
+
+    Raises:
+        BadRecipeError: not two numbers, or none on the globe.
+    """
+    try:
+        lat, lon = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise BadRecipeError(f"{option} takes LAT,LON in degrees, such as 38.9,-77.03; found {text!r}") from error
+    if not (abs(lat) <= 90 and abs(lon) <= 180):
+        raise BadRecipeError(f"{option} {text} is off the globe; latitudes lie in [-90, 90], longitudes in [-180, 180]")
+    return lat, lon
+
+
+def expand(photos: list[Path]) -> list[Path]:
+    """Photos as a user names them: folders stand for the photos in them."""
+    from graticule.images import SUFFIXES
+    from graticule.sources.folder import photo_paths
+
+    wanted: list[Path] = []
+    for photo in photos:
+        if not photo.is_dir():
+            wanted.append(photo)
+            continue
+        found = photo_paths(photo)
+        if not found:
+            raise BadTableError(f"the folder {photo} holds no photos ({', '.join(sorted(SUFFIXES))})")
+        wanted += found
+    return wanted

@@ -1,0 +1,81 @@
+"""The command that shows what an answer hangs on."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graticule.cli import say
+from graticule.cli.options import expand, position
+from graticule.errors import BadTableError
+
+app = typer.Typer()
+
+
+class Method(StrEnum):
+    occlusion = "occlusion"
+    saliency = "saliency"
+    integrated_gradients = "integrated-gradients"
+    gradcam = "gradcam"
+    patches = "patches"
+    map = "map"
+
+
+class Target(StrEnum):
+    true = "true"
+    predicted = "predicted"
+
+
+@app.command()
+def explain(
+    bundle: Path,
+    photos: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
+    out: Annotated[Path, typer.Option(help="Folder of the pictures.")],
+    method: Annotated[list[Method], typer.Option(help="May be repeated.")] = [Method.occlusion, Method.map],  # noqa: B006
+    target: Annotated[Target, typer.Option(help="The cell asked about.")] = Target.predicted,
+    truth: Annotated[str | None, typer.Option(help="LAT,LON of the photo, degrees; by default its EXIF's.")] = None,
+    patch: Annotated[int | None, typer.Option(min=1, help="Occlusion: side of the square, network pixels.")] = None,
+    stride: Annotated[int | None, typer.Option(min=1, help="Occlusion: step of the square, network pixels.")] = None,
+    score: Annotated[bool, typer.Option(help="Judge each map by deletion and insertion.")] = True,
+) -> None:
+    """Show which parts of photos the answers hang on, and all cells' probabilities on a map.
+
+    Exit status 1 if a photo could not be explained; the others are.
+    """
+    from graticule.errors import BadPhotoError
+    from graticule.explained import explain_photo, names_of
+    from graticule.locate import load
+
+    wanted = expand(photos)
+    where = position(truth, "--truth") if truth else None
+    if where and len(wanted) > 1:
+        raise BadTableError(
+            f"--truth is where one photo was taken, but there are {len(wanted)}; explain them one by one"
+        )
+    locator, failed = load(bundle), 0
+    for photo, name in zip(wanted, names_of(wanted), strict=True):
+        try:
+            with say.progress(photo.name) as progress:
+                written = explain_photo(
+                    locator,
+                    photo,
+                    out,
+                    [m.value for m in method],
+                    name=name,
+                    truth=where,
+                    target=target.value,
+                    patch=patch,
+                    stride=stride,
+                    score=score,
+                    progress=progress,
+                )
+        except BadPhotoError as error:
+            failed += 1
+            typer.secho(f"{photo}: {error}", fg="red", err=True)
+            continue
+        for path in written:
+            typer.echo(str(path))
+    if failed:
+        typer.secho(f"{failed} of {len(wanted)} photos could not be explained", fg="red", err=True)
+        raise typer.Exit(1)
