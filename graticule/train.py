@@ -23,12 +23,12 @@ from graticule import decode
 from graticule.bundle import INDEX, TRAINING, Bundle
 from graticule.config import Recipe
 from graticule.data import (
+    Batches,
     FeatureDataset,
     FeatureStore,
     PhotoDataset,
     Progress,
     ShapeBatches,
-    batches,
     encode,
     shapes_of,
     silent,
@@ -361,9 +361,16 @@ def _run(
     workers = 0 if recipe.encoder.frozen else worker_count(len(parts[0].rows), wanted.workers)
     on_gpu = torch.cuda.is_available()
     loaders = [
-        batches(
+        Batches(
             part.dataset,
-            ShapeBatches(part.shapes, wanted.batch_size, seed=None if i else recipe.seed, drop_small=i == 0),
+            ShapeBatches(
+                part.shapes,
+                wanted.batch_size,
+                seed=None if i else recipe.seed,
+                drop_small=i == 0,
+                blocks=part.dataset.blocks(),
+                workers=workers,
+            ),
             workers,
             pin=on_gpu,
         )

@@ -9,10 +9,10 @@ import graticule
 
 FLOORS = [
     {"errors"},
-    {"files", "geo", "config", "borders"},
+    {"files", "geo", "config", "borders", "shards"},
     {"s2", "metrics", "images"},
     {"photos", "partition"},
-    {"splits", "score", "decode", "maps", "sources", "preprocess"},
+    {"splits", "score", "decode", "maps", "sources", "preprocess", "pack"},
     {"model"},
     {"data", "bundle"},
     {"locate"},

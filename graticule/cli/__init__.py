@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from graticule.cli import commands, data
+from graticule.cli import commands, data, pack
 from graticule.errors import GraticuleError
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(commands.app)
+data.app.add_typer(pack.app)
 app.add_typer(data.app, name="data")
 
 
