@@ -18,14 +18,14 @@ from bench.decoding import noisy_gradients
 from bench.table import Row, print_table
 from graticule.config import parse_recipe
 from graticule.data import Batches, PhotoDataset, ShapeBatches, shapes_of
-from graticule.pack import pack
 from graticule.photos import Photos, read_photos
 from graticule.preprocess import Preprocess
+from graticule.sources.pack import pack
 from graticule.train import fit
 
-COUNT, DRAWN, BATCH, SIDE = 1536, 96, 64, 224
+COUNT, DRAWN, BATCH, SIDE = 768, 48, 32, 224
 SLACK = 0.97  # what two runs of one thing differ by on this kind of machine
-TURNS = 7
+TURNS = 5
 RECIPE = {
     "cells": {"split_above": 64, "drop_below": 1},
     "image": {"height": 128, "width": 128},
@@ -49,7 +49,7 @@ class Epochs:
     """A loader over photos, an epoch after another."""
 
     def __init__(self, photos: Photos, workers: int) -> None:
-        preprocess = Preprocess("squash", SIDE, SIDE)
+        preprocess = Preprocess("squash", SIDE, SIDE, longest=SIDE, mean=(0.5,) * 3, std=(0.5,) * 3)
         dataset = PhotoDataset(photos.paths(), preprocess)
         shapes, _ = shapes_of(dataset.photos, preprocess)
         self.order = ShapeBatches(shapes, BATCH, seed=0, blocks=dataset.blocks(), workers=workers)
@@ -76,8 +76,8 @@ def shards_rows(turns: int = TURNS) -> list[Row]:
         root = Path(folder)
         (root / "files").mkdir()
         files = make_photos(root / "files")
-        packed = read_photos(pack(files, root / "packed", shard_mb=32))
-        small = read_photos(pack(files, root / "small", shard_mb=32, side=256))
+        packed = read_photos(pack(files, root / "packed", shard_mb=16))
+        small = read_photos(pack(files, root / "small", shard_mb=16, side=256))
         for workers in (0, 2):
             loaders = [Epochs(photos, workers) for photos in (files, packed, small)]
             rates = [[loader.photos_per_second() for loader in loaders] for _ in range(turns + 1)][1:]

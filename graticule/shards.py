@@ -1,8 +1,8 @@
 """Photos inside Parquet shards, on this machine or in an object store: where each lies, and its bytes.
 
-A packed photo has the path of its shard and its row: ``data/train-00000-of-00004.parquet#17``. ``graticule.pack``
-writes such shards; any Parquet file with a column ``image`` of ``{bytes, path}``, as the Hugging Face hub holds them,
-is read the same way. Remote files go through fsspec, whose packages (s3fs, gcsfs, ...) know the stores.
+A packed photo has the path of its shard and its row: ``data/train-00000-of-00004.parquet#17``. ``sources.pack`` writes
+such shards; any Parquet file with a column ``image`` of ``{bytes, path}``, as the Hugging Face hub holds them, is read
+the same way. Remote files go through fsspec, whose packages (s3fs, gcsfs, ...) know the stores.
 """
 
 import os
@@ -24,7 +24,7 @@ from graticule.errors import BadPhotoError, SourceError
 IMAGE = "image"  # the column of pictures, a struct of ``bytes`` and ``path``
 MARK = b"graticule"  # the key in the metadata of shards whose other columns were measured on the very bytes
 OPEN_SHARDS = 64  # files held open by a process
-HELD_GROUPS = 16  # row groups held by a process; ``graticule.pack`` keeps each below 16 MiB
+HELD_GROUPS = 16  # row groups held by a process; ``graticule.sources.pack`` keeps each below 16 MiB
 
 _PACKED = re.compile(r"(.+\.parquet)#(\d+)", re.DOTALL)
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.+)", re.DOTALL)  # two letters or more: C:/ is a disk
@@ -83,8 +83,7 @@ def read_packed(shard: str, row: int) -> bytes:
 def row_groups(photos: Sequence[Any]) -> NDArray[np.int64] | None:
     """Codes of the row groups that hold these photos, shape ``(N,)``; none unless every photo is packed.
 
-    Raises:
-        BadPhotoError: a shard cannot be read.
+    None too where a shard cannot be read: whoever reads the photos is told why.
     """
     parts = _parts(photos)
     if parts is None:
@@ -92,7 +91,10 @@ def row_groups(photos: Sequence[Any]) -> NDArray[np.int64] | None:
     codes = np.empty(len(photos), np.int64)
     before = 0
     for shard, (places, rows) in parts.items():
-        ends = _reader().ends(shard)
+        try:
+            ends = _reader().ends(shard)
+        except BadPhotoError:
+            return None
         codes[places] = before + np.searchsorted(ends, rows, side="right")
         before += len(ends)
     return codes
@@ -101,21 +103,20 @@ def row_groups(photos: Sequence[Any]) -> NDArray[np.int64] | None:
 def measured(photos: Sequence[Any], column: str) -> NDArray[Any] | None:
     """A column that was written beside the photos, shape ``(N,)``: ``width``, ``height``, ``sha256`` or another.
 
-    None unless every photo lies in a shard of :mod:`graticule.pack`, which measured it on the packed bytes.
-
-    Raises:
-        BadPhotoError: a shard cannot be read.
+    None unless every photo lies in a shard of :mod:`graticule.sources.pack`, which measured it on the packed bytes,
+    and every shard can be read.
     """
     parts = _parts(photos)
     if parts is None:
         return None
     out: NDArray[Any] | None = None
     for shard, (places, rows) in parts.items():
-        values = _reader().column(shard, column)
-        if values is None:
+        try:
+            values = _reader().column(shard, column)
+        except BadPhotoError:
             return None
-        if rows.max() >= len(values):
-            raise _no_row(shard, int(rows.max()), len(values))
+        if values is None or rows.max() >= len(values):
+            return None
         out = np.empty(len(photos), values.dtype) if out is None else out
         out[places] = values[rows]
     return out

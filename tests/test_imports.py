@@ -12,7 +12,7 @@ FLOORS = [
     {"files", "geo", "config", "borders", "shards"},
     {"s2", "metrics", "images"},
     {"photos", "partition"},
-    {"splits", "score", "decode", "maps", "sources", "preprocess", "pack"},
+    {"splits", "score", "decode", "maps", "sources", "preprocess"},
     {"model"},
     {"data", "bundle"},
     {"locate"},

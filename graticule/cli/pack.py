@@ -22,8 +22,8 @@ def data_pack(
     max_refused: MaxRefused = 0.05,
 ) -> None:
     """Pack photos into Parquet shards, which train as well from an object store; run again, it goes on."""
-    from graticule.pack import facts_of, pack
     from graticule.photos import read_photos
+    from graticule.sources.pack import facts_of, pack
 
     photos, facts = read_photos(dataset), facts_of(dataset)
     with say.progress("photos") as progress:

@@ -234,15 +234,11 @@ def _write_shard(
     refused = dict(refused)
     with atomic_file(out / shard.name) as aside:
         aside.parent.mkdir(parents=True, exist_ok=True)
-        writer: pq.ParquetWriter | None = None
-        with aside.open("wb") as file:  # Python's own file: a full disk is then an OSError
+        schema = _group(table[:0], [], []).schema.with_metadata(_metadata(mark))
+        # Python's own file: a full disk is then an OSError.
+        with aside.open("wb") as file, _writer(file, schema) as writer:
             for group in _groups(look, shard.rows, table, refused, told):
-                writer = writer or _writer(file, group.schema.with_metadata(_metadata(mark)))
-                writer.write_table(group.replace_schema_metadata(writer.schema.metadata), row_group_size=len(group))
-            if writer is None:  # every photo was refused; an empty shard still says so
-                empty = _group(table[:0], [], [])
-                writer = _writer(file, empty.schema.with_metadata(_metadata(mark)))
-            writer.close()
+                writer.write_table(group.replace_schema_metadata(schema.metadata), row_group_size=len(group))
         write_parquet(out / "refused.parquet", _refusals(refused))
     return refused
 
