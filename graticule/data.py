@@ -153,9 +153,8 @@ class ShapeBatches(Sampler[list[int]]):
         return sum(len(self._cut(group, len(group))) for group in self.groups) // self.world
 
     def __iter__(self) -> Iterator[list[int]]:
-        start, self.start = self.start, 0
         order = self._by_shape() if self.blocks is None else self._by_pool()
-        return (batch.tolist() for batch in order[start:])
+        return (batch.tolist() for batch in order[self.start :])
 
     def _mixer(self) -> Callable[[int], NDArray[np.int64]]:
         """Gives 0 to n - 1 in the order of this epoch."""
@@ -216,7 +215,7 @@ class ShapeBatches(Sampler[list[int]]):
     def _cut(self, photos: NDArray[np.int64], total: int) -> list[NDArray[np.int64]]:
         """Batches of photos of one shape, the last of the ``total`` photos that share it."""
         chunks = [photos[i : i + self.batch_size] for i in range(0, len(photos), self.batch_size)]
-        if self.drop_small and total > self.batch_size and chunks and len(chunks[-1]) == 1:
+        if self.drop_small and total > self.batch_size and total % self.batch_size == 1:
             chunks.pop()
         return chunks
 
@@ -251,7 +250,9 @@ class Batches(DataLoader[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         self.given = self.sampler.start
-        for batch in super().__iter__():
+        reading = super().__iter__()  # asks for the order, with workers twice
+        self.sampler.start = 0
+        for batch in reading:
             self.given += 1
             yield batch
 

@@ -40,7 +40,7 @@ def lists_of(order, epoch):
 @pytest.mark.parametrize("group", [None, 1, 5, 64], ids=["files", "groups of 1", "groups of 5", "groups of 64"])
 @pytest.mark.parametrize("drop_small", [False, True], ids=["all", "without batches of one"])
 def test_each_photo_comes_once_an_epoch_over_all_ranks_and_workers(group, drop_small):
-    sizes = itertools.product([0, 1, 2, 17, 129], [1, 3], [1, 4, 16], [1, 2, 3], [0, 3], [None, 7])
+    sizes = itertools.product([0, 1, 17, 129], [1, 3], [1, 4, 16], [1, 3], [0, 2], [None, 7])
     for count, kinds, batch, world, workers, seed in sizes:
         shapes = shapes_for(count, kinds)
         blocks = None if group is None else np.arange(count) // group
@@ -204,7 +204,7 @@ class Toy(lightning.LightningModule):
 
 
 def fit(toy, folder, workers=0, resume=False):
-    keep = ModelCheckpoint(folder, "last", every_n_train_steps=5, save_top_k=1, enable_version_counter=False)
+    keep = ModelCheckpoint(folder, "last", every_n_train_steps=7, save_top_k=1, enable_version_counter=False)
     trainer = lightning.Trainer(
         max_epochs=3, accelerator="cpu", logger=False, callbacks=[keep], enable_progress_bar=False,
         enable_model_summary=False, use_distributed_sampler=False,
@@ -218,13 +218,13 @@ def fit(toy, folder, workers=0, resume=False):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("stop_at", "workers"), [(7, 0), (22, 0), (31, 2)])
+@pytest.mark.parametrize(("stop_at", "workers"), [(8, 0), (23, 2), (30, 0), (36, 2)])
 def test_lightning_goes_on_in_the_middle_of_an_epoch(tmp_path, stop_at, workers):
-    """The checkpoint of every fifth step lies in the first, second or third epoch of 15 steps."""
+    """The checkpoint of every seventh step lies in the middle or at the end of an epoch of 14 steps."""
     whole = fit(Toy(), tmp_path / "whole", workers)
     fit(Toy(stop_at), tmp_path / "cut", workers)
     resumed = fit(Toy(), tmp_path / "cut", workers, resume=True)
-    kept = stop_at // 5 * 5
+    kept = stop_at // 7 * 7
     assert resumed.seen == whole.seen[kept:]
     for epoch in range(3):
         assert sorted(i for at, indices in whole.seen for i in indices if at == epoch) == list(range(53))
