@@ -12,16 +12,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from graticule.errors import BadPhotoError
+from graticule.errors import BadPhotoError, BadRecipeError
 from graticule.files import atomic_file
 from graticule.images import content_hash, inspect, read_file
 from graticule.model.geolocator import Geolocator
 from graticule.preprocess import Preprocess
+from graticule.shards import measured, row_groups
 
 Photo = Path | bytes
 Batch = dict[str, Any]
 Progress = Callable[[int, int, str], None]
 FEW = 64  # photos that are decoded faster than worker processes start
+POOL = 8  # row groups that are mixed with each other; a reader holds twice as many, so that pools may overlap
+KEEP = 4096  # features that are written at once
 
 
 def silent(done: int, total: int, note: str) -> None:
@@ -75,6 +78,10 @@ class PhotoDataset(Dataset[Batch]):
             batch["images"] = torch.stack(images)
         return batch
 
+    def blocks(self) -> NDArray[np.int64] | None:
+        """Code of the row group that holds each photo, shape ``(N,)``; none where the photos are files."""
+        return row_groups(self.photos)
+
 
 class FeatureDataset(Dataset[Batch]):
     """Features computed before, in batches of the same form."""
@@ -90,15 +97,28 @@ class FeatureDataset(Dataset[Batch]):
             **{k: v[rows] for k, v in self.extras.items()},
         }
 
+    def blocks(self) -> None:
+        """Features lie in memory: no order is better than another."""
+
 
 class ShapeBatches(Sampler[list[int]]):
     """Lists of indices whose photos share one shape, so that they stack.
 
-    The order depends on the seed and the epoch alone, so a resumed run sees what an uninterrupted one would.
+    The order depends on the seed, the epoch, ``world`` and, for shards, ``workers`` alone, so a resumed run sees what
+    an uninterrupted one would. Every photo comes once an epoch, over all ranks, but for what ``drop_small`` leaves out
+    and for at most ``world - 1`` batches: each rank gets equally many, so that none waits for another.
+
+    Photos in shards are read a row group at a time. Their order is mixed in two steps: the row groups, and then the
+    photos of each pool of :data:`POOL` of them. A pool belongs to one worker of one rank, which so reads its row
+    groups once; only the few batches left over at the ends (and photos of rare shapes) take from several pools.
 
     Args:
         shapes: height and width of each photo after resizing, shape ``(N, 2)``.
+        seed: what the order is drawn with; none keeps the photos' own.
         drop_small: leave out a last batch of one, which batch normalisation cannot train on.
+        blocks: code of the row group that holds each photo, shape ``(N,)``; none where each is a file of its own.
+        workers: processes of the loader: it gives batch ``i`` to worker ``i % workers``.
+        rank, world: which of how many processes that train together this order is for.
     """
 
     def __init__(
@@ -108,47 +128,154 @@ class ShapeBatches(Sampler[list[int]]):
         *,
         seed: int | None = None,
         drop_small: bool = False,
+        blocks: NDArray[np.int64] | None = None,
+        workers: int = 0,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
+        if not 0 <= rank < world:
+            raise ValueError(f"rank {rank} of {world}: ranks count from 0 to {world - 1}")
         self.batch_size, self.seed, self.epoch, self.drop_small = batch_size, seed, 0, drop_small
+        self.workers, self.rank, self.world = max(1, workers), rank, world
+        self.start = 0  # the first batch to give out: of an epoch that is resumed, some were
         _, code = np.unique(shapes, axis=0, return_inverse=True)
-        self.groups = [np.flatnonzero(code.ravel() == value) for value in range(code.max(initial=-1) + 1)]
+        self.codes = code.ravel()
+        self.groups = _rows_by_code(self.codes)
+        self.blocks = None if blocks is None else _rows_by_code(np.unique(blocks, return_inverse=True)[1])
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
-        self.epoch = epoch
+        if epoch != self.epoch:
+            self.epoch, self.start = epoch, 0
 
     def __len__(self) -> int:
-        return sum(len(self._chunks(group)) for group in self.groups)
+        """Batches of an epoch for one rank."""
+        return sum(len(self._cut(group, len(group))) for group in self.groups) // self.world
 
     def __iter__(self) -> Iterator[list[int]]:
-        if self.seed is None:
-            yield from (chunk.tolist() for group in self.groups for chunk in self._chunks(group))
-            return
-        rng = np.random.default_rng((self.seed, self.epoch))
-        chunks = [chunk for group in self.groups for chunk in self._chunks(rng.permutation(group))]
-        for i in rng.permutation(len(chunks)):
-            yield chunks[i].tolist()
+        order = self._by_shape() if self.blocks is None else self._by_pool()
+        return (batch.tolist() for batch in order[self.start :])
 
-    def _chunks(self, group: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        chunks = [group[i : i + self.batch_size] for i in range(0, len(group), self.batch_size)]
-        if self.drop_small and len(chunks) > 1 and len(chunks[-1]) == 1:
+    def _mixer(self) -> Callable[[int], NDArray[np.int64]]:
+        """Gives 0 to n - 1 in the order of this epoch."""
+        return np.arange if self.seed is None else np.random.default_rng((self.seed, self.epoch)).permutation
+
+    def _by_shape(self) -> list[NDArray[np.int64]]:
+        mix = self._mixer()
+        chunks = [chunk for group in self.groups for chunk in self._cut(group[mix(len(group))], len(group))]
+        return [chunks[i] for i in mix(len(chunks))][self.rank :: self.world][: len(self)]
+
+    def _by_pool(self) -> list[NDArray[np.int64]]:
+        mix = self._mixer()
+        lanes, rest = self._lanes(self.blocks or [], mix)
+        each = len(self)
+        quotas = [len(range(worker, each, self.workers)) for _ in range(self.world) for worker in range(self.workers)]
+        for lane, quota in zip(lanes, quotas, strict=True):
+            rest += lane[quota:]
+            del lane[quota:]
+        rest = [rest[i] for i in mix(len(rest))]
+        for lane, quota in zip(lanes, quotas, strict=True):
+            # Spread over the epoch: its end would else be all rare shapes.
+            there, extra = iter(lane[:]), set(mix(quota)[len(lane) :].tolist())
+            lane[:] = [rest.pop() if i in extra else next(there) for i in range(quota)]
+        own = lanes[self.rank * self.workers : (self.rank + 1) * self.workers]
+        return [own[i % self.workers][i // self.workers] for i in range(each)]
+
+    def _lanes(
+        self, blocks: list[NDArray[np.int64]], mix: Callable[[int], NDArray[np.int64]]
+    ) -> tuple[list[list[NDArray[np.int64]]], list[NDArray[np.int64]]]:
+        """Full batches for each worker of each rank, and the batches of all that did not fill one."""
+        count = self.world * self.workers
+        pools = np.array_split(mix(len(blocks)), count * -(-len(blocks) // (POOL * count)) or 1)
+        lanes: list[list[NDArray[np.int64]]] = []
+        left: dict[int, list[NDArray[np.int64]]] = {}
+        for number in range(count):
+            lane: list[NDArray[np.int64]] = []
+            waiting: dict[int, NDArray[np.int64]] = {}
+            for pool in filter(len, pools[number::count]):
+                photos = np.concatenate([blocks[block] for block in pool])
+                photos = photos[mix(len(photos))]
+                full: list[NDArray[np.int64]] = []
+                for code in np.unique(self.codes[photos]).tolist():
+                    held = np.concatenate([waiting.get(code, photos[:0]), photos[self.codes[photos] == code]])
+                    end = len(held) // self.batch_size * self.batch_size
+                    full += [held[i : i + self.batch_size] for i in range(0, end, self.batch_size)]
+                    waiting[code] = held[end:]
+                lane += [full[i] for i in mix(len(full))]
+            lanes.append(lane)
+            for code, held in waiting.items():
+                left.setdefault(code, []).append(held)
+        rest = [
+            chunk
+            for code, parts in sorted(left.items())
+            for chunk in self._cut(np.concatenate(parts), len(self.groups[code]))
+        ]
+        return lanes, rest
+
+    def _cut(self, photos: NDArray[np.int64], total: int) -> list[NDArray[np.int64]]:
+        """Batches of photos of one shape, the last of the ``total`` photos that share it."""
+        chunks = [photos[i : i + self.batch_size] for i in range(0, len(photos), self.batch_size)]
+        if self.drop_small and total > self.batch_size and total % self.batch_size == 1:
             chunks.pop()
         return chunks
 
 
-def batches(dataset: Dataset[Batch], order: ShapeBatches, workers: int, pin: bool = False) -> DataLoader[Batch]:
-    """A loader that hands out the dataset's own batches in this order."""
-    return DataLoader(
-        dataset,
-        sampler=order,
-        batch_size=None,
-        num_workers=workers,
-        pin_memory=pin,
-        persistent_workers=workers > 0,
-        prefetch_factor=2 if workers else None,
-        # Its own source of chance: the loader's draw for its workers must not shift the run's.
-        generator=torch.Generator(),
-    )
+def _rows_by_code(codes: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """The rows of each code 0, 1, ..., ascending."""
+    ends = np.cumsum(np.bincount(codes))[:-1]
+    return np.split(np.argsort(codes, kind="stable"), ends) if len(codes) else []
+
+
+class Batches(DataLoader[Batch]):
+    """A loader that hands out the dataset's own batches and can go on in the middle of an epoch.
+
+    Lightning keeps :meth:`state_dict` in its checkpoints. What the workers have read ahead does not count as given.
+    """
+
+    sampler: ShapeBatches
+
+    def __init__(self, dataset: Dataset[Batch], order: ShapeBatches, workers: int, pin: bool = False) -> None:
+        super().__init__(
+            dataset,
+            sampler=order,
+            batch_size=None,
+            num_workers=workers,
+            pin_memory=pin,
+            persistent_workers=workers > 0,
+            prefetch_factor=2 if workers else None,
+            # Its own source of chance: the loader's draw for its workers must not shift the run's.
+            generator=torch.Generator(),
+        )
+        self.given = 0
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        self.given = self.sampler.start
+        reading = super().__iter__()  # asks for the order, with workers twice
+        self.sampler.start = 0
+        for batch in reading:
+            self.given += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Where training stands: the epoch, its batches given out, and what else their order depends on."""
+        order = self.sampler
+        return {"epoch": order.epoch, "given": self.given, "workers": order.workers, "world": order.world}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on behind the last batch given out. The order stays that of the first run's number of workers.
+
+        Raises:
+            BadRecipeError: another number of processes trained together.
+        """
+        order = self.sampler
+        if state["world"] != order.world:
+            raise BadRecipeError(
+                f"the checkpoint is from {state['world']} processes that trained together and there are "
+                f"{order.world} now, so the rest of its epoch cannot be shared out; resume with {state['world']}"
+            )
+        done = state["given"] >= len(order)
+        order.workers, order.epoch = state["workers"], state["epoch"] + done
+        order.start = self.given = 0 if done else state["given"]
 
 
 def worker_count(photos: int, wanted: int | str = "auto") -> int:
@@ -162,13 +289,18 @@ def worker_count(photos: int, wanted: int | str = "auto") -> int:
 def shapes_of(photos: Sequence[Photo], preprocess: Preprocess) -> tuple[NDArray[np.int64], dict[int, BadPhotoError]]:
     """Height and width of each photo after resizing, ``(N, 2)``, and the photos whose header cannot be read.
 
-    The header is asked, not a table: one wrong size there would spoil a batch in the middle of a run.
+    The header is asked, not a table: one wrong size there would spoil a batch in the middle of a run. Only what
+    was measured on packed bytes is believed, so that shards far away are not read twice.
     """
     shapes = np.zeros((len(photos), 2), np.int64)
     errors: dict[int, BadPhotoError] = {}
     if preprocess.resize == "squash":
         shapes[:] = preprocess.height, preprocess.width
         return shapes, errors
+    height, width = measured(photos, "height"), measured(photos, "width")
+    if height is not None and width is not None:
+        sizes, which = np.unique(np.stack([height, width], axis=1), axis=0, return_inverse=True)
+        return np.array([preprocess.shape_for(*size) for size in sizes.tolist()])[which.ravel()], errors
     for i, photo in enumerate(photos):
         try:
             facts = inspect(read_bytes(photo))
@@ -192,24 +324,19 @@ class FeatureStore:
     def read(self, key: str) -> dict[str, NDArray[np.float32]]:
         """Features by content hash for one encoder; empty where nothing is known."""
         if key not in self._known:
-            self._known[key] = {}
-            path = self._path(key)
-            if path and path.exists():
+            known = self._known[key] = {}
+            for path in sorted((self.folder / key).glob("*.npz")) if self.folder else ():
                 with np.load(path) as held:
-                    self._known[key] = dict(zip(held["photos"].tolist(), held["features"], strict=True))
+                    known.update(zip(held["photos"].tolist(), held["features"], strict=True))
         return self._known[key]
 
     def add(self, key: str, features: Mapping[str, NDArray[np.float32]]) -> None:
-        """Keep more features, on disk too."""
-        known = self.read(key)
-        known.update(features)
-        path = self._path(key)
-        if path and features:
-            with atomic_file(path) as aside, aside.open("wb") as file:
-                np.savez(file, photos=np.array(list(known)), features=np.stack(list(known.values())))
-
-    def _path(self, key: str) -> Path | None:
-        return self.folder / f"{key}.npz" if self.folder else None
+        """Keep more features, on disk too: in a file of their own, so that no earlier one is written again."""
+        self.read(key).update(features)
+        if self.folder and features:
+            name = content_hash("".join(features).encode())[:32]
+            with atomic_file(self.folder / key / f"{name}.npz") as aside, aside.open("wb") as file:
+                np.savez(file, photos=np.array(list(features)), features=np.stack(list(features.values())))
 
 
 def feature_key(model: Geolocator, preprocess: Preprocess) -> str:
@@ -251,7 +378,8 @@ def encode(
     if store is not None:
         key = feature_key(model, preprocess)
         known = store.read(key)
-        hashes = [_hash_or_nothing(photo) for photo in photos]
+        packed = measured(photos, "sha256")
+        hashes = [_hash_or_nothing(photo) for photo in photos] if packed is None else packed.tolist()
         held = np.array([h in known for h in hashes], dtype=bool)
         if held.any():
             index = np.flatnonzero(held)
@@ -267,11 +395,8 @@ def encode(
         keep = np.setdiff1d(np.arange(len(todo)), list(broken))
         todo, shapes, wanted = todo[keep], shapes[keep], [wanted[i] for i in keep]
     fresh: dict[str, NDArray[np.float32]] = {}
-    loader = batches(
-        PhotoDataset(wanted, preprocess, keep_going=True),
-        ShapeBatches(shapes, batch_size),
-        worker_count(len(wanted), workers),
-    )
+    dataset, workers = PhotoDataset(wanted, preprocess, keep_going=True), worker_count(len(wanted), workers)
+    loader = Batches(dataset, ShapeBatches(shapes, batch_size, blocks=dataset.blocks(), workers=workers), workers)
     model.eval()
     done = 0
     for batch in loader:
@@ -280,6 +405,9 @@ def encode(
         features = model.features(batch["images"].to(device)).float() if len(index) else torch.empty(0)
         if store is not None:
             fresh.update({hashes[i]: f for i, f in zip(index, features.cpu().numpy(), strict=True)})
+            if len(fresh) >= KEEP:
+                store.add(key, fresh)
+                fresh = {}
         done += len(index) + len(errors)
         progress(done, len(todo), "photos")
         yield index, features, errors

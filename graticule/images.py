@@ -31,6 +31,7 @@ from PIL import (
 )
 from simplejpeg import decode_jpeg
 
+from graticule import shards
 from graticule.errors import BadPhotoError
 
 Pixels = NDArray[np.uint8]
@@ -178,9 +179,18 @@ def _open(data: bytes) -> ImageFile.ImageFile:
 def read_file(file: Path) -> bytes:
     """The bytes of a photo, unless there are too many; a device or pipe is never opened.
 
+    Args:
+        file: a file of its own, or a row of a shard such as ``data/train-00000-of-00004.parquet#17``, which may lie
+            in an object store.
+
     Raises:
-        BadPhotoError: there is no such file, it is too large, or it may not be opened.
+        BadPhotoError: there is no such file or row, it is too large, or it may not be opened.
     """
+    if packed := shards.shard_row(file):
+        data = shards.read_packed(*packed)
+        if len(data) > MAX_BYTES:
+            raise too_many_bytes(len(data))
+        return data
     try:
         if not file.is_file():
             if file.exists():

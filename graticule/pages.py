@@ -32,8 +32,8 @@ def picture(figure: Figure, alt: str) -> Picture:
 def thumbnail(path: Path, alt: str) -> Picture | None:
     """A small JPEG, without the EXIF of its original; none where the photo is gone or broken."""
     try:
-        image = Image.fromarray(images.decode(path.read_bytes(), shortest_side=THUMBNAIL_PX // 2))
-    except (OSError, BadPhotoError):
+        image = Image.fromarray(images.decode(images.read_file(path), shortest_side=THUMBNAIL_PX // 2))
+    except BadPhotoError:
         return None
     image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
     jpeg = io.BytesIO()

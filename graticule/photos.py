@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from graticule import geo
 from graticule.cards import card_file, datasheet
 from graticule.errors import BadTableError
 from graticule.files import atomic_file, parquet_bytes
+from graticule.shards import open_url, url_of
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -145,11 +147,16 @@ def read_photos(source: Path, columns: Mapping[str, str] | None = None) -> Photo
     """Read a dataset folder, or a CSV, TSV or Parquet table with ``path, lat, lon``.
 
     Args:
+        source: a path, or the URL of a packed dataset in an object store: ``Path("s3://bucket/town")``.
         columns: our names to the table's own, as ``{"lat": "latitude"}``.
 
     Raises:
         BadTableError: nothing there, a column is missing, or a position is no number or off the globe.
+        SourceError: the object store cannot be reached.
     """
+    if url := url_of(source):
+        with TemporaryDirectory() as copies:  # the index alone; photos are read where they are
+            return replace(read_photos(_fetch_index(url, Path(copies) / source.name), columns), root=source)
     file = _table_file(source)
     frame = read_table(file, columns, need=("path", "lat", "lon"))
     lat, lon = positions(frame, file)
@@ -354,6 +361,20 @@ def write_dataset(out: Path, photos: pl.DataFrame, refused: pl.DataFrame, facts:
     with ExitStack() as stack:  # left in reverse order, hence dataset.json first
         for name, data in contents.items():
             stack.enter_context(atomic_file(out / name)).write_bytes(data)
+
+
+def _fetch_index(url: str, folder: Path) -> Path:
+    """Copy the tables of a remote dataset, without its photos, into a folder."""
+    folder.mkdir()
+    for name in ("photos.parquet", "dataset.json"):
+        try:
+            with open_url(f"{url}/{name}") as file:
+                (folder / name).write_bytes(file.read())
+        except FileNotFoundError as error:
+            raise BadTableError(
+                f"{url} has no {name}, so it is not a dataset; copy there what graticule data pack wrote, all of it"
+            ) from error
+    return folder
 
 
 def _table_file(source: Path) -> Path:

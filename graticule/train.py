@@ -19,12 +19,12 @@ from graticule.bundle import INDEX, TRAINING, Bundle
 from graticule.cards import write_card
 from graticule.config import Recipe
 from graticule.data import (
+    Batches,
     FeatureDataset,
     FeatureStore,
     PhotoDataset,
     Progress,
     ShapeBatches,
-    batches,
     encode,
     shapes_of,
     silent,
@@ -223,9 +223,16 @@ def _loaders(parts: "list[_Part]", recipe: Recipe) -> list[Any]:
     wanted = recipe.train
     workers = 0 if recipe.encoder.frozen else worker_count(len(parts[0].rows), wanted.workers)
     return [
-        batches(
+        Batches(
             part.dataset,
-            ShapeBatches(part.shapes, wanted.batch_size, seed=None if i else recipe.seed, drop_small=i == 0),
+            ShapeBatches(
+                part.shapes,
+                wanted.batch_size,
+                seed=None if i else recipe.seed,
+                drop_small=i == 0,
+                blocks=part.dataset.blocks(),
+                workers=workers,
+            ),
             workers,
             pin=torch.cuda.is_available(),
         )

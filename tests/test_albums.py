@@ -8,7 +8,7 @@ from scipy.stats import gmean
 
 from graticule import albums
 from graticule.albums import Motion, along, in_order, pooled
-from graticule.partition import Partition
+from graticule.partition import CellPartition
 
 RNG = np.random.default_rng(0)
 
@@ -16,7 +16,7 @@ RNG = np.random.default_rng(0)
 def street(cells=5):
     """A row of cells along a street, each with as many photos."""
     lat = np.repeat(38.9 + 0.001 * np.arange(cells), 10) + np.tile(np.linspace(0, 1e-5, 10), cells)
-    return Partition.fit(lat, np.full(len(lat), -77.03), split_above=12, drop_below=3)
+    return CellPartition.fit(lat, np.full(len(lat), -77.03), split_above=12, drop_below=3)
 
 
 def normalised(weights):

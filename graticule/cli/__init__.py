@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from graticule.cli import archives, commands, data, explain, fetch, runs
+from graticule.cli import archives, commands, data, explain, fetch, pack, runs
 from graticule.errors import GraticuleError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app.add_typer(explain.app)
 app.add_typer(runs.app)
 data.app.add_typer(archives.app)
 data.app.add_typer(fetch.app)
+data.app.add_typer(pack.app)
 app.add_typer(data.app, name="data")
 
 

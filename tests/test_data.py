@@ -1,0 +1,245 @@
+"""Photos to batches: every photo once whoever shares the work, and a stopped epoch that goes on."""
+
+import itertools
+from collections import Counter
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from towns import make_town
+
+from graticule.data import POOL, Batches, FeatureDataset, FeatureStore, PhotoDataset, ShapeBatches, shapes_of
+from graticule.errors import BadRecipeError
+from graticule.images import content_hash
+from graticule.photos import read_photos
+from graticule.preprocess import Preprocess
+from graticule.sources.pack import pack
+
+FIT = Preprocess("fit", 32, 32, longest=48, mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory):
+    return make_town(tmp_path_factory.mktemp("town"))
+
+
+def shapes_for(count, kinds, seed=0):
+    side = np.random.default_rng(seed).integers(1, kinds + 1, count)
+    return np.stack([16 * side, np.full(count, 32)], axis=1)
+
+
+def lists_of(order, epoch):
+    order.set_epoch(epoch)
+    found = list(order)
+    assert len(found) == len(order)
+    return found
+
+
+@pytest.mark.parametrize("group", [None, 1, 5, 64], ids=["files", "groups of 1", "groups of 5", "groups of 64"])
+@pytest.mark.parametrize("drop_small", [False, True], ids=["all", "without batches of one"])
+def test_each_photo_comes_once_an_epoch_over_all_ranks_and_workers(group, drop_small):
+    sizes = itertools.product([0, 1, 17, 129], [1, 3], [1, 4, 16], [1, 3], [0, 2], [None, 7])
+    for count, kinds, batch, world, workers, seed in sizes:
+        shapes = shapes_for(count, kinds)
+        blocks = None if group is None else np.arange(count) // group
+        options = {"seed": seed, "drop_small": drop_small, "blocks": blocks, "workers": workers, "world": world}
+        by_rank = [lists_of(ShapeBatches(shapes, batch, rank=rank, **options), 3) for rank in range(world)]
+        assert len({len(lists) for lists in by_rank}) == 1  # no rank waits
+        every = [indices for lists in by_rank for indices in lists]
+        assert all(len({tuple(shapes[i]) for i in indices}) == 1 and len(indices) <= batch for indices in every)
+        photos = Counter(i for indices in every for i in indices)
+        assert set(photos.values()) <= {1}
+        by_shape = np.unique(shapes, axis=0, return_counts=True)[1]
+        single = sum(int(n > batch and n % batch == 1) for n in by_shape) if drop_small else 0
+        batches = sum(-(-int(n) // batch) for n in by_shape) - single
+        assert len(every) == batches - batches % world
+        if world == 1:
+            assert len(photos) == count - single
+
+
+def test_what_one_epoch_leaves_out_for_the_ranks_comes_in_another():
+    shapes, blocks = shapes_for(45, 1), np.arange(45) // 5  # 12 batches, so that 2 of them are left out
+    orders = [ShapeBatches(shapes, 4, seed=1, blocks=blocks, rank=rank, world=5) for rank in range(5)]
+    seen = [{i for order in orders for indices in lists_of(order, epoch) for i in indices} for epoch in range(6)]
+    assert all(len(photos) < 45 for photos in seen)
+    assert set.union(*seen) == set(range(45))
+
+
+def test_each_worker_reads_its_own_row_groups():
+    count, group, workers, world = 6400, 10, 3, 2
+    blocks = np.arange(count) // group
+    readers = {}
+    for rank in range(world):
+        order = ShapeBatches(shapes_for(count, 1), 16, seed=2, blocks=blocks, workers=workers, rank=rank, world=world)
+        for number, indices in enumerate(lists_of(order, 0)):
+            for block in set(blocks[indices].tolist()):
+                readers.setdefault(block, set()).add((rank, number % workers))
+    shared = sum(len(who) > 1 for who in readers.values())
+    assert shared <= 0.1 * len(readers)  # those of the last pools, whose rests fill up common batches
+
+
+def test_a_row_group_is_read_within_a_pool_and_a_batch_mixes_several():
+    count, group = 6400, 10
+    blocks = np.arange(count) // group
+    order = ShapeBatches(shapes_for(count, 1), 16, seed=2, blocks=blocks)
+    lists = lists_of(order, 0)
+    at = {}
+    for number, indices in enumerate(lists):
+        for block in set(blocks[indices].tolist()):
+            at.setdefault(block, []).append(number)
+    assert np.median([max(numbers) - min(numbers) for numbers in at.values()]) <= POOL * group / 16 + 1
+    assert np.mean([len(set(blocks[indices].tolist())) for indices in lists]) > 0.7 * POOL
+
+
+def test_the_order_over_shards_is_new_each_epoch_and_the_same_each_time():
+    blocks = np.arange(200) // 8
+
+    def order(seed, epoch, workers=2):
+        return lists_of(ShapeBatches(shapes_for(200, 2), 4, seed=seed, blocks=blocks, workers=workers), epoch)
+
+    assert order(1, 5) == order(1, 5)
+    assert order(1, 5) != order(1, 6)
+    assert order(1, 5) != order(2, 5)
+    assert sorted(map(sorted, order(1, 5))) != sorted(map(sorted, order(1, 6)))  # other batches, not only their order
+
+
+def test_a_rank_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="ranks count from 0 to 1"):
+        ShapeBatches(shapes_for(8, 1), 4, rank=2, world=2)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_shards_give_the_same_tensors_as_their_files(town, tmp_path, workers):
+    packed = read_photos(pack(town, tmp_path / "town", shard_mb=0.02))
+    shapes, errors = shapes_of(packed.paths(), FIT)
+    assert not errors
+    dataset = PhotoDataset(packed.paths(), FIT)
+    order = ShapeBatches(shapes, 8, seed=1, blocks=dataset.blocks(), workers=workers)
+    files = [path.read_bytes() for path in town.paths()]
+    expected = {content_hash(data): FIT(data) for data in files}
+    seen = []
+    for batch in Batches(dataset, order, workers):
+        for index, image in zip(batch["index"].tolist(), batch["images"], strict=True):
+            assert torch.equal(image, expected[packed.frame["sha256"][index]])
+            seen.append(index)
+    assert sorted(seen) == list(range(96))
+
+
+def loader_of(count=53, workers=0, batch=4, blocks=True):
+    features = torch.arange(count, dtype=torch.float32)[:, None].repeat(1, 3) / count
+    order = ShapeBatches(
+        shapes_for(count, 2), batch, seed=5, blocks=np.arange(count) // 6 if blocks else None, workers=workers
+    )
+    return Batches(FeatureDataset(features, {"row": torch.arange(count) % 4}), order, workers)
+
+
+def given(loader, epoch=None):
+    if epoch is not None:
+        loader.sampler.set_epoch(epoch)
+    return [batch["index"].tolist() for batch in loader]
+
+
+@pytest.mark.parametrize("blocks", [True, False], ids=["shards", "files"])
+def test_a_loader_goes_on_behind_the_last_batch_that_training_got(blocks):
+    whole = loader_of(blocks=blocks)
+    first, second = given(whole, 3), given(whole, 4)
+    stopped = loader_of(blocks=blocks)
+    stopped.sampler.set_epoch(3)
+    begun = list(itertools.islice(iter(stopped), 5))
+    state = stopped.state_dict()
+    resumed = loader_of(blocks=blocks)
+    resumed.load_state_dict(state)
+    assert resumed.state_dict() == state
+    resumed.sampler.set_epoch(3)  # as Lightning does before the epoch goes on
+    assert [batch["index"].tolist() for batch in begun] + given(resumed) == first
+    assert given(resumed, 4) == second
+
+
+def test_what_workers_read_ahead_is_not_counted_and_their_number_may_change():
+    whole = given(loader_of(workers=2), 1)
+    stopped = loader_of(workers=2)
+    stopped.sampler.set_epoch(1)
+    reading = iter(stopped)
+    begun = [next(reading)["index"].tolist() for _ in range(3)]
+    state = stopped.state_dict()
+    del reading
+    assert state == {"epoch": 1, "given": 3, "workers": 2, "world": 1}
+    resumed = loader_of(workers=0)
+    resumed.load_state_dict(state)
+    assert begun + given(resumed) == whole
+
+
+def test_a_finished_epoch_is_followed_by_the_next():
+    loader = loader_of()
+    given(loader, 2)
+    resumed = loader_of()
+    resumed.load_state_dict(loader.state_dict())
+    assert given(resumed) == given(loader_of(), 3)
+
+
+def test_a_state_of_other_ranks_is_refused():
+    state = loader_of().state_dict() | {"world": 4}
+    with pytest.raises(BadRecipeError, match="from 4 processes that trained together and there are 1 now"):
+        loader_of().load_state_dict(state)
+
+
+class Toy(lightning.LightningModule):
+    def __init__(self, stop_at=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 4))
+        self.stop_at, self.seen = stop_at, []
+
+    def training_step(self, batch, _):
+        if self.global_step == self.stop_at:
+            raise KeyboardInterrupt
+        torch.manual_seed(self.global_step)
+        self.seen.append((self.current_epoch, batch["index"].tolist()))
+        return torch.nn.functional.cross_entropy(self.net(batch["features"]), batch["row"])
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), lr=0.01)
+
+
+def fit(toy, folder, workers=0, resume=False):
+    keep = ModelCheckpoint(folder, "last", every_n_train_steps=7, save_top_k=1, enable_version_counter=False)
+    trainer = lightning.Trainer(
+        max_epochs=3, accelerator="cpu", logger=False, callbacks=[keep], enable_progress_bar=False,
+        enable_model_summary=False, use_distributed_sampler=False,
+    )  # fmt: skip
+    path = folder / "last.ckpt" if resume else None
+    try:
+        trainer.fit(toy, loader_of(workers=workers), ckpt_path=path, weights_only=False)
+    except (KeyboardInterrupt, SystemExit):
+        assert toy.stop_at is not None
+    return toy
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("stop_at", "workers"), [(8, 0), (23, 2), (30, 0), (36, 2)])
+def test_lightning_goes_on_in_the_middle_of_an_epoch(tmp_path, stop_at, workers):
+    """The checkpoint of every seventh step lies in the middle or at the end of an epoch of 14 steps."""
+    whole = fit(Toy(), tmp_path / "whole", workers)
+    fit(Toy(stop_at), tmp_path / "cut", workers)
+    resumed = fit(Toy(), tmp_path / "cut", workers, resume=True)
+    kept = stop_at // 7 * 7
+    assert resumed.seen == whole.seen[kept:]
+    for epoch in range(3):
+        assert sorted(i for at, indices in whole.seen for i in indices if at == epoch) == list(range(53))
+    for one, two in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_the_store_adds_features_without_writing_the_old_ones_again(tmp_path):
+    store = FeatureStore(tmp_path)
+    first = {"a": np.ones(3, np.float32), "b": np.zeros(3, np.float32)}
+    store.add("key", first)
+    [file] = tmp_path.rglob("*.npz")
+    written = file.stat().st_mtime_ns
+    store.add("key", {"c": np.full(3, 2, np.float32)})
+    assert file.stat().st_mtime_ns == written
+    again = FeatureStore(tmp_path).read("key")
+    assert {name: vector[0] for name, vector in again.items()} == {"a": 1, "b": 0, "c": 2}
+    assert FeatureStore(tmp_path).read("other") == {}
