@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.table import print_table
 
-BENCHMARKS = ("cells", "decoding", "training", "startup")
+BENCHMARKS = ("cells", "decoding", "training", "loops", "startup")
 
 
 def processor() -> str:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from contextlib import contextmanager
 
 import polars as pl
 import pytest
@@ -35,20 +36,27 @@ APPENDIX_B = {
 }  # fmt: skip
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
-def kill_at(monkeypatch, step):
-    """The run ends as soon as the checkpoint of this step is written."""
+@contextmanager
+def killed_at(monkeypatch, step):
+    """A run within ends as soon as the checkpoint of this step is written."""
     write = Checkpoints._write
 
     def write_and_die(self, trainer):
         write(self, trainer)
         if trainer.global_step >= step:
-            raise Killed
+            raise KilledError
 
-    monkeypatch.setattr(Checkpoints, "_write", write_and_die)
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "_write", write_and_die)
+        try:
+            yield
+        except KilledError:
+            return
+    pytest.fail(f"the run came to its end before step {step}")
 
 
 def same_weights(one, two):
@@ -71,8 +79,7 @@ def test_a_reports_recipe_trains_resumes_and_is_measured_by_command(town, tmp_pa
 
     done = graticule(*command("whole"))
     assert done.returncode == 0, done.stderr
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, 8)
+    with killed_at(monkeypatch, 8):
         graticule(*command("killed"))
     assert not (tmp_path / "killed/bundle.json").exists()
     assert graticule(*command("killed", "--resume")).returncode == 0
@@ -164,8 +171,7 @@ def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_weights(town, tmp_pat
         augment={"crop": 0.2},
     )
     whole = train(recipe, town, tmp_path / "whole")
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, step)
+    with killed_at(monkeypatch, step):
         train(recipe, town, tmp_path / "killed")
     resumed = train(recipe, town, tmp_path / "killed", resume=True)
     assert same_weights(whole, resumed)
