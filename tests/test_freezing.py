@@ -40,7 +40,7 @@ def moved(name, pattern, **encoder):
         pytest.param(
             "test_resnet", "encoder[:-1]", ("conv1", "bn1", "layer1", "layer3"), ("layer4", "head"), id="CNN but last"
         ),
-        pytest.param("test_vit", "encoder[:-2]", ("cls", "patch", "blocks.3"), ("blocks.5", "norm"), id="ViT"),
+        pytest.param("test_vit", "encoder[:-2]", ("cls", "patch", "blocks.3"), ("blocks.4", "norm"), id="ViT"),
         pytest.param("test_vit", "blocks[:-1]", ("blocks.0", "blocks.4"), ("blocks.5", "patch"), id="a row of blocks"),
         pytest.param("test_convnext", "encoder[:-1]", ("stem", "stages.0", "stages.2"), ("stages.3",), id="ConvNeXt"),
         pytest.param("test_efficientnet", "encoder[:-1]", ("conv_stem", "blocks.0"), ("conv_head",), id="EfficientNet"),

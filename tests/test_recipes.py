@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from contextlib import contextmanager
 
 import polars as pl
 import pytest
@@ -39,8 +40,9 @@ class KilledError(Exception):
     pass
 
 
-def kill_at(monkeypatch, step):
-    """The run ends as soon as the checkpoint of this step is written."""
+@contextmanager
+def killed_at(monkeypatch, step):
+    """A run within ends as soon as the checkpoint of this step is written."""
     write = Checkpoints._write
 
     def write_and_die(self, trainer):
@@ -48,7 +50,13 @@ def kill_at(monkeypatch, step):
         if trainer.global_step >= step:
             raise KilledError
 
-    monkeypatch.setattr(Checkpoints, "_write", write_and_die)
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "_write", write_and_die)
+        try:
+            yield
+        except KilledError:
+            return
+    pytest.fail(f"the run came to its end before step {step}")
 
 
 def same_weights(one, two):
@@ -71,10 +79,8 @@ def test_a_reports_recipe_trains_resumes_and_is_measured_by_command(town, tmp_pa
 
     done = graticule(*command("whole"))
     assert done.returncode == 0, done.stderr
-    with monkeypatch.context() as patch:
-        kill_at(patch, 8)
-        with pytest.raises(KilledError):
-            graticule(*command("killed"))
+    with killed_at(monkeypatch, 8):
+        graticule(*command("killed"))
     assert not (tmp_path / "killed/bundle.json").exists()
     assert graticule(*command("killed", "--resume")).returncode == 0
     assert same_weights(Bundle.read(tmp_path / "whole"), Bundle.read(tmp_path / "killed"))
@@ -165,10 +171,8 @@ def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_weights(town, tmp_pat
         augment={"crop": 0.2},
     )
     whole = train(recipe, town, tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        kill_at(patch, step)
-        with pytest.raises(KilledError):
-            train(recipe, town, tmp_path / "killed")
+    with killed_at(monkeypatch, step):
+        train(recipe, town, tmp_path / "killed")
     resumed = train(recipe, town, tmp_path / "killed", resume=True)
     assert same_weights(whole, resumed)
     same = ("epoch", "stage", "train_loss", "val_loss", "lr")
