@@ -110,6 +110,21 @@ def test_an_id_that_spoils_a_question_for_links_costs_only_its_own_photo(server)
     assert sorted(asyncio.run(ask())) == sorted(ids[:-1])
 
 
+@pytest.mark.parametrize("name", ["mapillary", "kartaview"])
+def test_ids_and_sequences_that_the_service_does_not_know_are_refused(server, tmp_path, name):
+    service = {"mapillary": Mapillary(TOKEN, api=server.api), "kartaview": KartaView(api=server.api)}[name]
+    ids = (*[*server.shots][:30], "123")
+    collect(service, Search(ids=ids), tmp_path / "a", size="1024", rate=10_000)
+    refused = pl.read_parquet(tmp_path / "a/refused.parquet")
+    assert refused["reason"].to_list() == ["gone"]
+    assert refused["path"][0].endswith(f"/{name}-123.jpg")
+    assert read_photos(tmp_path / "a").frame.height == 30
+    drives = ("drive-0", "drive-1", "drive-2", "never")
+    collect(service, Search(sequences=drives), tmp_path / "b", size="1024", rate=10_000)
+    assert "no photos of the sequence never" in pl.read_parquet(tmp_path / "b/refused.parquet")["detail"][0]
+    assert read_photos(tmp_path / "b").frame.height == 24
+
+
 def test_parts_of_a_box_are_small_and_cover_it():
     box = (38.0, -77.5, 38.3, -77.0)
     small = parts(box, 0.01)

@@ -172,6 +172,6 @@ def test_cities_of_one_name_are_told_apart(tmp_path):
     lines += [f"a{i},Mapillary,{i + 1},1,2,Springfield,1,Illinois,US,United States" for i in range(3)]
     lines += ["b,Mapillary,9,1,2,Springfield,2,Missouri,US,United States"]
     (tmp_path / "simplemaps.csv").write_text("\n".join(lines))
-    with pytest.warns(SeveralCitiesWarning, match="Springfield in Illinois, US: 3; Springfield in Missouri, US: 1"):
+    with pytest.warns(SeveralCitiesWarning, match="Springfield, Illinois, US: 3; Springfield, Missouri, US: 1"):
         choose([("city", "Springfield")], tables=tmp_path)
     assert choose([("city", "Springfield"), ("admin_name", "missouri")], tables=tmp_path).height == 1

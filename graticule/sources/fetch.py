@@ -23,13 +23,14 @@ from graticule.sources.polite import Client, NotHadError, run_alone, together
 
 REASONS = (
     "gone",  # the service does not have it, or no longer gives it out
-    "no answer",  # every attempt failed; the next run asks again
-    "not a photo",  # a page or a message where a photo should be; the next run asks again
-    "truncated",  # it ended early at every attempt; the next run asks again
+    "no answer",  # every attempt failed
+    "not a photo",  # a page or a message where a photo should be
+    "truncated",  # it ended early at every attempt
     "too large",  # as in graticule.images, and refused before it was read
     "unreadable",  # as in graticule.images
     "no id",  # the table does not say which photo of the service it is
 )
+PASSING = ("no answer", "not a photo", "truncated")  # of these; the next run asks again
 FETCH_FOLDER = ".fetch"  # inside the dataset: what a run that goes on needs to know
 FOLLOWING = 25  # photos whose links are asked for in one request
 GIVE_UP_AFTER = 200  # photos in a row, without one success: then it is the network, not the photos

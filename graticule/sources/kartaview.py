@@ -54,6 +54,8 @@ class KartaView:
         paged = {"itemsPerPage": str(A_PAGE), "orderBy": "id", "orderDirection": "asc"} if "page" in query else {}
         found, more = await self._ask(client, {**query, **paged, "join": "sequence"})
         rows = [row for one in found if (row := self._row(one))]
+        if query.get("page") == "1" and "sequenceId" in query and not found:
+            return Answer([], [], f"KartaView has no photos of the sequence {query['sequenceId']}")
         if not more or not found:
             return Answer(rows, [])
         return Answer(rows, [{**query, "page": str(int(query["page"]) + 1)}])

@@ -76,13 +76,17 @@ class Mapillary:
     async def answer(self, client: Client, query: Query) -> Answer:
         if sequence := query.get("sequence_id"):
             body = await self._ask(client, "image_ids", {"sequence_id": sequence})
-            ids = [str(one["id"]) for one in _data(body)]
-            return Answer([], [{"image_ids": ",".join(some)} for some in _dealt(ids)])
+            shown = [str(one["id"]) for one in _data(body)]
+            more = [{"image_ids": ",".join(some)} for some in _dealt(shown)]
+            return Answer([], more, "" if shown else f"Mapillary has no photos of the sequence {sequence}")
         box = query.get("bbox")
         try:
             body = await self._ask(client, "images", {**query, "fields": ",".join(FIELDS), "limit": str(LIMIT)})
             found = _data(body)
         except NotHadError as refused:
+            ids = query.get("image_ids")
+            if ids and (halves := _halves(ids.split(","), refused)) is not None:
+                return Answer([], [{"image_ids": ",".join(half)} for half in halves])
             if not (box and (TOO_MUCH in refused.body or refused.status in (500, 504))):
                 raise
             found = None
@@ -106,11 +110,10 @@ class Mapillary:
             try:
                 body = await self._ask(client, "images", {"image_ids": ",".join(some), "fields": f"id,{name}"})
             except NotHadError as refused:
-                if refused.status not in (400, 404):
+                halves = _halves(some, refused)
+                if halves is None:
                     raise
-                # one id that the service does not know may spoil the question for the others
-                half = len(some) // 2
-                waiting += [some[:half], some[half:]] if half else []
+                waiting += halves
                 continue
             links |= {str(one["id"]): str(one[name]) for one in _data(body) if one.get(name)}
         return links
@@ -127,6 +130,17 @@ class Mapillary:
                     "https://www.mapillary.com/dashboard/developers"
                 ) from None
             raise
+
+
+def _halves(ids: Sequence[str], refused: NotHadError) -> list[Sequence[str]] | None:
+    """Two questions for one: an id that the service does not know may spoil it for the others.
+
+    Of a single id nothing is left to ask; None where the failure is another.
+    """
+    if refused.status not in (400, 404):
+        return None
+    half = len(ids) // 2
+    return [ids[:half], ids[half:]] if half else []
 
 
 def _judge(status: int, body: bytes) -> Verdict:

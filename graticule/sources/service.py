@@ -15,7 +15,7 @@ import polars as pl
 from graticule import geo
 from graticule.errors import BadRecipeError, BadTableError, SourceError
 from graticule.files import write_json, write_parquet
-from graticule.sources.fetch import FETCH_FOLDER, Journal, Progress, Wanted, fetch, photo_path
+from graticule.sources.fetch import FETCH_FOLDER, PASSING, Journal, Progress, Wanted, fetch, photo_path
 from graticule.sources.intake import MAX_REFUSED, Refusal, admit
 from graticule.sources.polite import Client, NotHadError, run_alone, together
 
@@ -270,6 +270,10 @@ def find(
 
         run_alone(run())
     found = pl.concat(tables) if tables else pl.DataFrame(schema=COLUMNS)
+    unknown = set(search.ids).difference(found["orig_id"])
+    if not refusals:  # else an id may be unknown only to us
+        paths = sorted(photo_path(f"{service.name}-{id_}") for id_ in unknown)
+        refusals += [Refusal(path, "gone", f"{service.name} does not know it, or no longer shows it") for path in paths]
     return search.narrow(found.unique("orig_id", keep="first").sort("orig_id")), refusals
 
 
@@ -320,7 +324,7 @@ def bring(
         facts={"size": size, "licence": LICENCE},
         progress=(lambda done, total: progress(done, total, "checking")) if progress else None,
     )  # fmt: skip
-    if not any(one.reason in ("no answer", "not a photo", "truncated") for one in not_had):
+    if not any(one.reason in PASSING for one in not_had):
         (out / FETCH_FOLDER / "answers.jsonl").unlink(missing_ok=True)  # the next run looks for what is new
     return out
 

@@ -136,34 +136,48 @@ def choose(
             f"For other tables of the dataset, put their CSV files into a folder and name it with --tables"
         )
     wanted = [name for name in dict.fromkeys((*NEEDED, *KEPT, *asked)) if name in home]
-    chosen: pl.LazyFrame | None = None
-    # tables that choose come first: a join with few rows is cheap
-    for table in sorted(
-        {home[name] for name in wanted}, key=lambda table: not any(home.get(n) == table for n, _ in where)
-    ):
-        file = files[table][0] if tables else hub_file(REPO, f"data/{table}.csv")
-        rows = pl.scan_csv(file, infer_schema=False)
+    found: pl.DataFrame | None = None
+    choosing = {home.get(name) for name, _ in where}
+    for table in sorted({home[name] for name in wanted}, key=lambda table: table not in choosing):
+        rows = pl.scan_csv(_file(table, files, tables), infer_schema=False)
         names = rows.collect_schema().names()
         rows = rows.rename({"image_id": "uuid"}) if "uuid" not in names and "image_id" in names else rows
         conditions = [condition for name, condition in _conditions(where).items() if home.get(name, table) == table]
         rows = rows.filter(*conditions) if conditions else rows
         columns = [name for name in wanted if home[name] == table]
-        if chosen is None:
-            chosen = rows.select("uuid", "source", "orig_id", *columns)
+        if found is None:
+            found = _streamed(rows.select("uuid", "source", "orig_id", *columns))
         else:
-            chosen = chosen.join(rows.select("uuid", *columns), on="uuid", how="inner" if conditions else "left")
-    found = (chosen if chosen is not None else pl.LazyFrame()).unique("uuid").sort("uuid").collect(engine="streaming")
-    if found.is_empty():
+            those = found.lazy().select("uuid")
+            more = _streamed(rows.select("uuid", *columns).join(those, on="uuid", how="semi"))
+            found = found.join(more, on="uuid", how="inner" if conditions else "left")
+    if found is None or found.is_empty():
         raise BadTableError(_nothing(where, home, files, tables))
-    if any(name == "city" for name, _ in where) and "city_id" in found.columns and found["city_id"].n_unique() > 1:
-        cities = found.group_by("city", "admin_name", "iso2").len().sort("len", descending=True).rows()
-        listed = "; ".join(f"{city} in {admin}, {iso2}: {count:,}" for city, admin, iso2, count in cities[:5])
-        warnings.warn(
-            f"several cities have that name ({listed}); narrow them with --country or --where admin_name=NAME",
-            SeveralCitiesWarning,
-            stacklevel=3,
-        )
-    return found
+    if any(name == "city" for name, _ in where):
+        _warn_of_namesakes(found)
+    return found.sort("uuid")
+
+
+def _streamed(rows: pl.LazyFrame) -> pl.DataFrame:
+    """Collect what was chosen, one row a photo; the rest of the table is read past."""
+    return rows.collect(engine="streaming").unique("uuid", keep="first", maintain_order=True)
+
+
+def _warn_of_namesakes(found: pl.DataFrame) -> None:
+    names = [name for name in ("city", "admin_name", "iso2") if name in found.columns]
+    if "city_id" not in found.columns or found["city_id"].n_unique() < 2:
+        return
+    cities = found.group_by("city_id", *names).len().sort("len", descending=True).rows()
+    listed = "; ".join(f"{', '.join(map(str, city))}: {count:,}" for _, *city, count in cities[:5])
+    warnings.warn(
+        f"several cities have that name ({listed}); narrow them with --country or --where admin_name=NAME",
+        SeveralCitiesWarning,
+        stacklevel=4,
+    )
+
+
+def _file(table: str, files: Mapping[str, tuple[Path, tuple[str, ...]]], tables: Path | None) -> Path:
+    return files[table][0] if tables else hub_file(REPO, f"data/{table}.csv")
 
 
 def identified(found: pl.DataFrame) -> tuple[pl.DataFrame, list[Refusal]]:
@@ -262,8 +276,11 @@ def _nothing(
     """Which of the conditions no row fits, and what was likely meant."""
     for name, value in where:
         table = home.get(name, next(iter(files)))
-        file = files[table][0] if tables else hub_file(REPO, f"data/{table}.csv")
-        column = pl.scan_csv(file, infer_schema=False).select(pl.col(name).unique()).collect(engine="streaming")
+        column = (
+            pl.scan_csv(_file(table, files, tables), infer_schema=False)
+            .select(pl.col(name).unique())
+            .collect(engine="streaming")
+        )
         values = sorted(column.to_series().drop_nulls())
         if ".." not in value and value.lower() not in map(str.lower, values):
             near = difflib.get_close_matches(value, values, n=5, cutoff=0.5) or values[:8]
