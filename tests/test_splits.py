@@ -175,9 +175,9 @@ def test_many_groups_are_dealt_as_fast_as_few_and_as_near_to_the_shares(count):
 
 
 def test_a_million_groups_take_seconds():
-    start = time.monotonic()
+    start = time.process_time()
     split_groups(np.arange(1_000_000))
-    assert time.monotonic() - start < 12  # one by one it took more than sixteen
+    assert time.process_time() - start < 12  # one by one it took more than sixteen
 
 
 def test_blocks_of_the_world_are_larger_and_farther_apart():
