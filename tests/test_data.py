@@ -218,7 +218,7 @@ def fit(toy, folder, workers=0, resume=False):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("stop_at", "workers"), [(8, 0), (23, 2), (30, 0), (36, 2)])
+@pytest.mark.parametrize(("stop_at", "workers"), [(8, 0), (30, 0), (23, 2)])
 def test_lightning_goes_on_in_the_middle_of_an_epoch(tmp_path, stop_at, workers):
     """The checkpoint of every seventh step lies in the middle or at the end of an epoch of 14 steps."""
     whole = fit(Toy(), tmp_path / "whole", workers)
