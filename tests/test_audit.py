@@ -8,7 +8,7 @@ from test_splits import drive_at, photos, table_of
 
 from graticule import geo
 from graticule.audit import LeakAudit, audit
-from graticule.partition import Partition
+from graticule.partition import CellPartition
 from graticule.photos import Photos
 from graticule.splits import groups_of, make_split, part_days
 
@@ -140,7 +140,7 @@ def test_the_worst_pairs_are_the_nearest_of_each_place_and_the_look_alikes():
 def test_a_sequence_split_of_real_streets_leaks_where_a_drive_was_uploaded_twice(streetscapes):
     # 427 photos of one drive through Stuttgart are on KartaView under one sequence and on Mapillary under two.
     assert (len(streetscapes), len(set(streetscapes.groups("sequence")))) == (2319, 29)
-    cells = Partition.fit(streetscapes.lat, streetscapes.lon, split_above=100, drop_below=10)
+    cells = CellPartition.fit(streetscapes.lat, streetscapes.lon, split_above=100, drop_below=10)
     assert (len(cells), int((cells.assign(streetscapes.lat, streetscapes.lon) < 0).sum())) == (50, 40)
     shares = (0.7, 0.1, 0.2)
     random = audit(*train_and_test(streetscapes, "random", shares=shares))
