@@ -22,7 +22,7 @@ from graticule.config import parse_recipe
 from graticule.explain import occlusion
 from graticule.locate import Locator
 from graticule.model.geolocator import build_geolocator
-from graticule.partition import Partition
+from graticule.partition import CellPartition
 from graticule.preprocess import Preprocess
 
 GOAL = 5
@@ -35,7 +35,9 @@ RECIPE = {
 
 def make_locator() -> Locator:
     rng = np.random.default_rng(0)
-    partition = Partition.fit(rng.uniform(-60, 60, 2000), rng.uniform(-180, 180, 2000), split_above=20, drop_below=1)
+    partition = CellPartition.fit(
+        rng.uniform(-60, 60, 2000), rng.uniform(-180, 180, 2000), split_above=20, drop_below=1
+    )
     recipe = parse_recipe(RECIPE)
     model = build_geolocator(recipe, len(partition))
     preprocess = Preprocess("squash", SIDE, SIDE, SIDE, model.encoder.mean, model.encoder.std)

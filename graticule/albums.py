@@ -1,5 +1,7 @@
 """Several photos answered together: of one place, or along one drive. Pure arrays."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -88,20 +90,46 @@ def along(log_probability: NDArray[np.floating[Any]], motion: Motion) -> Floats:
         return _normalised(np.log(ahead) + np.log(behind))
 
 
-def in_order(codes: NDArray[np.int64], when: list[Any] | None) -> list[NDArray[np.int64]]:
-    """Rows of each album, in the order they were taken where that is known, else as they stand.
+@dataclass(frozen=True, eq=False)
+class Albums:
+    """Photos that are answered together.
 
-    Args:
-        codes: the album of each photo, shape ``(N,)``.
-        when: moments that sort, one a photo; photos without one come last, as they stand.
+    Attributes:
+        together: ``place``, views of one scene; or ``sequence``, photos along a drive, in their order.
+        rows: row numbers of each album; every photo lies in one.
     """
-    order = np.arange(len(codes))
-    if when is not None:
-        order = np.array(
-            sorted(order, key=lambda i: (when[i] is None, when[i] if when[i] is not None else 0)), np.int64
-        )
-    by_album = order[np.argsort(codes[order], kind="stable")]
-    return np.split(by_album, np.flatnonzero(np.diff(codes[by_album])) + 1) if len(codes) else []
+
+    together: Together
+    rows: list[NDArray[np.int64]]
+
+    @classmethod
+    def of(cls, together: Together, codes: NDArray[np.int64], when: Floats | None = None) -> "Albums":
+        """Albums by group code, each in the order of ``when`` (any clock; NaN comes last), else as they stand.
+
+        Args:
+            codes, when: one a photo, shape ``(N,)``.
+        """
+        if not len(codes):
+            return cls(together, [])
+        order = np.lexsort((codes,) if when is None else (when, codes))
+        return cls(together, np.split(order, np.flatnonzero(np.diff(codes[order])) + 1))
+
+    def chunks(self, photos: int) -> Iterator[list[NDArray[np.int64]]]:
+        """Whole albums, some at a time: enough for so many photos, or one album that is larger."""
+        some: list[NDArray[np.int64]] = []
+        for album in self.rows:
+            some.append(album)
+            if sum(map(len, some)) >= photos:
+                yield some
+                some = []
+        if some:
+            yield some
+
+    def answer(self, log_probability: NDArray[np.floating[Any]], motion: Motion) -> Floats:
+        """What the photos of one album say together, each its own row, log-probabilities ``(N, C)``."""
+        if self.together == "sequence":
+            return along(log_probability, motion)
+        return np.tile(pooled(log_probability), (len(log_probability), 1))
 
 
 def _normalised(log_weight: Floats) -> Floats:

@@ -1,5 +1,6 @@
 """A bundle and photos to honest numbers: one evaluation, K folds, and what a leaking split would have claimed."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,9 +10,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from graticule.albums import Together
 from graticule.audit import LeakAudit, audit
 from graticule.bundle import TRAINING, Bundle
 from graticule.cards import write_card
+from graticule.compare import OTHERS, neighbour_errors_km, with_others
 from graticule.config import Recipe
 from graticule.data import FeatureStore, Progress, silent
 from graticule.errors import BadTableError, LeakError
@@ -23,7 +26,7 @@ from graticule.partition import NO_CELL
 from graticule.photos import MARKED, Photos, read_photos
 from graticule.score import map_scale
 from graticule.splits import BLOCKS_KM, block_sizes, make_folds, within_buffer
-from graticule.train import AUDIT, PHOTOS, fit, split_photos
+from graticule.train import AUDIT, PHOTOS, RUN, fit, split_photos
 
 METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"
 SHOWN_CELLS = 20  # likeliest cells kept for each photo, for the probability maps of the report
@@ -60,6 +63,8 @@ def evaluate(
     *,
     split: str = "test",
     allow_leak: bool = False,
+    baseline: bool = False,
+    together: Together | None = None,
     store: FeatureStore | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
@@ -72,9 +77,11 @@ def evaluate(
         split: ``test``, ``val`` or ``train`` of the photos the bundle was trained on, or ``all`` for other photos.
         allow_leak: measure photos that are not held out all the same. Not needed for ``train``, which nobody
             takes for held out.
+        baseline: measure the nearest training photos too: what the encoder gives without the training.
+        together: measure the photos of each ``place`` or ``sequence`` answered together too.
 
     Raises:
-        BadTableError: there are no such photos.
+        BadTableError: there are no such photos, or no training photos for the baseline.
         LeakError: training has seen drives or places of these photos, and ``allow_leak`` is not given.
     """
     training = training_photos(bundle)
@@ -94,6 +101,15 @@ def evaluate(
     # Features of an encoder that was trained along would fill the store and never be asked for again.
     locator = Locator(bundle, store=store if bundle.recipe.encoder.frozen else None)
     rows = predict_rows(locator, chosen, progress=progress)
+    known = None
+    if baseline:
+        if training is None:
+            raise BadTableError(
+                "the baseline asks the training photos, and their table is not beside the bundle; copy its folder "
+                f"{TRAINING} too, or leave the baseline out"
+            )
+        known = training.take(training.column("split") == "train")
+    rows = with_others(rows, locator, chosen, known, together=together, seed=bundle.recipe.seed, progress=progress)
     scale_km, _ = map_scale(bundle.partition.lat, bundle.partition.lon, None)
     facts = {
         "split": split,
@@ -116,12 +132,23 @@ def evaluate_folder(
     *,
     split: str = "test",
     allow_leak: bool = False,
+    baseline: bool = False,
+    together: Together | None = None,
     store: FeatureStore | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
     """:func:`evaluate` from paths to paths; the bundle's model card is renewed with what it holds by then."""
     bundle, photos = Bundle.read(bundle_path), read_photos(dataset)
-    found = evaluate(bundle, photos, split=split, allow_leak=allow_leak, store=store, progress=progress)
+    found = evaluate(
+        bundle,
+        photos,
+        split=split,
+        allow_leak=allow_leak,
+        baseline=baseline,
+        together=together,
+        store=store,
+        progress=progress,
+    )
     found.write(out)
     write_card(bundle_path)
     return found
@@ -131,7 +158,8 @@ def training_photos(bundle: Bundle) -> Photos | None:
     """The table that a bundle was trained on, with its split; none where the bundle travelled without it."""
     if bundle.path is None or not (bundle.path / TRAINING / PHOTOS).exists():
         return None
-    return Photos(pl.read_parquet(bundle.path / TRAINING / PHOTOS), bundle.path)
+    run = json.loads((bundle.path / TRAINING / RUN).read_text()) if (bundle.path / TRAINING / RUN).exists() else {}
+    return Photos(pl.read_parquet(bundle.path / TRAINING / PHOTOS), Path(run.get("root", bundle.path)))
 
 
 def predict_rows(locator: Locator, photos: Photos, *, progress: Progress = silent) -> pl.DataFrame:
@@ -234,7 +262,20 @@ def summary(rows: pl.DataFrame, scale_km: float) -> dict[str, Any]:
         },
         "by_country": by_group(error_km, read["country"].to_numpy()) if "country" in read.columns else [],
         **_unmarked(read, scale_km),
+        **_others(read, scale_km),
     }
+
+
+def _others(read: pl.DataFrame, scale_km: float) -> dict[str, Any]:
+    """Position metrics of what else answered these photos, by name; nothing where nothing else was asked."""
+    found = {}
+    for column, name in OTHERS.items():
+        if column in read.columns:
+            error_km, place = read[column].to_numpy(), read["place_code"].to_numpy()
+            spans = bootstrap_intervals(error_km, scale_km, place)
+            intervals = {key: list(ends) for key, ends in spans.items()}
+            found[name] = {"photos": len(read), **position_metrics(error_km, scale_km), "intervals": intervals}
+    return {"others": found} if found else {}
 
 
 def _unmarked(read: pl.DataFrame, scale_km: float) -> dict[str, Any]:
@@ -259,6 +300,8 @@ def crossval(
     *,
     folds: int,
     group: str,
+    baseline: bool = False,
+    together: Together | None = None,
     store: FeatureStore | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
@@ -266,6 +309,7 @@ def crossval(
 
     Args:
         group: ``block``, ``world`` or a group of :func:`graticule.splits.groups_of`, such as ``place``.
+        baseline, together: as for :func:`evaluate`.
 
     Marked photos are asked about, but train in no fold.
     """
@@ -285,7 +329,10 @@ def crossval(
             progress(done, total, f"fold {fold + 1}/{folds}  {note}")
 
         bundle = fit(recipe, train, store=store, progress=told)
-        rows = predict_rows(Locator(bundle, store=store), test, progress=told)
+        locator = Locator(bundle, store=store)
+        rows = predict_rows(locator, test, progress=told)
+        known = train if baseline else None
+        rows = with_others(rows, locator, test, known, together=together, seed=recipe.seed, progress=told)
         parts.append(rows.with_columns(pl.lit(fold).alias("fold")))
         audits.append(audit(train, test))
         cells.append(len(bundle.partition))
@@ -359,8 +406,7 @@ def leak_table(
         rows = predict_rows(locator, test, progress=told)
         top1: Any = rows["top1"].mean()
         centers: Any = rows["center_distance_km"].mean()
-        nearest = _nearest_neighbour(locator, train, test, told)
-        nearest_km = great_circle_km(test.lat, test.lon, train.lat[nearest], train.lon[nearest])
+        nearest_km, _ = neighbour_errors_km(locator, train, test, seed=own.seed, progress=told)
         learned = own.target.kind if own.head.kind != "position" else "position"
         methods_run: list[tuple[str, float | None, float | None, NDArray[np.float64]]] = [
             (f"{learned}, {own.answer}", top1, centers, rows["error_km"].to_numpy()),
@@ -383,16 +429,6 @@ def leak_table(
             for method, hit, between_km, error_km in methods_run
         ]
     return table
-
-
-def _nearest_neighbour(locator: Locator, known: Photos, asked: Photos, progress: Progress) -> NDArray[np.int64]:
-    """The known photo whose feature is most alike (cosine) to that of each asked photo, shape ``(N,)``."""
-    features = [locator.features(photos.paths(), progress=progress) for photos in (known, asked)]
-    unit = [f / np.maximum(np.linalg.norm(f, axis=1, keepdims=True), 1e-12) for f in features]
-    nearest: NDArray[np.int64] = np.concatenate(
-        [(chunk @ unit[0].T).argmax(axis=1) for chunk in np.array_split(unit[1], len(asked) // 4096 + 1)]
-    )
-    return nearest
 
 
 def _choose(photos: Photos, training: Photos | None, split: str) -> Photos:

@@ -1,19 +1,21 @@
 """Photos in, fixes out: the only way from a bundle to an answer."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import overload
+from typing import Literal, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from graticule import decode
+from graticule.albums import Albums, Motion
 from graticule.bundle import Bundle
 from graticule.data import FeatureStore, Photo, Progress, encode, silent
-from graticule.decode import Fix, Points
-from graticule.errors import BadPhotoError
+from graticule.decode import Answer, Fix, Points
+from graticule.errors import BadPhotoError, BadRecipeError
 
 CHUNK = 1024  # photos answered at a time: bounds memory when a folder holds a million
 
@@ -63,41 +65,107 @@ class Locator:
     @overload
     def locate(self, photos: str | Path | bytes, *, top: int = 5) -> Fix: ...  # type: ignore[overload-overlap]
     @overload
-    def locate(self, photos: Sequence[str | Path | bytes], *, top: int = 5) -> list[Fix]: ...
-    def locate(self, photos: str | Path | bytes | Sequence[str | Path | bytes], *, top: int = 5) -> Fix | list[Fix]:
-        """Tell where one photo, or each of several, was taken.
+    def locate(self, photos: Sequence[str | Path | bytes], *, together: Literal[True], top: int = 5) -> Fix: ...
+    @overload
+    def locate(
+        self, photos: Sequence[str | Path | bytes], *, together: Literal[False] = False, top: int = 5
+    ) -> list[Fix]: ...
+    def locate(
+        self, photos: str | Path | bytes | Sequence[str | Path | bytes], *, together: bool = False, top: int = 5
+    ) -> Fix | list[Fix]:
+        """Tell where one photo, each of several, or several of one place together were taken.
 
         Args:
             photos: a path or the bytes of a photo, or several of them.
+            together: the photos show one place from one spot; there is one answer for all of them.
             top: how many likely cells each fix names.
 
         Raises:
             BadPhotoError: a photo cannot be read. To go on past such photos use :meth:`replies`.
+            BadRecipeError: ``together`` of a bundle without cells.
         """
         one = isinstance(photos, str | Path | bytes)
+        asked: Sequence[str | Path | bytes] = [photos] if one else photos  # type: ignore[list-item,assignment]
+        albums = Albums("place", [np.arange(len(asked))]) if together else None
         found = []
-        for reply in self.replies([photos] if one else photos, top=top):  # type: ignore[list-item,arg-type]
+        for reply in self.replies(asked, albums=albums, top=top):
             if reply.fix is None:
                 raise reply.error or BadPhotoError("unreadable", f"{reply.photo} cannot be read")
             found.append(reply.fix)
-        return found[0] if one else found
+        return found[0] if one or together else found
 
     def replies(
-        self, photos: Sequence[str | Path | bytes], *, top: int = 5, progress: Progress = silent
+        self,
+        photos: Sequence[str | Path | bytes],
+        *,
+        albums: Albums | None = None,
+        top: int = 5,
+        progress: Progress = silent,
     ) -> Iterator[Reply]:
-        """Answer photos in their order; one that cannot be read becomes a reply with its error."""
+        """Answer photos in their order; one that cannot be read becomes a reply with its error.
+
+        Args:
+            albums: which photos to answer together; each by itself where there are none.
+
+        Raises:
+            BadRecipeError: albums for a bundle without cells.
+        """
+        waiting: dict[int, Reply] = {}
+        names = [f"photo {i}" if isinstance(p, bytes) else p for i, p in enumerate(photos)]
+        inputs: list[Photo] = [p if isinstance(p, bytes) else Path(p) for p in photos]
+        done = 0
+        for said in self._in_chunks(inputs, albums):
+            probability = None if said.log_probability is None else np.exp(said.log_probability)
+            found = decode.fixes(said.points, probability, self.bundle.partition, top)
+            waiting |= {int(i): Reply(names[i], fix, None) for i, fix in zip(said.index, found, strict=True)}
+            waiting |= {i: Reply(names[i], None, error) for i, error in said.errors.items()}
+            progress(done + len(waiting), len(photos), "photos")
+            while done in waiting:
+                yield waiting.pop(done)
+                done += 1
+
+    def _in_chunks(self, photos: Sequence[Photo], albums: Albums | None) -> Iterator[Said]:
+        if albums is not None:
+            yield from self.says_together(photos, albums)
+            return
         for start in range(0, len(photos), CHUNK):
-            chunk = photos[start : start + CHUNK]
-            replies: dict[int, Reply] = {}
-            names = [f"photo {start + i}" if isinstance(p, bytes) else p for i, p in enumerate(chunk)]
-            inputs: list[Photo] = [p if isinstance(p, bytes) else Path(p) for p in chunk]
-            for said in self.says(inputs):
-                probability = None if said.log_probability is None else np.exp(said.log_probability)
-                found = decode.fixes(said.points, probability, self.bundle.partition, top)
-                replies |= {int(i): Reply(names[i], fix, None) for i, fix in zip(said.index, found, strict=True)}
-                replies |= {i: Reply(names[i], None, error) for i, error in said.errors.items()}
-                progress(start + len(replies), len(photos), "photos")
-            yield from (replies[i] for i in range(len(chunk)))
+            for said in self.says(photos[start : start + CHUNK]):
+                errors = {start + i: error for i, error in said.errors.items()}
+                yield replace(said, index=start + said.index, errors=errors)
+
+    def says_together(self, photos: Sequence[Photo], albums: Albums, *, progress: Progress = silent) -> Iterator[Said]:
+        """As :meth:`says`, each photo after all photos of its album were heard (:mod:`graticule.albums`).
+
+        A photo that cannot be read has no say. Positions are those of cells, whatever the recipe's answer.
+
+        Raises:
+            BadRecipeError: the bundle has no cells.
+        """
+        partition, answer = self.bundle.partition, self.bundle.recipe.answer
+        if self.bundle.model.head.cells is None:
+            raise BadRecipeError("photos are answered together by what they say of cells; this bundle has none")
+        done = 0
+        for some in albums.chunks(CHUNK):
+            rows = np.concatenate(some)
+            logs = np.full((len(rows), len(partition)), np.nan)
+            errors: dict[int, BadPhotoError] = {}
+            for said in self.says([photos[i] for i in rows]):
+                if said.log_probability is not None:
+                    logs[said.index] = said.log_probability
+                errors |= {int(rows[i]): error for i, error in said.errors.items()}
+            read = ~np.isnan(logs[:, 0])
+            for album in np.split(np.arange(len(rows)), np.cumsum([len(album) for album in some])[:-1]):
+                heard = album[read[album]]
+                if len(heard):
+                    logs[heard] = albums.answer(logs[heard], self._motion)
+            done += len(rows)
+            progress(done, len(photos), f"photos of one {albums.together} together")
+            own: Answer = "median" if answer == "regressed" else answer
+            yield Said(rows[read], decode.points(np.exp(logs[read]), partition, own), logs[read], None, errors)
+
+    @cached_property
+    def _motion(self) -> Motion:
+        return Motion(self.bundle.partition)
 
     @torch.inference_mode()
     def says(self, photos: Sequence[Photo], *, progress: Progress = silent) -> Iterator[Said]:

@@ -22,6 +22,8 @@ from graticule.errors import BadPhotoError, BadRecipeError, BadTableError
 from graticule.files import write_parquet
 from graticule.lookalikes import near_duplicates, one_picture_for_many_places
 from graticule.photos import MARKED, Photos, numbers, read_photos
+from graticule.splits import UPLOADER_COLUMNS, uploader_column
+from graticule.times import read_times
 
 Bools = NDArray[np.bool_]
 Progress = Callable[[int, int], None]
@@ -85,7 +87,6 @@ ATTRIBUTES = (
     ("is_pano", ("true",), "panorama"),
     ("mly_is_pano", ("true",), "panorama"),
 )
-UPLOADERS = ("creator", "creator_id", "uploader", "user", "mly_creator_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,25 +420,30 @@ def _by_attribute(photos: Photos, found: dict[str, Bools]) -> dict[str, str | No
     return {reason: f"no column {columns}" for reason, columns in asked.items() if reason not in found}
 
 
+def _seconds(photos: Photos) -> NDArray[np.float64]:
+    """When each photo was taken, NaN where the column does not say to the second, shape ``(N,)``."""
+    return read_times(photos.frame["captured_at"])["second"].fill_null(float("nan")).to_numpy()
+
+
 def _impossible(photos: Photos, limits: Limits) -> tuple[Bools, str | None]:
     """Which positions no camera had, and what was missing to tell all of them."""
     nowhere = (np.abs(photos.lat) < 0.001) & (np.abs(photos.lon) < 0.001)
     nowhere |= (photos.lat == np.rint(photos.lat)) & (photos.lon == np.rint(photos.lon))
     if not (photos.has("sequence") and photos.has("captured_at")):
         return nowhere, "no columns sequence and captured_at"
-    time_s = tracks.moments(photos.frame["captured_at"])
+    time_s = _seconds(photos)
     leap = tracks.off_track(photos.groups("sequence"), time_s, photos.lat, photos.lon, speed_km_h=limits.speed_km_h)
     return nowhere | leap, None
 
 
 def _bursts(photos: Photos, limits: Limits) -> tuple[Bools, str | None]:
     """Which photos an uploader took standing still, but for the first of each run."""
-    who = next((name for name in (*UPLOADERS, "sequence") if photos.has(name)), None)
+    who = uploader_column(photos) or ("sequence" if photos.has("sequence") else None)
     if who is None or not photos.has("captured_at"):
-        return np.zeros(len(photos), bool), f"no column captured_at, or none of {', '.join(UPLOADERS)}, sequence"
+        return np.zeros(len(photos), bool), f"no column captured_at, or none of {', '.join(UPLOADER_COLUMNS)}, sequence"
     still = tracks.standing_still(
         photos.groups(who),
-        tracks.moments(photos.frame["captured_at"]),
+        _seconds(photos),
         photos.lat,
         photos.lon,
         more_than=limits.burst_photos,

@@ -28,7 +28,7 @@ SHARES = (0.8, 0.1, 0.1)
 METHODS = ("random", "place", "drive", "sequence", "rebuilt", "day", "uploader", "block", "world", "time", "column")
 BLOCKS_KM = {"block": (0.2, 0.1), "world": (100.0, 10.0)}  # size and buffer where nothing is said
 TRACKS = {"revisit": "drive", "unseen": "block"}  # the two honest tracks of a city, by how they are split
-UPLOADER_COLUMNS = ("creator", "uploader")
+UPLOADER_COLUMNS = ("creator", "creator_id", "uploader", "user", "mly_creator_id")
 MAX_GAP_MINUTES, MAX_STEP_KM = 2.0, 1.0
 # Of gaps of 0.5 to 30 minutes and steps of 30 m to 1 km, these found the most pairs of photos that truly share a
 # sequence without merging many that do not: 100, 81 and 70 % of the pairs in three real tables; tests/test_splits.py.

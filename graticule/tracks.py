@@ -1,29 +1,13 @@
 """What the clock and the positions of a drive say about each other."""
 
-from datetime import UTC, datetime
-
 import numpy as np
-import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from graticule import geo
-from graticule.photos import numbers
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-
-
-def moments(values: pl.Series) -> Floats:
-    """Seconds since 1970 of a column ``captured_at``, shape ``(N,)``; NaN where there is none or it cannot be read.
-
-    Text is ISO 8601; numbers are seconds, or milliseconds from 10^11 on. A naive time counts as UTC: use
-    differences within a drive, not the hour of the day.
-    """
-    if values.dtype.is_numeric():
-        seconds = numbers(values)
-        return np.where(np.abs(seconds) >= 1e11, seconds / 1000, seconds)
-    return np.array([_seconds(text) for text in values.cast(pl.String).to_list()], np.float64)
 
 
 def off_track(sequence: ArrayLike, time_s: ArrayLike, lat: ArrayLike, lon: ArrayLike, *, speed_km_h: float) -> Bools:
@@ -97,11 +81,3 @@ def _in_order(
     order = np.lexsort((time, groups))
     order = order[~np.isnan(time[order])]
     return order, groups[order], time[order], np.asarray(lat, np.float64)[order], np.asarray(lon, np.float64)[order]
-
-
-def _seconds(text: str | None) -> float:
-    try:
-        moment = datetime.fromisoformat(text or "")
-    except ValueError:
-        return float("nan")
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

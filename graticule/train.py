@@ -39,6 +39,7 @@ from graticule.model.heads import PLANE_REACH_KM
 from graticule.partition import NO_CELL, Partition, grow
 from graticule.photos import MARKED, Photos
 from graticule.preprocess import Preprocess
+from graticule.shards import url_of
 from graticule.splits import is_empty, make_split
 
 PHOTOS, RUN, HISTORY, CHECKPOINTS = "photos.parquet", "run.json", "history.csv", "checkpoints"
@@ -74,7 +75,9 @@ def train(
     _claim(out, folder, fingerprint, resume)
     split = split_photos(recipe, photos)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / RUN, {"fingerprint": fingerprint})
+    # Where the photos lie, so that they can be asked again as neighbours. The folder is not part of the bundle.
+    root = photos.root if url_of(photos.root) else photos.root.resolve()
+    write_json(folder / RUN, {"fingerprint": fingerprint, "root": str(root)})
     write_parquet(folder / PHOTOS, photos.frame.with_columns(pl.Series("split", split)))
     test = photos.take(split == "test")
     if len(test):

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import gmean
 
 from graticule import albums
-from graticule.albums import Motion, along, in_order, pooled
+from graticule.albums import Albums, Motion, along, pooled
 from graticule.partition import CellPartition
 
 RNG = np.random.default_rng(0)
@@ -86,11 +86,18 @@ def test_a_long_drive_of_sure_photos_stays_finite():
 
 def test_albums_come_in_the_order_they_were_taken():
     codes = np.array([1, 0, 1, 0, 1])
-    when = ["09:02", "08:00", "09:01", "07:00", None]
-    first, second = in_order(codes, when)
-    assert (first.tolist(), second.tolist()) == ([3, 1], [2, 0, 4])
-    assert [album.tolist() for album in in_order(codes, None)] == [[1, 3], [0, 2, 4]]
-    assert in_order(np.array([], np.int64), None) == []
+    when = np.array([9.2, 8.0, 9.1, 7.0, np.nan])
+    assert [album.tolist() for album in Albums.of("sequence", codes, when).rows] == [[3, 1], [2, 0, 4]]
+    assert [album.tolist() for album in Albums.of("place", codes).rows] == [[1, 3], [0, 2, 4]]
+    assert Albums.of("place", np.array([], np.int64)).rows == []
+
+
+@pytest.mark.parametrize(("photos", "sizes"), [(1, [2, 3, 1]), (3, [5, 1]), (100, [6])])
+def test_albums_are_never_cut(photos, sizes):
+    codes = np.array([0, 0, 1, 1, 1, 2])
+    chunks = list(Albums.of("place", codes).chunks(photos))
+    assert [sum(map(len, some)) for some in chunks] == sizes
+    assert sorted(np.concatenate([album for some in chunks for album in some])) == list(range(6))
 
 
 def test_a_step_is_half_the_distance_between_cells():

@@ -17,7 +17,7 @@ from graticule.bundle import Bundle
 from graticule.errors import BadPhotoError, BadRecipeError
 from graticule.locate import Locator
 from graticule.model.geolocator import build_geolocator
-from graticule.partition import Partition
+from graticule.partition import CellPartition
 from graticule.preprocess import Preprocess
 
 HEATS = sorted(explain.METHODS)
@@ -26,7 +26,7 @@ HEATS = sorted(explain.METHODS)
 def make_locator(encoder="test_resnet", side=64, **sections):
     """A bundle that was never trained: explanations hold for any weights."""
     lat, lon = np.repeat([0.5, 0.5, -0.5, -0.5], 10), np.repeat([0.5, -0.5, 0.5, -0.5], 10)
-    partition = Partition.fit(lat, lon, split_above=15, drop_below=1, max_level=8)
+    partition = CellPartition.fit(lat, lon, split_above=15, drop_below=1, max_level=8)
     recipe = tiny_recipe(encoder={"name": encoder, "weights": "none"} | sections, image={"height": side, "width": side})
     model = build_geolocator(recipe, len(partition))
     nn.init.normal_(model.head.layers[-1].weight)  # far from even answers, so that differences are above rounding
@@ -184,7 +184,7 @@ def test_the_true_cell_is_asked_about_where_the_camera_knew_the_place(corner, tm
     facts = json.loads((tmp_path / "a-gradcam.json").read_text())
     row = corner.bundle.partition.assign([-0.5], [0.5])[0]
     assert facts["truth"] == pytest.approx({"lat": -0.5, "lon": 0.5})
-    assert facts["cell"] == facts["true_cell"] == corner.bundle.partition.tokens[row]
+    assert facts["cell"] == facts["true_cell"] == corner.bundle.partition.names[row]
     assert facts["guess"]["error_km"] > 0
 
 

@@ -1,10 +1,7 @@
-from datetime import datetime, timedelta
-
 import numpy as np
-import polars as pl
 import pytest
 
-from graticule.tracks import moments, off_track, standing_still
+from graticule.tracks import off_track, standing_still
 
 SECONDS = np.arange(6) * 10.0
 STREET = 48 + np.arange(6) * 0.001  # 40 km/h
@@ -68,13 +65,3 @@ def test_more_than_so_many_photos_on_one_spot_repeat_the_first():
     assert not standing_still(np.zeros(9), time_s * 100, lat, np.full(9, 2.0), more_than=4, **run).any()
     two = np.array([0, 1, 0, 1, 0, 0, 0, 0, 0])
     assert not standing_still(two, time_s, lat, np.full(9, 2.0), more_than=4, **run).any()
-
-
-def test_times_are_read_as_text_or_numbers_and_what_is_neither_is_unknown():
-    start = datetime.fromisoformat("2024-07-09T03:24:18.913+02:00")
-    text = pl.Series([start.isoformat(), str(start + timedelta(seconds=9)), "yesterday", None])
-    found = moments(text)
-    assert found[0] == pytest.approx(start.timestamp())
-    assert found[1] - found[0] == pytest.approx(9)
-    assert np.isnan(found[2:]).all()
-    np.testing.assert_allclose(moments(pl.Series([1720488258913, 1720488258])), [1720488258.913, 1720488258])

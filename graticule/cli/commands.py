@@ -2,14 +2,19 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from graticule.cli import say
 from graticule.cli.options import SPLIT_BY, Column, Json, Sets, expand
 
+if TYPE_CHECKING:
+    from graticule.albums import Albums
+
 app = typer.Typer()
+
+TABLES = (".csv", ".tsv", ".parquet", ".pq")
 
 
 class Keep(StrEnum):
@@ -23,6 +28,13 @@ class Kind(StrEnum):
     kmeans = "kmeans"
     gaussian = "gaussian"
     label = "label"
+
+
+class Baseline(StrEnum):
+    knn = "knn"
+
+
+Together = Literal["place", "sequence"]
 
 
 class Format(StrEnum):
@@ -146,6 +158,8 @@ def evaluate(
     bundle: Path,
     dataset: Path,
     split: Annotated[str, typer.Option(help="test, val, train, or all for photos not trained with.")] = "test",
+    baseline: Annotated[Baseline | None, typer.Option(help="Measure training photos as neighbours too.")] = None,
+    together: Annotated[Together | None, typer.Option(help="Measure photos of a place or drive together too.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the result; by default in the bundle's folder.")] = None,
     allow_leak: Annotated[
         bool, typer.Option("--allow-leak", help="Measure photos of drives that training has seen, and say so.")
@@ -159,7 +173,15 @@ def evaluate(
     folder = out or bundle / "evaluation" / split
     with say.progress("photos") as progress:
         found = evaluate_folder(
-            bundle, dataset, folder, split=split, allow_leak=allow_leak, store=default_store(), progress=progress
+            bundle,
+            dataset,
+            folder,
+            split=split,
+            allow_leak=allow_leak,
+            baseline=baseline is not None,
+            together=together,
+            store=default_store(),
+            progress=progress,
         )
     if as_json:
         say.print_json(found.metrics | {"audit": found.audit.to_json() if found.audit else None})
@@ -176,6 +198,8 @@ def crossval(
     photos: Annotated[Path, typer.Option(help="A dataset, or a table with path, lat, lon.")],
     folds: Annotated[int, typer.Option(min=2)] = 5,
     group: Annotated[str, typer.Option(help="What stays in one fold: place, sequence, block or a column.")] = "place",
+    baseline: Annotated[Baseline | None, typer.Option(help="Measure training photos as neighbours too.")] = None,
+    together: Annotated[Together | None, typer.Option(help="Measure photos of a place or drive together too.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the rows and numbers.")] = None,
     settings: Sets = None,
     as_json: Json = False,
@@ -189,7 +213,16 @@ def crossval(
     from graticule.photos import read_photos
 
     with say.progress("folds") as progress:
-        found = run(plan, read_photos(photos), folds=folds, group=group, store=default_store(), progress=progress)
+        found = run(
+            plan,
+            read_photos(photos),
+            folds=folds,
+            group=group,
+            baseline=baseline is not None,
+            together=together,
+            store=default_store(),
+            progress=progress,
+        )
     if out:
         found.write(out)
     if as_json:
@@ -254,18 +287,22 @@ def leak(
 @app.command()
 def predict(
     bundle: Path,
-    photos: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
+    photos: Annotated[list[Path], typer.Argument(help="Photos, folders of photos, or one dataset or table.")],
     format: Annotated[Format, typer.Option(help="How to write the answers.")] = Format.table,
     out: Annotated[Path | None, typer.Option(help="Write to a file instead of the screen.")] = None,
     top: Annotated[int, typer.Option(min=1, max=100, help="How many likely cells to name.")] = 5,
+    together: Annotated[
+        Together | None,
+        typer.Option(help="Answer photos of a place or along a drive together: the table's, or those of a folder."),
+    ] = None,
 ) -> None:
     """Tell where photos were taken. Exit status 1 if one could not be read."""
     from graticule.formats import WRITERS
     from graticule.locate import load
 
-    wanted = expand(photos)
+    wanted, albums = _asked(photos, together)
     with say.progress("photos") as progress:
-        replies = list(load(bundle).replies(wanted, top=top, progress=progress))
+        replies = list(load(bundle).replies(wanted, albums=albums, top=top, progress=progress))
     if format is Format.table and out is None:
         say.print_table(
             ("photo", "lat", "lon", "expected error", "likeliest cell", "probability*"),
@@ -318,3 +355,22 @@ def report(
         bundle, evaluation or bundle / "evaluation" / "test", out or bundle / "report.html", photos=photos
     )
     typer.echo(f"open {page.resolve().as_uri()}")
+
+
+def _asked(photos: list[Path], together: Together | None) -> "tuple[list[Path], Albums | None]":
+    """The photos named, and which of them are answered together: as a table says, else those of each folder."""
+    import numpy as np
+
+    from graticule.albums import Albums
+    from graticule.compare import albums_of
+    from graticule.photos import read_photos
+
+    [first, *more] = photos
+    if not more and (first.suffix.lower() in TABLES or (first / "photos.parquet").is_file()):
+        table = read_photos(first)
+        return table.paths(), albums_of(table, together) if together else None
+    wanted = expand(photos)
+    if together is None:
+        return wanted, None
+    folders = np.unique([str(photo.parent) for photo in wanted], return_inverse=True)[1]
+    return wanted, Albums.of(together, folders.astype(np.int64))

@@ -62,6 +62,10 @@ def tell_metrics(facts: dict[str, Any]) -> None:
         rows.append(
             ("without marked", f"{fine['photos']:,} photos, median {distance(fine['median_km'])}  ({low} to {high})")
         )
+    for name, other in facts.get("others", {}).items():
+        low, high = (distance(end) for end in other["intervals"]["median_km"])
+        mean = distance(other["mean_km"])
+        rows.append((name, f"median {distance(other['median_km'])}  ({low} to {high}), mean {mean}"))
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         typer.echo(f"{name:<{width}}  {value}")
