@@ -24,9 +24,9 @@ from graticule.preprocess import Preprocess
 from graticule.sources.pack import pack
 from graticule.train import fit
 
-COUNT, DRAWN, BATCH, SIDE = 768, 48, 32, 224
+COUNT, DRAWN, BATCH, SIDE = 512, 32, 32, 224
 SLACK = 0.97  # what two runs of one thing differ by on this kind of machine
-TURNS = 5
+TURNS = 4
 RECIPE = {
     "cells": {"split_above": 64, "drop_below": 1},
     "image": {"height": 128, "width": 128},

@@ -8,11 +8,13 @@ the same way. Remote files go through fsspec, whose packages (s3fs, gcsfs, ...) 
 import os
 import re
 import threading
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -140,7 +142,7 @@ class _Shard:
     """An open file, and behind which row each of its row groups ends."""
 
     file: Any
-    ends: NDArray[np.int64]
+    ends: list[int]
 
 
 class _Reader:
@@ -154,16 +156,16 @@ class _Reader:
     def photo(self, name: str, row: int) -> bytes:
         with self.lock, _refusing(name):
             shard = self._shard(name)
-            group = int(np.searchsorted(shard.ends, row, side="right"))
+            group = bisect_right(shard.ends, row)
             if group == len(shard.ends):
-                raise _no_row(name, row, int(shard.ends[-1]) if len(shard.ends) else 0)
+                raise _no_row(name, row, shard.ends[-1] if shard.ends else 0)
             pictures = self._pictures(name, shard, group)
-            data: bytes | None = pictures[len(pictures) + row - int(shard.ends[group])].as_py()
+            data: bytes | None = pictures[len(pictures) + row - shard.ends[group]].as_py()
         if data is None:
             raise BadPhotoError("missing", f"row {row} of the shard {name} holds no picture; pack the photos again")
         return data
 
-    def ends(self, name: str) -> NDArray[np.int64]:
+    def ends(self, name: str) -> list[int]:
         with self.lock, _refusing(name):
             return self._shard(name).ends
 
@@ -182,8 +184,8 @@ class _Reader:
             url = url_of(Path(name))
             # A remote row group comes in one request; threads of Arrow's would gain nothing beside many workers.
             file = pq.ParquetFile(open_url(url) if url else name, pre_buffer=url is not None)
-            groups = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
-            self.shards[name] = _Shard(file, np.cumsum(groups, dtype=np.int64))
+            groups = (file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups))
+            self.shards[name] = _Shard(file, list(accumulate(groups)))
             if len(self.shards) > OPEN_SHARDS:
                 self.shards.popitem(last=False)[1].file.close(force=True)
         self.shards.move_to_end(name)
@@ -193,7 +195,9 @@ class _Reader:
         key = name, group
         if key not in self.groups:
             table = shard.file.read_row_group(group, columns=[f"{IMAGE}.bytes"], use_threads=False)
-            self.groups[key] = table.column(IMAGE).combine_chunks().field("bytes")
+            column = table.column(IMAGE)  # of one chunk, unless the group is huge; combining would copy it
+            pictures = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+            self.groups[key] = pictures.field("bytes")
             if len(self.groups) > HELD_GROUPS:
                 self.groups.popitem(last=False)
         self.groups.move_to_end(key)

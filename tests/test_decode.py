@@ -93,7 +93,8 @@ def test_a_fix_names_its_likeliest_cells_in_order(town):
 
 
 def test_a_geojson_feature_puts_the_longitude_first(town):
-    [fix] = decode.fixes(probabilities(len(town), 2.0, count=1), town, "median", top=1)
+    p = probabilities(len(town), 2.0, count=1)
+    [fix] = decode.fixes(decode.points(p, town, "median"), p, town, top=1)
     feature = fix.to_geojson({"photo": "a.jpg"})
     assert feature["geometry"]["coordinates"] == [round(fix.lon, 7), round(fix.lat, 7)]
     assert feature["properties"]["photo"] == "a.jpg"
