@@ -1,6 +1,3 @@
-# Lightning fixes the arguments of its hooks, and its classes are not followed.
-# ruff: noqa: ARG002
-# mypy: allow-subclassing-any
 """The loop: one optimiser over the stages of a recipe, what is watched, and checkpoints that resume exactly."""
 
 import logging

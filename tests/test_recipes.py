@@ -1,6 +1,5 @@
 """The recipes of the two reports, small enough for a test: trained, stopped, resumed and measured by command."""
 
-import itertools
 import json
 from contextlib import contextmanager
 
@@ -9,7 +8,6 @@ import pytest
 import torch
 import torchvision
 from test_cli import RECIPES, graticule
-from torch.utils.data import DataLoader
 from towns import make_town, tiny_recipe
 
 from graticule.bundle import Bundle
@@ -141,29 +139,8 @@ def test_three_stages_hold_still_what_they_freeze(town):
     assert not torch.equal(one["head.cells.weight"], two["head.cells.weight"])
 
 
-class Stateful(DataLoader):
-    """A loader that remembers how many batches of the epoch it gave, as Lightning asks of one."""
-
-    def __init__(self, dataset, order, workers, pin=False):
-        super().__init__(dataset, sampler=order, batch_size=None)
-        self.given = self.skip = 0
-
-    def __iter__(self):
-        self.given, self.skip = self.skip, 0
-        for batch in itertools.islice(super().__iter__(), self.given, None):
-            self.given += 1
-            yield batch
-
-    def state_dict(self):
-        return {"given": self.given}
-
-    def load_state_dict(self, state):
-        self.skip = state["given"] % len(self)
-
-
 @pytest.mark.parametrize("step", [2, 7, 11])
 def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_weights(town, tmp_path, monkeypatch, step):
-    monkeypatch.setattr("graticule.train.batches", Stateful)
     stages = [{"epochs": 1, "freeze": ["encoder"]}, {"epochs": 2, "freeze": ["encoder[:-2]"]}]
     recipe = tiny_recipe(
         train={"stages": stages, "epochs": 3, "checkpoint_minutes": 1e-9, "schedule": "onecycle"},
