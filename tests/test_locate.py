@@ -69,7 +69,7 @@ def test_a_store_changes_nothing_but_the_work(folder, town, tmp_path):
     for _ in range(2):
         stored = Locator(Bundle.read(folder), store=FeatureStore(tmp_path)).locate(town.paths()[:5])
         assert [f.lat for f in stored] == pytest.approx([f.lat for f in plain], abs=1e-6)
-    assert list(tmp_path.glob("*.npz"))
+    assert list(tmp_path.rglob("*.npz"))
 
 
 def test_nothing_is_kept_of_a_photo_by_default(folder, town, tmp_path, monkeypatch):
