@@ -82,16 +82,20 @@ def shards_rows(turns: int = TURNS) -> list[Row]:
         small = read_photos(pack(files, root / "small", shard_mb=16, side=256))
         for workers in (0, 2):
             loaders = [Epochs(photos, workers) for photos in (files, packed, small)]
-            rates = [[loader.photos_per_second() for loader in loaders] for _ in range(turns + 1)][1:]
-            from_files, from_shards, from_small = (median(column) for column in zip(*rates, strict=True))
-            ratios = [shards / plain for plain, shards, _ in rates]
+            loaded = [[loader.photos_per_second() for loader in loaders] for _ in range(turns + 1)][1:]
+            from_files, from_shards, from_small = (median(column) for column in zip(*loaded, strict=True))
+            ratios = [shards / plain for plain, shards, _ in loaded]
             rows += [
                 Row(f"loading files, {workers} workers", f"{from_files:.0f} photos/s"),
                 _ratio(f"  shards, {from_shards:.0f} photos/s", ratios),
                 Row(f"  shards of --side 256, {from_small:.0f} photos/s", f"{from_small / from_files:.2f} times"),
             ]
             del loaders
-        steps = [(steps_per_second(files), steps_per_second(packed)) for _ in range(3)]
+        steps = []
+        for turn in range(4):  # in turns, so that a machine that grows busier favours neither
+            rates = {turn % 2: steps_per_second((files, packed)[turn % 2])}
+            rates[1 - turn % 2] = steps_per_second((files, packed)[1 - turn % 2])
+            steps.append((rates[0], rates[1]))
         rows += [
             Row("training steps from files", f"{median(plain for plain, _ in steps):.2f} a second"),
             _ratio("  from shards", [shards / plain for plain, shards in steps]),
