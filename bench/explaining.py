@@ -46,7 +46,7 @@ def make_locator() -> Locator:
 
 def captums_map(locator: Locator, data: bytes, target: int, stride: int) -> np.ndarray:
     pixels = locator.bundle.preprocess(data)[None] / 255
-    method = Occlusion(lambda images: torch.softmax(locator.bundle.model(images), dim=1))
+    method = Occlusion(lambda images: torch.softmax(locator.bundle.model(images).logits, dim=1))
     grey = locator.bundle.model.mean.expand_as(pixels)
     drops = method.attribute(
         pixels, sliding_window_shapes=(3, PATCH, PATCH), strides=(3, stride, stride), baselines=grey, target=target

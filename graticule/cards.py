@@ -58,11 +58,12 @@ def write_card(folder: Path) -> Path:
         import polars as pl
 
         refused = folder / "refused.parquet"
+        facts = _json(folder / "dataset.json")
         text = datasheet(
             pl.read_parquet(folder / "photos.parquet"),
             pl.read_parquet(refused) if refused.is_file() else None,
-            _json(folder / "dataset.json"),
-            name=folder.resolve().name,
+            facts,
+            name=facts.get("name", folder.resolve().name),
         )
     else:
         raise BadTableError(

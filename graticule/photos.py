@@ -356,7 +356,7 @@ def write_dataset(out: Path, photos: pl.DataFrame, refused: pl.DataFrame, facts:
         "dataset.json": (json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(),
         "refused.parquet": parquet_bytes(refused),
         "photos.parquet": parquet_bytes(photos),
-        card_file(out).name: datasheet(photos, refused, about, name=out.resolve().name).encode(),
+        card_file(out).name: datasheet(photos, refused, about, name=about.get("name", out.resolve().name)).encode(),
     }
     with ExitStack() as stack:  # left in reverse order, hence dataset.json first
         for name, data in contents.items():

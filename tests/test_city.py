@@ -33,7 +33,7 @@ def files_of(folder):
 
 
 def test_the_same_seed_gives_the_same_bytes_whatever_the_number_of_workers(city, tmp_path):
-    again = make_city(tmp_path / "again", workers=2, **SMALL)
+    again = make_city(tmp_path / "out", workers=2, **SMALL)
     assert files_of(again) == files_of(city)
 
 

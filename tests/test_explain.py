@@ -17,6 +17,7 @@ from graticule.bundle import Bundle
 from graticule.errors import BadPhotoError, BadRecipeError
 from graticule.locate import Locator
 from graticule.model.geolocator import build_geolocator
+from graticule.model.heads import Head
 from graticule.partition import CellPartition
 from graticule.preprocess import Preprocess
 
@@ -29,7 +30,7 @@ def make_locator(encoder="test_resnet", side=64, **sections):
     partition = CellPartition.fit(lat, lon, split_above=15, drop_below=1, max_level=8)
     recipe = tiny_recipe(encoder={"name": encoder, "weights": "none"} | sections, image={"height": side, "width": side})
     model = build_geolocator(recipe, len(partition))
-    nn.init.normal_(model.head.layers[-1].weight)  # far from even answers, so that differences are above rounding
+    nn.init.normal_(model.head.cells.weight)  # far from even answers, so that differences are above rounding
     preprocess = Preprocess("squash", side, side, side, model.encoder.mean, model.encoder.std)
     return Locator(Bundle(model, partition, preprocess, recipe), device="cpu")
 
@@ -54,10 +55,10 @@ def corner():
     locator = make_locator()
     model = locator.bundle.model
     model.encoder = Corner()
-    model.head = nn.Linear(1, len(locator.bundle.partition))
+    model.head = Head(1, len(locator.bundle.partition))
     with torch.no_grad():
-        model.head.weight.copy_(torch.tensor([[6.0], [-2.0], [-2.0], [-2.0]]))
-        model.head.bias.zero_()
+        model.head.cells.weight.copy_(torch.tensor([[6.0], [-2.0], [-2.0], [-2.0]]))
+        model.head.cells.bias.zero_()
     return locator
 
 
@@ -91,7 +92,7 @@ def test_occlusion_is_the_map_of_captum(photo, encoder, side, patch, stride):
     model = locator.bundle.model
     # In the network's own scale the baseline is captum's default, zero.
     scaled = (pixels_of(locator, photo) - model.mean) / model.std
-    oracle = captum.attr.Occlusion(lambda x: torch.softmax(model.head(model.encoder(x)), 1)).attribute(
+    oracle = captum.attr.Occlusion(lambda x: torch.softmax(model.head(model.encoder(x)).logits, 1)).attribute(
         scaled, sliding_window_shapes=(3, patch, patch), strides=(3, stride, stride), target=found.target
     )
     assert np.ptp(found.heat) > 1e-4
@@ -101,7 +102,7 @@ def test_occlusion_is_the_map_of_captum(photo, encoder, side, patch, stride):
 def test_saliency_is_the_gradient_of_the_loss_by_hand(photo):
     locator = make_locator()
     pixels = pixels_of(locator, photo).requires_grad_()
-    nn.functional.cross_entropy(locator.bundle.model(pixels), torch.tensor([2])).backward()
+    nn.functional.cross_entropy(locator.bundle.model(pixels).logits, torch.tensor([2])).backward()
     found = explain.saliency(locator, photo, target=2)
     np.testing.assert_allclose(found.heat, pixels.grad[0].abs().amax(0), rtol=1e-4, atol=1e-9)
 
@@ -110,7 +111,7 @@ def test_the_parts_of_integrated_gradients_add_up_to_the_difference_from_grey(ph
     locator = make_locator()
     model, pixels = locator.bundle.model, pixels_of(locator, photo)
     with torch.no_grad():
-        answer, grey = (torch.softmax(model(x), 1)[0, 1].item() for x in (pixels, model.mean.expand_as(pixels)))
+        answer, grey = (torch.softmax(model(x).logits, 1)[0, 1].item() for x in (pixels, model.mean.expand_as(pixels)))
     found = explain.integrated_gradients(locator, photo, target=1)
     assert abs(answer - grey) > 1e-3
     assert found.heat.sum() == pytest.approx(answer - grey, rel=0.02)
@@ -119,7 +120,8 @@ def test_the_parts_of_integrated_gradients_add_up_to_the_difference_from_grey(ph
 def test_gradcam_of_a_cnn_is_captums(photo):
     locator = make_locator()
     model = locator.bundle.model
-    oracle = captum.attr.LayerGradCam(model, model.encoder.body.layer4).attribute(pixels_of(locator, photo), target=0)
+    oracle = captum.attr.LayerGradCam(lambda x: model(x).logits, model.encoder.body.layer4)
+    oracle = oracle.attribute(pixels_of(locator, photo), target=0)
     found = explain.gradcam(locator, photo, target=0)
     expected = nn.functional.interpolate(oracle.relu(), size=(64, 64), mode="bilinear")[0, 0].detach()
     np.testing.assert_allclose(found.heat, expected, atol=1e-6)
@@ -162,7 +164,7 @@ def test_curves_start_and_end_at_the_photo_and_the_grey_frame(corner, bright):
     curves = explain.curves(corner, bright, np.ones((64, 64), np.float32))
     model, pixels = corner.bundle.model, pixels_of(corner, bright)
     with torch.no_grad():
-        answer, grey = (torch.softmax(model(x), 1)[0, 0].item() for x in (pixels, model.mean.expand_as(pixels)))
+        answer, grey = (torch.softmax(model(x).logits, 1)[0, 0].item() for x in (pixels, model.mean.expand_as(pixels)))
     assert curves.deletion[[0, -1]] == pytest.approx([answer, grey])
     assert curves.insertion[-1] == pytest.approx(answer)
 

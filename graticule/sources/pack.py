@@ -25,7 +25,7 @@ from PIL import Image
 
 from graticule import images
 from graticule.errors import BadPhotoError, BadRecipeError, BadTableError, TooManyRefusedError
-from graticule.files import atomic_file, parquet_bytes, write_parquet, write_text
+from graticule.files import atomic_file, parquet_bytes, write_parquet
 from graticule.photos import Photos, write_dataset
 from graticule.shards import IMAGE, MARK, open_url, url_of
 from graticule.sources.intake import HASH_SIDE, MAX_REFUSED, Progress
@@ -129,7 +129,7 @@ def pack(
     made = {**settings, "from": photos.name, "source": about.get("source"), "shards": len(shards), "mark": mark}
     about |= {"source": "pack", "packed": made, "synthetic": photos.synthetic}
     about |= {"reasons": dict(Counter(refusals["reason"]).most_common())}
-    write_text(out / "README.md", card(photos, [shard.name for shard in shards], len(index)))
+    about |= {"name": photos.name, "data_files": data_files(shards)}  # for the datasheet
     write_dataset(out, index, refusals, about)
     return out
 
@@ -179,15 +179,10 @@ def stored(data: bytes, side: int | None = None, quality: int = QUALITY) -> Stor
     return Stored(data, facts.width, facts.height, images.content_hash(data), images.difference_hash(pixels))
 
 
-def card(photos: Photos, names: Sequence[str], count: int) -> str:
-    """The text of ``README.md``: its head tells the hub which files belong to which split."""
-    splits = list(dict.fromkeys(name.removeprefix("data/").rsplit("-", 3)[0] for name in names))
-    files = "".join(f"  - split: {split}\n    path: data/{split}-*\n" for split in splits)
-    made_up = " They are synthetic." if photos.synthetic else ""
-    return (
-        f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}---\n\n# {photos.name}\n\n"
-        f"{count:,} street-level photos with positions (`lat`, `lon`, degrees), packed by graticule.{made_up}\n"
-    )
+def data_files(shards: "Sequence[Shard]") -> list[dict[str, str]]:
+    """Which files belong to which split, as the hub's card wants it."""
+    splits = dict.fromkeys(shard.name.removeprefix("data/").rsplit("-", 3)[0] for shard in shards)
+    return [{"split": split, "path": f"data/{split}-*"} for split in splits]
 
 
 class _Look:
