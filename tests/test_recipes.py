@@ -1,10 +1,12 @@
 """The recipes of the two reports, small enough for a test: trained, stopped, resumed and measured by command."""
 
 import json
+import shutil
 from contextlib import contextmanager
 
 import polars as pl
 import pytest
+import timm
 import torch
 import torchvision
 from test_cli import RECIPES, graticule
@@ -19,13 +21,18 @@ from graticule.train import fit, train
 
 SMALL = (
     "cells.split_above=30", "cells.drop_below=5", "split.val=0.17", "split.test=0.17", "image.height=32",
-    "image.width=32", "train.batch_size=16", "train.precision=float32", "train.workers=0", "encoder.weights=none",
+    "image.width=32", "train.batch_size=16", "train.precision=float32", "train.workers=0",
 )  # fmt: skip
+STAGES = tuple(f"train.stages.{i}.epochs=1" for i in range(3))
 TINY = {
-    "washington-dc": ("encoder.name=test_resnet", "train.epochs=3"),
+    "washington-dc": (*SMALL, "encoder.weights=none", "encoder.name=test_resnet", "train.epochs=3"),
     "geovit": (
-        "encoder.name=test_resnet", "encoder.then.vit=test_vit", "encoder.then.grid=2",
-        *(f"train.stages.{i}.epochs=1" for i in range(3)),
+        *SMALL, "encoder.weights=none", "encoder.name=test_resnet", "encoder.then.vit=test_vit",
+        "encoder.then.grid=2", *STAGES,
+    ),
+    "geoknowr": (
+        *SMALL[2:], "cells.clusters=4", "split.by=sequence", "encoder.name=test_resnet", "encoder.weights=net.pth",
+        *STAGES,
     ),
 }  # fmt: skip
 APPENDIX_B = {
@@ -69,11 +76,12 @@ def town(tmp_path_factory):
 
 @pytest.mark.parametrize("name", TINY)
 def test_a_reports_recipe_trains_resumes_and_is_measured_by_command(town, tmp_path, monkeypatch, name):
-    sets = [part for pair in (*SMALL, *TINY[name]) for part in ("--set", pair)]
+    sets = [part for pair in TINY[name] for part in ("--set", pair)]
+    recipe = shutil.copy(RECIPES / f"{name}.yaml", tmp_path)
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "net.pth")  # weights for what is frozen
 
     def command(out, *more):
-        table = town.root / "table.csv"
-        return ["train", RECIPES / f"{name}.yaml", "--photos", table, "--out", tmp_path / out, *sets, *more]
+        return ["train", recipe, "--photos", town.root / "table.csv", "--out", tmp_path / out, *sets, *more]
 
     done = graticule(*command("whole"))
     assert done.returncode == 0, done.stderr
@@ -88,11 +96,18 @@ def test_a_reports_recipe_trains_resumes_and_is_measured_by_command(town, tmp_pa
     assert metrics["answer"] == "center"
     assert metrics["center_distance_km"] is not None
     assert metrics["audit"]["shared_sequences"] == 0
+    shown = tmp_path / "shown"
+    asked = ("explain", tmp_path / "killed", town.paths()[0], "--out", shown, "--no-score")
+    assert graticule(*asked, "--method", "saliency", "--method", "map").returncode == 0
+    assert {path.name for path in shown.glob("*.png")} == {"000-saliency.png", "000-map.png"}
+    assert graticule("report", tmp_path / "killed", "--photos", town.root / "table.csv").returncode == 0
+    page = (tmp_path / "killed/report.html").read_text()
+    assert page.count("data:image/png") >= 5
 
 
 @pytest.mark.parametrize("kind", ["position", "both"])
 def test_regression_goes_the_whole_way_by_command(town, tmp_path, kind):
-    sets = [*SMALL, *TINY["washington-dc"], f"head.kind={kind}", "answer=regressed"]
+    sets = [*TINY["washington-dc"], f"head.kind={kind}", "answer=regressed"]
     sets += ["target={}"] if kind == "position" else ["target.alpha=5"]
     arguments = [part for pair in sets for part in ("--set", pair)]
     table, out = town.root / "table.csv", tmp_path / "bundle"
