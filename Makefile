@@ -24,7 +24,7 @@ demo: install    ## A synthetic city: make it, train, evaluate, predict, report
 	@rm -rf $(DEMO)
 	$(BIN)/graticule data city $(DEMO)/city --frames 2400 --drives 20 --size-km 0.4 --seed 0
 	$(BIN)/graticule train recipes/demo.yaml --photos $(DEMO)/city --out $(DEMO)/bundle
-	$(BIN)/graticule evaluate $(DEMO)/bundle $(DEMO)/city --split test
+	$(BIN)/graticule evaluate $(DEMO)/bundle $(DEMO)/city --split test --baseline knn --together sequence
 	$(BIN)/graticule predict $(DEMO)/bundle $$(ls -d $(DEMO)/city/images/*/ | tail -n 1)0000*.jpg
 	$(BIN)/graticule report $(DEMO)/bundle --photos $(DEMO)/city
 

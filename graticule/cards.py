@@ -181,7 +181,7 @@ def model_card(bundle: Path) -> str:
         recipe=recipe,
         recipe_text=_text(bundle / "recipe.yaml"),
         evaluations={part: _measured(found) for part, found in evaluations.items()},
-        audits={part: _json(bundle / "evaluation" / part / "audit.json").get("verdict") for part in evaluations},
+        audits={part: found.get("held_out_reason") for part, found in evaluations.items()},
         training_audit=_json(bundle / "training" / "audit.json"),
         countries=_table(photos, "country") if photos is not None and "country" in photos.columns else None,
         bounds=_bounds(photos) if photos is not None else None,
@@ -196,7 +196,6 @@ class Measured:
 
     photos: int
     synthetic: bool
-    held_out: str
     rows: list[tuple[str, str, str]]
     countries: list[tuple[str, int, str]]
     more_countries: int
@@ -213,11 +212,9 @@ def _measured(metrics: Mapping[str, Any]) -> Measured:
         interval = f"{_shown(name, span[0])} to {_shown(name, span[1])}" if span else ""
         rows.append((_label(name), _shown(name, value), interval))
     groups = metrics.get("by_country") or []
-    held_out = metrics.get("held_out")
     return Measured(
         photos=metrics.get("photos", 0),
         synthetic=bool(metrics.get("synthetic")),
-        held_out=held_out if isinstance(held_out, str) else "",
         rows=rows,
         countries=[(row["label"], row["photos"], format_km(row["median_km"])) for row in groups[:MOST_ROWS]],
         more_countries=max(0, len(groups) - MOST_ROWS),
