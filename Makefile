@@ -41,7 +41,7 @@ tables: install  ## Both reports' tables on the demo city: small encoders, heads
 	$(BIN)/graticule table a --runs runs/tables --out runs/tables/tables.md
 
 test: install    ## Run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: install    ## ruff and mypy
 	$(BIN)/ruff check .
