@@ -295,34 +295,23 @@ def _numbers(metrics: Mapping[str, Any], intervals: Mapping[str, Any]) -> list[R
     if "unmarked" in metrics:
         fine = metrics["unmarked"]
         meaning = f"of the {fine['photos']:,} photos that `graticule data check` found fit to train with"
-        spans = fine.get("intervals") or {}
-        rows.append(
-            Row(
-                "median error without marked photos",
-                format_km(fine["median_km"]),
-                _interval("median_km", spans),
-                meaning,
-            )
-        )
+        interval = _interval("median_km", fine.get("intervals") or {})
+        rows.append(Row("median error, unmarked photos", format_km(fine["median_km"]), interval, meaning))
     return rows
 
 
 def _answerers(metrics: Mapping[str, Any]) -> list[Answerer]:
     """The model itself and the others that were asked; nothing where there were none."""
     others = metrics.get("others") or {}
-    asked = [
-        ("this model", metrics, "each photo for itself"),
-        *((n, o, ANSWERERS.get(n, "")) for n, o in others.items()),
-    ]
     return [
         Answerer(
             name,
             format_km(found["median_km"]),
             _interval("median_km", found.get("intervals") or {}),
             format_km(found["mean_km"]),
-            meaning,
+            ANSWERERS.get(name, "each photo alone"),
         )
-        for name, found, meaning in (asked if others else [])
+        for name, found in ({"this model": metrics} | others if others else {}).items()
     ]
 
 
@@ -368,7 +357,7 @@ def _percent(share: float) -> str:
 def _interval(key: str, intervals: Mapping[str, Any]) -> str:
     if key not in intervals:
         return ""
-    low, high = (_value(key, end) for end in intervals[key])
+    low, high = (_value(key, end).replace(" ", "\u00a0") for end in intervals[key])  # a unit stays with its number
     return f"{low} to {high}"
 
 
