@@ -34,7 +34,9 @@ MOST_DOTS = 20_000
 FINEST = 100  # squares along the longer side of a map of what matters
 SYNTHETIC = "synthetic photos, not the real world"
 Point = tuple[float, float]
-_LINES = ((BLUE, "-"), (VERMILION, "--"), (GREEN, "-."), ("#CC79A7", (0, (3, 1, 1, 1, 1, 1))), (GREY, ":"))
+_LINES: tuple[tuple[str, Any], ...] = (  # the last is the baseline's
+    (BLUE, "-"), (VERMILION, "--"), (GREEN, "-."), ("#CC79A7", (0, (3, 1, 1, 1, 1, 1))), (GREY, ":")
+)  # fmt: skip
 
 
 class Cells(Protocol):
@@ -73,6 +75,7 @@ def cells_map(
     values_label: str = "photos per cell",
     truth: Point | None = None,
     guess: Point | None = None,
+    width: float = maps.WIDTH,
     synthetic: bool = False,
 ) -> Figure:
     """Cells on a map with coasts, countries and US states; darker cells hold more photos.
@@ -81,8 +84,9 @@ def cells_map(
         lat, lon: photos to dot on the map, degrees.
         values: what colours the cells, shape ``(C,)``; the partition's photos per cell if left out.
         truth, guess: a ``(lat, lon)`` each, to mark.
+        width: inches; less where the picture is shown small, so that its text is not.
     """
-    figure, axes, polygons, rows, frame = _map_of_cells(partition, [truth, guess])
+    figure, axes, polygons, rows, frame = _map_of_cells(partition, [truth, guess], width)
     maps.draw_base(axes, frame, ink="#333333", paper="white")
     shown = np.asarray(partition.photos if values is None else values, np.float64)
     fine = 0.25 if len(shown) > 500 else 0.6
@@ -98,7 +102,8 @@ def cells_map(
     axes.add_collection(cells, autolim=False)
     if lat is not None and lon is not None:
         some = _some(np.size(lat), MOST_DOTS)
-        axes.scatter(frame.x(lon)[some], np.asarray(lat)[some], s=2, c="black", alpha=0.35, lw=0, zorder=4)
+        size = float(np.clip(3000 / len(some), 1.5, 6))  # rimmed, as the fullest cells are nearly black
+        axes.scatter(frame.x(lon)[some], np.asarray(lat)[some], s=size, c="black", ec="white", lw=size / 15, zorder=4)
     maps.mark(axes, frame, truth, guess)
     maps.colour_bar(figure, axes, cells, values_label)
     _dress(axes, title, synthetic=synthetic, grid=False)
@@ -112,14 +117,16 @@ def probability_map(
     truth: Point | None = None,
     guess: Point | None = None,
     title: str = "Where the model thinks it is",
+    width: float = maps.WIDTH,
     synthetic: bool = False,
 ) -> Figure:
     """Cells brighter where the model finds them likelier, on a dark map; truth and best guess marked.
 
     Args:
         probability: of each cell, shape ``(C,)``, in [0, 1].
+        width: inches; less where the picture is shown small, so that its text is not.
     """
-    figure, axes, polygons, rows, frame = _map_of_cells(partition, [truth, guess])
+    figure, axes, polygons, rows, frame = _map_of_cells(partition, [truth, guess], width)
     maps.draw_base(axes, frame, ink="#8A8A9A", paper=NIGHT)
     shown = np.asarray(probability, np.float64)
     top = max(float(shown.max()), 1e-12)
@@ -179,7 +186,7 @@ def errors_map(
     axes.scatter(frame.x(to_lons), to_lats, s=12, marker="s", fc="none", ec=VERMILION, lw=0.8, zorder=5, label="guess")
     axes.scatter(x, lats, s=8, c="black", lw=0, zorder=6, label="truth")
     maps.colour_bar(figure, axes, lines, "error", FuncFormatter(lambda km, _: maps.label_km(km)))
-    axes.legend(loc="upper right", fontsize=8, framealpha=0.9)
+    maps.keys_below(axes)
     part = f"{title}" if len(lats) == np.size(lat) else f"{title} ({len(lats)} of {np.size(lat):,})"
     _dress(axes, part, synthetic=synthetic, grid=False)
     return figure
@@ -208,18 +215,22 @@ def learning_curves(history: Mapping[str, Any] | Any, *, synthetic: bool = False
 
     Args:
         history: columns by name (a dict or a Polars frame): ``epoch`` and any of ``train_loss``,
-            ``val_loss``, ``val_median_km``, ``lr``. Missing values are null or NaN.
+            ``val_loss``, ``val_median_km``, ``lr``. Missing values are null or NaN. Where ``stage`` changes, a
+            line is drawn.
 
     Raises:
         KeyError: no ``epoch``, or none of the others.
     """
     names = list(history.keys() if isinstance(history, Mapping) else history.columns)
-    columns = {name: np.array(list(history[name]), np.float64) for name in names if name in _CURVES or name == "epoch"}
+    known = {*_CURVES, "epoch", "stage"}
+    columns = {name: np.array(list(history[name]), np.float64) for name in names if name in known}
     curves = {name: y for name, y in columns.items() if name in _CURVES and np.isfinite(y).any()}
     if "epoch" not in columns or not curves:
         raise KeyError(
             f"learning curves need the column epoch and any of {', '.join(_CURVES)}; found {', '.join(names)}"
         )
+    stage = columns.get("stage", np.zeros_like(columns["epoch"]))
+    begun = np.flatnonzero(np.diff(stage)) + 1
     panels = [panel for panel in ("loss", "median error", "learning rate") if panel in {_CURVES[n][0] for n in curves}]
     figure, axes = _chart(1.1 + 1.4 * len(panels), rows=len(panels), ratios=[2 if p == "loss" else 1 for p in panels])
     for panel, ax in zip(panels, np.atleast_1d(axes), strict=True):
@@ -229,6 +240,8 @@ def learning_curves(history: Mapping[str, Any] | Any, *, synthetic: bool = False
                 real = np.isfinite(y)
                 ax.plot(columns["epoch"][real], y[real], style, color=colour, label=label, ms=3.5, lw=1.6)
         ax.set_ylabel(panel)
+        for row in begun:
+            ax.axvline(columns["epoch"][row] - 0.5, color=GREY, lw=1, ls=(0, (2, 2)), gid="stage")
         if panel == "loss":
             ax.legend(frameon=False, fontsize=9)
         if panel == "median error":
@@ -238,7 +251,7 @@ def learning_curves(history: Mapping[str, Any] | Any, *, synthetic: bool = False
             ax.yaxis.set_major_locator(MaxNLocator(nbins=3))
             ax.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
         _dress(ax, "Learning curves" if panel == panels[0] else "", synthetic=synthetic)
-    np.atleast_1d(axes)[-1].set_xlabel("epoch")
+    np.atleast_1d(axes)[-1].set_xlabel("epoch" + ("; at a dotted line a new stage begins" if len(begun) else ""))
     np.atleast_1d(axes)[-1].xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
     np.atleast_1d(axes)[-1].set_xlim(columns["epoch"].min() - 0.5, columns["epoch"].max() + 0.5)
     return figure
@@ -311,8 +324,7 @@ def split_map(
         axes.scatter(
             frame.x(lon[some]), lat[some], s=size, c=colour, marker=marker, alpha=0.75, lw=0, zorder=4, label=label
         )
-    keys = axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=2, fontsize=9, frameon=False)
-    for key in keys.legend_handles:
+    for key in maps.keys_below(axes).legend_handles:
         key.set(sizes=[36], alpha=1)  # type: ignore[union-attr]
     _dress(axes, title, synthetic=synthetic, grid=False)
     return figure
@@ -429,24 +441,20 @@ def faithfulness(curves: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]]) -
     Args:
         curves: by method, ``(share, deletion, insertion)``, each of shape ``(S,)``; ``random`` is the baseline.
     """
-    figure, axes = _chart(3.4, columns=2)
+    figure, axes = _chart(3.4 + 0.2 * len(curves), columns=2)
+    looks = dict(zip((name for name in curves if name != "random"), itertools.cycle(_LINES[:-1]), strict=False))
     for ax, column, better in ((axes[0], 1, "lower"), (axes[1], 2, "higher")):
-        for (name, columns), (colour, style) in zip(curves.items(), itertools.cycle(_LINES), strict=False):
+        for name, columns in curves.items():
             share, probability = np.asarray(columns[0], np.float64), np.asarray(columns[column], np.float64)
             area = np.trapezoid(probability, share)
-            plain = name == "random"
-            ax.plot(
-                share,
-                probability,
-                ls=":" if plain else style,
-                color=GREY if plain else colour,
-                lw=1.8,
-                label=f"{name}: {100 * area:.3g} %",
-            )
+            colour, style = looks.get(name, _LINES[-1])
+            ax.plot(share, probability, ls=style, color=colour, lw=1.8, label=f"{name}: {100 * area:.3g} %")
         ax.set(xlim=(0, 1), ylim=(0, None))
-        ax.xaxis.set_major_formatter(PercentFormatter(1.0))
-        ax.yaxis.set_major_formatter(PercentFormatter(1.0))
-        ax.legend(frameon=False, fontsize=8, title=f"mean, {better} is better", title_fontsize=8)
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda part, _: f"{100 * part:.3g}%"))
+        # Beneath: curves that rise and fall leave no corner free.
+        keys = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "frameon": False, "fontsize": 9}
+        ax.legend(**keys, title=f"mean, {better} is better", title_fontsize=9)
     axes[0].set(xlabel="most important part deleted", ylabel="probability of the cell")
     axes[1].set_xlabel("most important part inserted")
     _dress(axes[0], "Deletion", synthetic=False)
@@ -473,7 +481,7 @@ def _chart(
 
 
 def _map_of_cells(
-    partition: Cells, marks: Sequence[Point | None]
+    partition: Cells, marks: Sequence[Point | None], width: float
 ) -> tuple[Figure, Axes, list[NDArray[np.float64]], NDArray[np.int64], maps.Frame]:
     """Axes framed around all cells and marks, and the cells as polygons, with each polygon's cell row."""
     polygons = maps.rings(*partition.outlines())
@@ -483,7 +491,7 @@ def _map_of_cells(
     photos = np.stack([partition.lon, partition.lat], axis=1)
     points = np.concatenate([*among, photos, *([(lon, lat)] for lat, lon in filter(None, marks))])
     frame = maps.frame_around(points[:, 1], points[:, 0])
-    figure, axes = maps.axes_on(frame)
+    figure, axes = maps.axes_on(frame, width)
     placed, rows = maps.copies(polygons, frame)
     # Nested cells and wide clusters lie under what they hold.
     order = np.argsort([-np.prod(np.ptp(ring, axis=0)) for ring in placed], kind="stable")

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
@@ -129,7 +130,7 @@ def draw_base(axes: Axes, frame: Frame, *, ink: str, paper: str) -> None:
                 np.insert(x, seams, np.nan),
                 np.insert(lat, seams, np.nan),
                 color=ink,
-                lw=width,
+                lw=width * _smaller(axes),
                 zorder=3,
                 gid=kind,
                 path_effects=rim,
@@ -150,10 +151,10 @@ def label_km(km: float) -> str:
     return f"{km * 1000:,.6g} m" if km < 0.9995 else f"{km:,.6g} km"
 
 
-def axes_on(frame: Frame) -> tuple[Figure, Axes]:
+def axes_on(frame: Frame, width: float = WIDTH) -> tuple[Figure, Axes]:
     """A figure of its own, as high as the frame needs, with room for a colour bar at the right."""
-    height = (WIDTH - 1.6) * frame.height_km / frame.width_km + 0.9
-    figure = Figure(figsize=(WIDTH, height), layout="compressed", facecolor="white")
+    height = (width - 1.6) * frame.height_km / frame.width_km + 0.9
+    figure = Figure(figsize=(width, height), layout="compressed", facecolor="white")
     FigureCanvasAgg(figure)
     return figure, figure.subplots()
 
@@ -164,15 +165,24 @@ def mark(axes: Axes, frame: Frame, truth: Point | None, guess: Point | None) -> 
         x, y = frame.x([truth[1], guess[1]]), [truth[0], guess[0]]
         axes.plot(x, y, "k-", lw=2.4, zorder=7)
         axes.plot(x, y, "w--", lw=1.2, zorder=7)
+    small = _smaller(axes)
     for name, point, marker, colour, edge, size in (
-        ("truth", truth, "o", "#E8112D", "white", 12),
-        ("best guess", guess, "X", "white", "black", 8),
+        ("truth", truth, "o", "#E8112D", "white", 12 * small),
+        ("best guess", guess, "X", "white", "black", 8 * small),
     ):
         if point:
             x = frame.x([point[1]])
             axes.plot(x, [point[0]], marker, color=colour, mec=edge, ms=size, ls="", zorder=8, label=name)
     if truth or guess:
-        axes.legend(loc="upper right", fontsize=8, framealpha=0.85, facecolor="#BBBBBB")
+        keys_below(axes)
+
+
+def keys_below(axes: Axes) -> Legend:
+    """The legend in a row beneath the map, where it hides no part of it."""
+    pad = 2.2  # of the font: beneath the degrees
+    return axes.legend(
+        loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=pad, ncols=2, fontsize=9, frameon=False
+    )
 
 
 def colour_bar(figure: Figure, axes: Axes, mappable: Any, label: str, text: Any = None) -> None:
@@ -185,6 +195,11 @@ def colour_bar(figure: Figure, axes: Axes, mappable: Any, label: str, text: Any 
         narrow = high < 100 * low
         bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
         bar.ax.yaxis.set_minor_formatter(NullFormatter())
+    elif not text:
+        bar.ax.yaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))  # photos are counted whole
+    values = mappable.get_array()
+    if values.size and values.min() == values.max():
+        bar.set_ticks([float(values.min())], minor=False)
     bar.ax.yaxis.set_major_formatter(text or FuncFormatter(lambda n, _: f"{n:,.6g}"))
     bar.outline.set_visible(False)
 
@@ -194,7 +209,7 @@ def spread_norm(values: NDArray[np.float64]) -> Normalize:
     low, high = float(values.min()), float(values.max())
     if low > 0 and high / low > 5:
         return LogNorm(low, high)
-    return Normalize(low, high if high > low else low + 1)
+    return Normalize(low, high) if high > low else Normalize(low - 0.5, low + 0.5)
 
 
 def _draw_scale(axes: Axes, frame: Frame) -> None:
@@ -202,7 +217,7 @@ def _draw_scale(axes: Axes, frame: Frame) -> None:
     km = scale_km(frame.width_km)
     length = km / (KM_PER_DEGREE * _shrink(y))
     x = frame.west + 0.04 * (frame.east - frame.west)
-    thick = 0.008 * (frame.north - frame.south)
+    thick = 0.007 * frame.width_km / KM_PER_DEGREE  # not of the height: a flat map would lose it
     bar = Rectangle((x, y), length, thick, facecolor="black", edgecolor="white", lw=1, zorder=6, gid="scale")
     axes.add_patch(bar)
     axes.annotate(
@@ -269,6 +284,11 @@ def _run_on(lon: Floats) -> Floats:
 def _within_half_turn(degrees: ArrayLike) -> Floats:
     wrapped: Floats = (np.asarray(degrees, np.float64) + 180) % 360 - 180
     return wrapped
+
+
+def _smaller(axes: Axes) -> float:
+    """Width of the figure against the usual, for marks and lines that may not cover a small map."""
+    return float(axes.get_figure(root=True).get_figwidth()) / WIDTH  # type: ignore[union-attr]
 
 
 def _shrink(lat: float) -> float:

@@ -21,6 +21,7 @@ from graticule.pages import Picture, picture, render, thumbnail
 from graticule.partition import Partition, read_partition
 
 EXAMPLES = 4  # best and worst photos shown
+EXAMPLE_WIDTH = 4.2  # inches of their maps, which stand two in a row
 RADII = ("25_m", "50_m", "100_m", "200_m", "500_m", "1_km", "25_km", "200_km", "750_km", "2500_km")
 MEASURES = (  # key in metrics.json, name, what it means
     ("median_km", "median error", "half of the photos are nearer than this"),
@@ -45,6 +46,11 @@ MEASURES = (  # key in metrics.json, name, what it means
     ("outside_cells", "photos outside every cell", "counted, not hidden: their cell cannot be right"),
     ("unreadable", "unreadable photos", "in none of the figures"),
 )
+ANSWERERS = {  # name in metrics.json, what it is
+    "answered together": "the same network, which hears all photos of a place or a drive before it answers",
+    "nearest neighbour": "the place of the training photo that looks most like it to the encoder",
+    "density of neighbours": "where the training photos that look most like it lie densest (Im2GPS)",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,17 @@ class Row:
     name: str
     value: str
     interval: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answerer:
+    """One line of the table of what else could have answered; ``interval`` is the median's."""
+
+    name: str
+    median: str
+    interval: str
+    mean: str
     meaning: str
 
 
@@ -100,6 +117,7 @@ class Context:
     verdict: str
     held_out: bool | None
     numbers: list[Row]
+    answerers: list[Answerer]
     countries: list[Country]
     pictures: dict[str, Picture]
     best: list[Example]
@@ -163,6 +181,7 @@ def context_of(bundle_dir: Path, evaluation_dir: Path, photos: Path | None) -> C
         verdict=verdict,
         held_out=metrics.get("held_out", audit.get("held_out")),
         numbers=_numbers(metrics, intervals),
+        answerers=_answerers(metrics),
         countries=_countries(metrics.get("by_country") or []),
         pictures=pictures,
         best=best,
@@ -249,12 +268,17 @@ def _example_map(row: Mapping[str, Any], partition: Partition, synthetic: bool) 
     truth, guess = (row["lat"], row["lon"]), (row["predicted_lat"], row["predicted_lon"])
     alt = "Map with the true position and the best guess"
     if not row.get("top_cells"):
-        figure = figures.cells_map(partition, truth=truth, guess=guess, title="Truth and guess", synthetic=synthetic)
+        figure = figures.cells_map(
+            partition, truth=truth, guess=guess, title="Truth and guess", width=EXAMPLE_WIDTH, synthetic=synthetic
+        )
         return picture(figure, alt)
     probability = np.zeros(len(partition))
     row_of = {name: number for number, name in enumerate(partition.names)}
     probability[[row_of[name] for name in row["top_cells"]]] = row["top_probabilities"]
-    return picture(figures.probability_map(partition, probability, truth=truth, guess=guess, synthetic=synthetic), alt)
+    figure = figures.probability_map(
+        partition, probability, truth=truth, guess=guess, width=EXAMPLE_WIDTH, synthetic=synthetic
+    )
+    return picture(figure, f"{alt}, and the likeliest cells")
 
 
 def _numbers(metrics: Mapping[str, Any], intervals: Mapping[str, Any]) -> list[Row]:
@@ -268,7 +292,27 @@ def _numbers(metrics: Mapping[str, Any], intervals: Mapping[str, Any]) -> list[R
     if "map_diagonal_km" in metrics:
         meaning = "D of the score: a guess a tenth of D away scores 1839 of 5000"
         rows.append(Row("diagonal of the map", format_km(metrics["map_diagonal_km"]), "", meaning))
+    if "unmarked" in metrics:
+        fine = metrics["unmarked"]
+        meaning = f"of the {fine['photos']:,} photos that `graticule data check` found fit to train with"
+        interval = _interval("median_km", fine.get("intervals") or {})
+        rows.append(Row("median error, unmarked photos", format_km(fine["median_km"]), interval, meaning))
     return rows
+
+
+def _answerers(metrics: Mapping[str, Any]) -> list[Answerer]:
+    """The model itself and the others that were asked; nothing where there were none."""
+    others = metrics.get("others") or {}
+    return [
+        Answerer(
+            name,
+            format_km(found["median_km"]),
+            _interval("median_km", found.get("intervals") or {}),
+            format_km(found["mean_km"]),
+            ANSWERERS.get(name, "each photo alone"),
+        )
+        for name, found in ({"this model": metrics} | others if others else {}).items()
+    ]
 
 
 def _countries(rows: Sequence[Mapping[str, Any]]) -> list[Country]:
@@ -313,7 +357,7 @@ def _percent(share: float) -> str:
 def _interval(key: str, intervals: Mapping[str, Any]) -> str:
     if key not in intervals:
         return ""
-    low, high = (_value(key, end) for end in intervals[key])
+    low, high = (_value(key, end).replace(" ", "\u00a0") for end in intervals[key])  # a unit stays with its number
     return f"{low} to {high}"
 
 

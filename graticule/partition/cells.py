@@ -115,7 +115,7 @@ class CellPartition(Partition):
 
     @property
     def _called(self) -> str:
-        return "adaptive S2 cells"
+        return "adaptive S2 cell" + "s" * (len(self) != 1)
 
     @property
     def center_lat(self) -> Floats:
