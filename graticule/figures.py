@@ -122,13 +122,18 @@ def probability_map(
 ) -> Figure:
     """Cells brighter where the model finds them likelier, on a dark map; truth and best guess marked.
 
+    The map shows both and the likeliest cells that hold 95 % of the probability: a sure answer would be a speck
+    on a map of all cells.
+
     Args:
         probability: of each cell, shape ``(C,)``, in [0, 1].
         width: inches; less where the picture is shown small, so that its text is not.
     """
-    figure, axes, polygons, rows, frame = _map_of_cells(partition, [truth, guess], width)
-    maps.draw_base(axes, frame, ink="#8A8A9A", paper=NIGHT)
     shown = np.asarray(probability, np.float64)
+    first = np.argsort(-shown, kind="stable")
+    likely = first[: 1 + int(np.searchsorted(np.cumsum(shown[first]), 0.95 * shown.sum()))]
+    figure, axes, polygons, rows, frame = _map_of_cells(partition, [truth, guess], width, likely)
+    maps.draw_base(axes, frame, ink="#8A8A9A", paper=NIGHT)
     top = max(float(shown.max()), 1e-12)
     # Three decades: below a thousandth of the likeliest cell, differences say nothing.
     norm = LogNorm(top / 1000, top, clip=True)
@@ -481,14 +486,18 @@ def _chart(
 
 
 def _map_of_cells(
-    partition: Cells, marks: Sequence[Point | None], width: float
+    partition: Cells, marks: Sequence[Point | None], width: float, shown: NDArray[np.int64] | None = None
 ) -> tuple[Figure, Axes, list[NDArray[np.float64]], NDArray[np.int64], maps.Frame]:
-    """Axes framed around all cells and marks, and the cells as polygons, with each polygon's cell row."""
+    """Axes framed around marks and the rows ``shown`` (all cells if left out), and each polygon with its cell's row."""
     polygons = maps.rings(*partition.outlines())
-    # Where the photos are, and the cells among them; a huge cell with photos in one corner may stick out.
-    core = maps.frame_around(partition.lat, partition.lon)
-    among = [ring for ring in polygons if np.ptp(ring[:, 1]) <= (core.north - core.south) / 2] or polygons
-    photos = np.stack([partition.lon, partition.lat], axis=1)
+    chosen = np.arange(len(polygons)) if shown is None else shown
+    lat, lon = partition.lat[chosen], partition.lon[chosen]
+    among = [polygons[row] for row in chosen]
+    if shown is None:
+        # Where the photos are, and the cells among them; a huge cell with photos in one corner may stick out.
+        core = maps.frame_around(lat, lon)
+        among = [ring for ring in among if np.ptp(ring[:, 1]) <= (core.north - core.south) / 2] or among
+    photos = np.stack([lon, lat], axis=1)
     points = np.concatenate([*among, photos, *([(lon, lat)] for lat, lon in filter(None, marks))])
     frame = maps.frame_around(points[:, 1], points[:, 0])
     figure, axes = maps.axes_on(frame, width)

@@ -192,6 +192,34 @@ def test_cells_with_one_count_each_have_a_colour():
     assert not isinstance(drawn(figure, "cells").norm, LogNorm)
 
 
+def test_one_count_has_one_tick_and_few_counts_have_whole_ones():
+    for counts, labels in (([595] * 6, ["595"]), ([1, 1, 2, 2, 3, 3], ["1", "2", "3"])):
+        figure = figures.cells_map(partition_of(s2.face_cells(), counts), title="few")
+        assert texts(figure.axes[1].yaxis) == labels
+
+
+def test_the_keys_of_a_map_hide_no_part_of_it():
+    figure = figures.probability_map(town(), np.ones(len(town())), truth=(38.9, -77.03), guess=(38.9, -77.02))
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    keys, degrees = axes.get_legend().get_window_extent(), axes.xaxis.get_tightbbox()
+    assert keys.y1 < degrees.y0 < axes.bbox.y0
+    assert keys.y0 > 0
+
+
+def test_a_sure_answer_fills_its_map_and_an_unsure_one_shows_all():
+    faces = partition_of(np.r_[s2.face_cells()[1:], town().cells])
+    small = int(np.searchsorted(faces.cells, town().cells[0]))
+    spans = []
+    for sure in (0.99, 0.1):
+        probability = np.full(len(faces), (1 - sure) / (len(faces) - 1))
+        probability[small] = sure
+        west, east = figures.probability_map(faces, probability).axes[0].get_xlim()
+        spans.append(east - west)
+    assert spans[0] < 1
+    assert spans[1] == 360
+
+
 def test_likelier_cells_are_brighter():
     whole = town()
     figure = figures.probability_map(
@@ -242,6 +270,24 @@ def test_learning_curves_leave_out_what_was_not_measured():
         "median error",
         "learning rate",
     ]
+
+
+def test_learning_curves_mark_where_a_stage_begins():
+    rows = {"epoch": [1, 2, 3, 4], "stage": [1, 1, 2, 3], "train_loss": [4.0, 3, 2, 1]}
+    (axes,) = figures.learning_curves(rows).axes
+    assert [line.get_xdata()[0] for line in axes.get_lines() if line.get_gid() == "stage"] == [2.5, 3.5]
+    (axes,) = figures.learning_curves(rows | {"stage": [1] * 4}).axes
+    assert len(axes.get_lines()) == 1
+
+
+def test_no_two_methods_share_a_line_style_and_the_keys_hide_no_curve():
+    share = np.linspace(0, 1, 5)
+    methods = ("random", "occlusion", "saliency", "integrated-gradients", "gradcam")
+    figure = figures.faithfulness(dict.fromkeys(methods, (share, 1 - share, share)))
+    figure.canvas.draw()
+    for axes in figure.axes:
+        assert len({(line.get_color(), str(line._dash_pattern)) for line in axes.get_lines()}) == len(methods)
+        assert axes.get_legend().get_window_extent().y1 < axes.xaxis.get_tightbbox().y0
 
 
 def test_learning_curves_without_epochs_say_what_they_need():

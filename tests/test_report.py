@@ -59,7 +59,11 @@ def run(tmp_path_factory):
         "outside_cells": 1, "unreadable": 0, "top1": 0.5, "median_km": 0.278, "mean_km": 0.3, "p90_km": 1.234,
         "within_25_m": 0.25, "within_1_km": 1.0, "within_25_km": 1.0, "score": 2345.6, "cross_entropy": None,
         "center_distance_km": 0.057, "map_diagonal_km": 3.2, "intervals": {"median_km": [0.111, 0.444]},
-        "by_country": [{"label": "CH", "photos": n, "median_km": 0.278, "within_25_km": 1.0}],
+        "by_country": [
+            {"label": name, "photos": n // 2, "median_km": 0.278, "within_25_km": 1.0} for name in ("CH", "AT")
+        ],
+        "others": {"nearest neighbour": {"median_km": 0.777, "mean_km": 0.888, "intervals": {"median_km": [0.6, 0.9]}}},
+        "unmarked": {"photos": 5, "median_km": 0.255, "intervals": {"median_km": [0.1, 0.4]}},
     }  # fmt: skip
     (evaluation / "metrics.json").write_text(json.dumps(metrics))
     bins = {
@@ -124,6 +128,18 @@ def test_the_numbers_are_there_by_their_names(page):
     assert "cross-entropy" not in page.text, "not measured, so not shown"
     assert "within 1 km" in page.text
     assert page.text.count("within 25 km") == 1, "100 % again says nothing: only the heading of the table by country"
+
+
+def test_what_else_could_have_answered_stands_beside_the_model(page):
+    table = page.text[page.text.index("What else could have answered") : page.text.index("How far off")]
+    assert table.index("this model") < table.index("278 m") < table.index("nearest neighbour") < table.index("777 m")
+    assert "600 m to 900 m" in table
+
+
+def test_the_median_without_marked_photos_tells_of_how_many(page):
+    row = page.text[page.text.index("median error, unmarked photos") :][:200]
+    assert "of the 5 photos" in row
+    assert "255 m" in row
 
 
 def test_a_hostile_file_name_is_only_text(page):
