@@ -105,7 +105,7 @@ def tables_a(runs: Sequence[Run]) -> list[Table]:
                 cells += [*_classified(found), _metres(found, "median_km"), _metres(found, "mean_km")]
             rows.append(tuple(cells))
     tables = [Table("Table 1. Classification, one row an encoder", tuple(header), rows)] if rows else []
-    return tables + _table_2(runs, splits)
+    return tables + _table_2(runs, _in_order(run.split for run in runs if run.head != "cells"))
 
 
 def _table_2(runs: Sequence[Run], splits: Sequence[str]) -> list[Table]:
