@@ -172,7 +172,7 @@ def mark(axes: Axes, frame: Frame, truth: Point | None, guess: Point | None) -> 
     ):
         if point:
             x = frame.x([point[1]])
-            axes.plot(x, [point[0]], marker, color=colour, mec=edge, ms=size, ls="", zorder=8, label=name)
+            axes.plot(x, [point[0]], marker, color=colour, mec=edge, mew=small, ms=size, ls="", zorder=8, label=name)
     if truth or guess:
         keys_below(axes)
 
