@@ -261,7 +261,7 @@ def _bounds(frame: "pl.DataFrame") -> str:
 
 def _dates(frame: "pl.DataFrame") -> str:
     days = sorted(value[:10] for value in _values(frame, "captured_at") if value[:4].isdigit() and value[4:5] == "-")
-    return f"{days[0]} to {days[-1]}" if days else ""
+    return " to ".join(sorted({str(days[0]), str(days[-1])})) if days else ""
 
 
 def _licence(names: Sequence[str]) -> str:

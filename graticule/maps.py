@@ -172,7 +172,7 @@ def mark(axes: Axes, frame: Frame, truth: Point | None, guess: Point | None) -> 
     ):
         if point:
             x = frame.x([point[1]])
-            axes.plot(x, [point[0]], marker, color=colour, mec=edge, ms=size, ls="", zorder=8, label=name)
+            axes.plot(x, [point[0]], marker, color=colour, mec=edge, mew=small, ms=size, ls="", zorder=8, label=name)
     if truth or guess:
         keys_below(axes)
 
@@ -239,7 +239,7 @@ def _label_degrees(axes: Axes, frame: Frame) -> None:
         (axes.yaxis, frame.north - frame.south, "NS"),
     ):
         steps = [1, 1.5, 3, 4.5, 6, 9, 10] if span > 30 else [1, 2, 5, 10]
-        axis.set_major_locator(MaxNLocator(nbins=5, steps=steps))
+        axis.set_major_locator(MaxNLocator(nbins=max(2, round(5 * _smaller(axes))), steps=steps))
         decimals = max(0, math.ceil(-math.log10(span / 5)))
 
         def text(value: float, _: object, signs: str = signs, decimals: int = decimals) -> str:
