@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from graticule import geo
 from graticule.images import hamming
 from graticule.photos import PLACE_DECIMALS, Photos
-from graticule.splits import UPLOADER_COLUMNS, drive_points, is_empty, uploader_column
+from graticule.splits import drive_points, is_empty, uploader_column
 from graticule.times import read_times
 
 Floats = NDArray[np.float64]
@@ -21,7 +21,7 @@ NEAREST_KM = (0.005, 0.025, 0.1, 1, 5, 25)
 DUPLICATE_BITS = 4  # of the 64 of a difference hash
 DUPLICATE_KM = 0.1
 WORST = 6  # pairs kept of each kind
-SHOWN = ("path", "lat", "lon", "captured_at", "sequence", "place", *UPLOADER_COLUMNS, "attribution", "license")
+SHOWN = ("path", "lat", "lon", "captured_at", "sequence", "place", "attribution", "licence")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Pair:
         bits: in which the difference hashes differ, of 64; none where one is missing.
         seconds: from the one to the other; none where a time is missing.
         test, train: what is known of each: ``path``, ``lat``, ``lon`` and any of ``captured_at``, ``sequence``,
-            ``place``, ``creator``, ``uploader``, ``attribution``, ``license``.
+            ``place``, ``attribution``, ``licence``. Not the uploader: a page that is passed on names nobody unasked.
     """
 
     why: str

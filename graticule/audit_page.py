@@ -138,9 +138,7 @@ def _shown(pair: Pair, train: Photos, test: Photos) -> ShownPair:
         known = [f"{facts['lat']:.6f}, {facts['lon']:.6f}"]
         known += [f"{name} {facts[name]}" for name in ("sequence", "place") if name in facts]
         known += [str(facts["captured_at"])] if "captured_at" in facts else []
-        owner = next((str(facts[name]) for name in ("attribution", "creator", "uploader") if name in facts), "")
-        known += [f"by {owner}"] if owner else []
-        known += [str(facts["license"])] if "license" in facts else []
+        known += [str(facts[name]) for name in ("attribution", "licence") if name in facts]
         shown = thumbnail(photos.root / facts["path"], f"{part} photo {facts['path']}")
         sides.append(Side(part, shown, str(facts["path"]), known))
     return ShownPair(", ".join(between), sides)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from graticule import decode, figures, images
+from graticule import decode, figures, heatmaps, images
 from graticule.data import Progress, read_bytes, silent
 from graticule.errors import BadPhotoError, BadRecipeError
 from graticule.explain import METHODS, Curves, Explanation, curves, random_curves, token_grid
@@ -78,7 +78,7 @@ def explain_photo(
     if "patches" in methods:
         rows, columns = token_grid(locator, data)
         title = f"The {rows} x {columns} patches that the transformer sees"
-        write("patches", figures.patches(shown, rows, columns, title=title), {"rows": rows, "columns": columns})
+        write("patches", heatmaps.patches(shown, rows, columns, title=title), {"rows": rows, "columns": columns})
     judged: dict[str, Curves] = {}
     asked = [method for method in METHODS if method in methods]
     if score and asked:
@@ -91,12 +91,12 @@ def explain_photo(
             judged[method] = curves(locator, data, found.heat, target=row)
             facts["scores"] = {key: _areas(judged[key]) for key in (method, "random")}
         title = f"{photo.name}\nwhat the {target} cell {case['cell']} hangs on (probability {found.probability:.1%})"
-        chart = figures.explanation(
+        chart = heatmaps.explanation(
             shown, found.heat, signed=found.signed, label=found.unit, method=method, title=title, synthetic=synthetic
         )
         write(method, chart, facts)
     if judged:
-        chart = figures.faithfulness({key: (c.share, c.deletion, c.insertion) for key, c in judged.items()})
+        chart = heatmaps.faithfulness({key: (c.share, c.deletion, c.insertion) for key, c in judged.items()})
         written.append(figures.save(chart, out / f"{name}-scores.png"))
     return written
 

@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, PolyCollection
-from matplotlib.colors import LinearSegmentedColormap, LogNorm
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
@@ -28,13 +28,11 @@ from graticule.geo import format_km
 
 BLUE, VERMILION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#595959"
 NIGHT = "#2B2B33"
-SIGNED = ("#9AD8FF", BLUE, "#101018", VERMILION, "#FFD9A0")  # against to for; dark where nothing hangs on it
 DPI = 150
 MOST_DOTS = 20_000
-FINEST = 100  # squares along the longer side of a map of what matters
 SYNTHETIC = "synthetic photos, not the real world"
 Point = tuple[float, float]
-_LINES: tuple[tuple[str, Any], ...] = (  # the last is the baseline's
+LINES: tuple[tuple[str, Any], ...] = (  # the last is the baseline's
     (BLUE, "-"), (VERMILION, "--"), (GREEN, "-."), ("#CC79A7", (0, (3, 1, 1, 1, 1, 1))), (GREY, ":")
 )  # fmt: skip
 
@@ -106,7 +104,7 @@ def cells_map(
         axes.scatter(frame.x(lon)[some], np.asarray(lat)[some], s=size, c="black", ec="white", lw=size / 15, zorder=4)
     maps.mark(axes, frame, truth, guess)
     maps.colour_bar(figure, axes, cells, values_label)
-    _dress(axes, title, synthetic=synthetic, grid=False)
+    dress(axes, title, synthetic=synthetic, grid=False)
     return figure
 
 
@@ -149,7 +147,7 @@ def probability_map(
     axes.add_collection(cells, autolim=False)
     maps.mark(axes, frame, truth, guess)
     maps.colour_bar(figure, axes, cells, "probability of the cell", FuncFormatter(lambda p, _: f"{100 * p:.2g} %"))
-    _dress(axes, title, synthetic=synthetic, grid=False)
+    dress(axes, title, synthetic=synthetic, grid=False)
     return figure
 
 
@@ -193,7 +191,7 @@ def errors_map(
     maps.colour_bar(figure, axes, lines, "error", FuncFormatter(lambda km, _: maps.label_km(km)))
     maps.keys_below(axes)
     part = f"{title}" if len(lats) == np.size(lat) else f"{title} ({len(lats)} of {np.size(lat):,})"
-    _dress(axes, part, synthetic=synthetic, grid=False)
+    dress(axes, part, synthetic=synthetic, grid=False)
     return figure
 
 
@@ -201,7 +199,7 @@ def photos_per_cell(photos: ArrayLike, *, synthetic: bool = False) -> Figure:
     """Photos of each cell, fullest first, with the median: how even the classes are (report A, figure 3)."""
     counts = np.sort(np.asarray(photos, np.int64))[::-1]
     median = float(np.median(counts))
-    figure, axes = _chart(2.9)
+    figure, axes = chart(2.9)
     axes.stairs(counts, np.arange(len(counts) + 1) + 0.5, fill=True, color=BLUE)
     axes.axhline(median, color=VERMILION, lw=1.5, ls="--", label=f"median: {median:,.0f} photos")
     if counts[0] > 50 * max(counts[-1], 1):
@@ -211,7 +209,7 @@ def photos_per_cell(photos: ArrayLike, *, synthetic: bool = False) -> Figure:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda n, _: f"{n:,.0f}"))
     axes.legend(loc="upper right", frameon=False, fontsize=9)
-    _dress(axes, f"Photos per cell: {counts.sum():,} photos in {len(counts):,} cells", synthetic=synthetic)
+    dress(axes, f"Photos per cell: {counts.sum():,} photos in {len(counts):,} cells", synthetic=synthetic)
     return figure
 
 
@@ -237,7 +235,7 @@ def learning_curves(history: Mapping[str, Any] | Any, *, synthetic: bool = False
     stage = columns.get("stage", np.zeros_like(columns["epoch"]))
     begun = np.flatnonzero(np.diff(stage)) + 1
     panels = [panel for panel in ("loss", "median error", "learning rate") if panel in {_CURVES[n][0] for n in curves}]
-    figure, axes = _chart(1.1 + 1.4 * len(panels), rows=len(panels), ratios=[2 if p == "loss" else 1 for p in panels])
+    figure, axes = chart(1.1 + 1.4 * len(panels), rows=len(panels), ratios=[2 if p == "loss" else 1 for p in panels])
     for panel, ax in zip(panels, np.atleast_1d(axes), strict=True):
         for name, y in curves.items():
             where, label, colour, style = _CURVES[name]
@@ -255,7 +253,7 @@ def learning_curves(history: Mapping[str, Any] | Any, *, synthetic: bool = False
         if panel == "learning rate":
             ax.yaxis.set_major_locator(MaxNLocator(nbins=3))
             ax.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
-        _dress(ax, "Learning curves" if panel == panels[0] else "", synthetic=synthetic)
+        dress(ax, "Learning curves" if panel == panels[0] else "", synthetic=synthetic)
     np.atleast_1d(axes)[-1].set_xlabel("epoch" + ("; at a dotted line a new stage begins" if len(begun) else ""))
     np.atleast_1d(axes)[-1].xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
     np.atleast_1d(axes)[-1].set_xlim(columns["epoch"].min() - 0.5, columns["epoch"].max() + 0.5)
@@ -286,7 +284,7 @@ def error_distribution(
     """
     errors = np.sort(np.maximum(np.asarray(error_km, np.float64), 0.001))  # a log axis has no zero
     share = np.arange(1, len(errors) + 1) / len(errors)
-    figure, axes = _chart(3.6)
+    figure, axes = chart(3.6)
     axes.step(errors, share, where="post", color=BLUE, lw=2, label="measured")
     if expected_error_km is not None and np.size(expected_error_km):
         expected = np.sort(np.maximum(np.asarray(expected_error_km, np.float64), 0.001))
@@ -302,7 +300,7 @@ def error_distribution(
     _kilometre_axis(axes)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.legend(loc="upper left", frameon=False, fontsize=9)
-    _dress(axes, f"How far off: {len(errors):,} photos", synthetic=synthetic)
+    dress(axes, f"How far off: {len(errors):,} photos", synthetic=synthetic)
     return figure
 
 
@@ -331,7 +329,7 @@ def split_map(
         )
     for key in maps.keys_below(axes).legend_handles:
         key.set(sizes=[36], alpha=1)  # type: ignore[union-attr]
-    _dress(axes, title, synthetic=synthetic, grid=False)
+    dress(axes, title, synthetic=synthetic, grid=False)
     return figure
 
 
@@ -356,7 +354,7 @@ def leak_histogram(
         f"> {names[-1]}",
     ]
     shares = np.array(counts) / max(sum(counts), 1)
-    figure, axes = _chart(3.0)
+    figure, axes = chart(3.0)
     bars = axes.bar(
         range(len(counts)),
         shares,
@@ -372,112 +370,11 @@ def leak_histogram(
     )
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     title = "How near the test photos are to training photos"
-    _dress(axes, f"{title}\n{subtitle}" if subtitle else title, synthetic=synthetic)
+    dress(axes, f"{title}\n{subtitle}" if subtitle else title, synthetic=synthetic)
     return figure
 
 
-def explanation(
-    photo: NDArray[np.uint8],
-    heat: ArrayLike,
-    *,
-    signed: bool,
-    label: str,
-    method: str,
-    title: str,
-    synthetic: bool = False,
-) -> Figure:
-    """A photo, and beside it the same in grey with a map of what matters over it: brighter matters more.
-
-    Args:
-        photo: shape ``(H, W, 3)``, in its own aspect.
-        heat: a map of the whole photo, of any shape ``(h, w)``.
-        signed: values below zero speak against the answer and are drawn in blue; else there are none.
-        label: what a value is.
-    """
-    values = _means(np.asarray(heat, np.float64), FINEST)
-    # One value in two hundred may be brighter than the scale: a single one would darken all others.
-    top = max(float(np.quantile(np.abs(values), 0.995)), 1e-12)
-    height, width = photo.shape[:2]
-    figure = Figure(figsize=(maps.WIDTH, 0.75 + 0.41 * maps.WIDTH * height / width), layout="compressed")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    left.imshow(photo)
-    right.imshow(photo @ np.array([0.299, 0.587, 0.114]) * 0.45, cmap="gray", vmin=0, vmax=255)
-    shown = right.imshow(
-        values,
-        extent=(-0.5, width - 0.5, height - 0.5, -0.5),
-        cmap=LinearSegmentedColormap.from_list("against and for", SIGNED) if signed else "inferno",
-        vmin=-top if signed else 0,
-        vmax=top,
-        alpha=0.15 + 0.75 * np.minimum(np.abs(values) / top, 1),
-        interpolation="bilinear",
-        gid="heat",
-    )
-    maps.colour_bar(figure, right, shown, label, FuncFormatter(lambda v, _: f"{v:.2g}"))
-    for axes in (left, right):
-        axes.set(xticks=[], yticks=[], xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
-        axes.spines[:].set_visible(False)
-    figure.suptitle(f"{title}\n{SYNTHETIC}" if synthetic else title, fontsize=10)
-    hint = "orange speaks for it, blue against" if signed else "brighter matters more"
-    right.set_title(f"{method}: {hint}", loc="left", fontsize=9)
-    return figure
-
-
-def patches(photo: NDArray[np.uint8], rows: int, columns: int, *, title: str) -> Figure:
-    """A photo cut into the patches that a transformer reads, in their order: row by row from the upper left."""
-    height, width = photo.shape[:2]
-    figure = Figure(figsize=(maps.WIDTH, 0.5 + maps.WIDTH * height / width), layout="compressed")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.imshow(photo)
-    for x in np.linspace(0, width, columns + 1) - 0.5:
-        axes.axvline(x, color="white", lw=2.5)
-    for y in np.linspace(0, height, rows + 1) - 0.5:
-        axes.axhline(y, color="white", lw=2.5)
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set_visible(False)
-    _dress(axes, title, synthetic=False, grid=False)
-    return figure
-
-
-def faithfulness(curves: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]]) -> Figure:
-    """Deletion and insertion curves of several methods, with their areas.
-
-    Args:
-        curves: by method, ``(share, deletion, insertion)``, each of shape ``(S,)``; ``random`` is the baseline.
-    """
-    figure, axes = _chart(3.4 + 0.2 * len(curves), columns=2)
-    looks = dict(zip((name for name in curves if name != "random"), itertools.cycle(_LINES[:-1]), strict=False))
-    for ax, column, better in ((axes[0], 1, "lower"), (axes[1], 2, "higher")):
-        for name, columns in curves.items():
-            share, probability = np.asarray(columns[0], np.float64), np.asarray(columns[column], np.float64)
-            area = np.trapezoid(probability, share)
-            colour, style = looks.get(name, _LINES[-1])
-            ax.plot(share, probability, ls=style, color=colour, lw=1.8, label=f"{name}: {100 * area:.3g} %")
-        ax.set(xlim=(0, 1), ylim=(0, None))
-        for axis in (ax.xaxis, ax.yaxis):
-            axis.set_major_formatter(FuncFormatter(lambda part, _: f"{100 * part:.3g}%"))
-        # Beneath: curves that rise and fall leave no corner free.
-        keys = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "frameon": False, "fontsize": 9}
-        ax.legend(**keys, title=f"mean, {better} is better", title_fontsize=9)
-    axes[0].set(xlabel="most important part deleted", ylabel="probability of the cell")
-    axes[1].set_xlabel("most important part inserted")
-    _dress(axes[0], "Deletion", synthetic=False)
-    _dress(axes[1], "Insertion", synthetic=False)
-    return figure
-
-
-def _means(values: NDArray[np.float64], most: int) -> NDArray[np.float64]:
-    """Means over small squares, at most ``most`` along the longer side: single pixels do not show in print."""
-    size = -(-max(values.shape) // most)
-    starts = [np.arange(0, side, size) for side in values.shape]
-    sums = np.add.reduceat(np.add.reduceat(values, starts[0], axis=0), starts[1], axis=1)
-    counts = [np.diff(np.append(start, side)) for start, side in zip(starts, values.shape, strict=True)]
-    means: NDArray[np.float64] = sums / np.outer(*counts)
-    return means
-
-
-def _chart(
+def chart(
     height: float, *, rows: int = 1, columns: int = 1, ratios: Sequence[float] | None = None
 ) -> tuple[Figure, Any]:
     figure = Figure(figsize=(maps.WIDTH, height), layout="constrained", facecolor="white")
@@ -519,7 +416,7 @@ def _some(n: int, most: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
 
 
-def _dress(axes: Axes, title: str, *, synthetic: bool, grid: bool = True) -> None:
+def dress(axes: Axes, title: str, *, synthetic: bool, grid: bool = True) -> None:
     """The one place for looks: title at the left, quiet frame, the stamp on what is not the real world."""
     if synthetic and title:
         title = f"{title}\n{SYNTHETIC}"

@@ -204,6 +204,19 @@ def read_file(file: Path) -> bytes:
         raise BadPhotoError("unreadable", f"{file} cannot be opened: {error.strerror}") from error
 
 
+def thumbnail(data: bytes, longest: int, quality: int = 82) -> bytes:
+    """A small JPEG of a photo, without the EXIF of its original; the longer side has at most so many pixels.
+
+    Raises:
+        BadPhotoError: as :func:`decode`.
+    """
+    image = Image.fromarray(decode(data, shortest_side=longest // 2))
+    image.thumbnail((longest, longest))
+    jpeg = BytesIO()
+    image.save(jpeg, "JPEG", quality=quality)
+    return jpeg.getvalue()
+
+
 def too_many_bytes(size: int) -> BadPhotoError:
     """The refusal of a file by its size alone, so that it need not be read."""
     return BadPhotoError(

@@ -1,14 +1,12 @@
 """What HTML pages are made of: pictures inside the page, thumbnails, and the templates of ``assets/``."""
 
 import base64
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
-from PIL import Image
 
 from graticule import figures, images
 from graticule.errors import BadPhotoError
@@ -32,13 +30,10 @@ def picture(figure: Figure, alt: str) -> Picture:
 def thumbnail(path: Path, alt: str) -> Picture | None:
     """A small JPEG, without the EXIF of its original; none where the photo is gone or broken."""
     try:
-        image = Image.fromarray(images.decode(images.read_file(path), shortest_side=THUMBNAIL_PX // 2))
+        jpeg = images.thumbnail(images.read_file(path), THUMBNAIL_PX)
     except BadPhotoError:
         return None
-    image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-    jpeg = io.BytesIO()
-    image.save(jpeg, "JPEG", quality=82)
-    return Picture("data:image/jpeg;base64," + base64.b64encode(jpeg.getvalue()).decode(), alt)
+    return Picture("data:image/jpeg;base64," + base64.b64encode(jpeg).decode(), alt)
 
 
 def render(template: str, **values: Any) -> str:

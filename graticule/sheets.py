@@ -1,7 +1,6 @@
 """Contact sheets: what a check found, as small pictures that a person looks at before believing it."""
 
 import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
-from PIL import Image
 
 from graticule import images
 from graticule.errors import BadPhotoError
@@ -131,10 +129,7 @@ def _thumb(photos: Photos, checks: Checks, row: int, measure: str | None) -> Thu
 def _uri(path: Path) -> str | None:
     """A small JPEG, without the EXIF of its original."""
     try:
-        image = Image.fromarray(images.decode(images.read_file(path), shortest_side=THUMBNAIL_PX // 2))
+        jpeg = images.thumbnail(images.read_file(path), THUMBNAIL_PX)
     except BadPhotoError:
         return None
-    image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-    jpeg = io.BytesIO()
-    image.save(jpeg, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg.getvalue()).decode()
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()

@@ -115,7 +115,7 @@ def test_the_worst_pairs_are_the_nearest_of_each_place_and_the_look_alikes():
     train, test = (
         photos(
             rng.uniform(0, 0.05, n), rng.uniform(0, 0.05, n),
-            dhash=pl.Series([None, *rng.integers(0, 2**63, n - 1).tolist()], dtype=pl.UInt64), license="CC-BY-SA-4.0",
+            dhash=pl.Series([None, *rng.integers(0, 2**63, n - 1).tolist()], dtype=pl.UInt64), licence="CC-BY-SA-4.0",
         )
         for _ in range(2)
     )  # fmt: skip
@@ -129,7 +129,7 @@ def test_the_worst_pairs_are_the_nearest_of_each_place_and_the_look_alikes():
     [alike] = [pair for pair in pairs if pair.why == "alike"]
     assert (alike.test["path"], alike.train["path"], alike.bits) == ("7.jpg", "9.jpg", 2)
     assert alike.distance_km == pytest.approx(0.03, rel=1e-6)
-    assert alike.test["license"] == "CC-BY-SA-4.0"
+    assert alike.test["licence"] == "CC-BY-SA-4.0"
     near = [pair for pair in pairs if pair.why == "nearest"]
     km = geo.great_circle_km(test.lat[:, None], test.lon[:, None], train.lat, train.lon).min(axis=1)
     assert near[0].distance_km == pytest.approx(km.min())

@@ -18,7 +18,7 @@ def sides(tmp_path):
     train, test = (
         photos(
             rng.uniform(0, 0.002, 10), rng.uniform(0, 0.002, 10), sequence=[HOSTILE] * 5 + [name] * 5,
-            captured_at=f"2024-07-0{day} 10:00:00", creator="Ann", license="CC-BY-SA-4.0",
+            captured_at=f"2024-07-0{day} 10:00:00", creator="Ann", attribution="a service", licence="CC-BY-SA-4.0",
             dhash=pl.Series([7] * 10, dtype=pl.UInt64),
         )
         for name, day in (("a", 1), ("b", 2))
@@ -35,7 +35,7 @@ def test_the_page_shows_the_verdict_the_map_what_is_shared_and_the_worst_pairs(s
     assert "NOT held out: training has seen the test" in page.text
     for words in ("sequences 1 50.0%", "uploaders 1 100.0%", "days 0 0.0%", "24 hours apart", "0 of 64 bits differ"):
         assert words in page.text, words
-    assert "by Ann CC-BY-SA-4.0" in page.text
+    assert "a service CC-BY-SA-4.0" in page.text
     pictures = [attrs for tag, attrs in page.tags if tag == "img"]
     assert any("blue dots" in attrs["alt"] for attrs in pictures)
     assert {"test photo 0.jpg", "test photo 1.jpg"} & {attrs["alt"] for attrs in pictures}

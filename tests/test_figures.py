@@ -8,7 +8,7 @@ import pytest
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from graticule import borders, figures, maps, s2
+from graticule import borders, figures, heatmaps, maps, s2
 from graticule.geo import great_circle_km
 from graticule.partition import CellPartition
 
@@ -283,7 +283,7 @@ def test_learning_curves_mark_where_a_stage_begins():
 def test_no_two_methods_share_a_line_style_and_the_keys_hide_no_curve():
     share = np.linspace(0, 1, 5)
     methods = ("random", "occlusion", "saliency", "integrated-gradients", "gradcam")
-    figure = figures.faithfulness(dict.fromkeys(methods, (share, 1 - share, share)))
+    figure = heatmaps.faithfulness(dict.fromkeys(methods, (share, 1 - share, share)))
     figure.canvas.draw()
     for axes in figure.axes:
         assert len({(line.get_color(), str(line._dash_pattern)) for line in axes.get_lines()}) == len(methods)

@@ -21,7 +21,7 @@ FLOORS = [
     {"train"},
     {"compare", "figures", "explain"},
     {"evaluate"},
-    {"sweep", "tables", "pages"},
+    {"sweep", "tables", "pages", "heatmaps"},
     {"report", "audit_page", "explained"},
     {"cli"},
 ]

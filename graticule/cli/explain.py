@@ -39,7 +39,7 @@ def explain(
     stride: Annotated[int | None, typer.Option(min=1, help="Occlusion: step of the square, network pixels.")] = None,
     score: Annotated[bool, typer.Option(help="Judge each map by deletion and insertion.")] = True,
 ) -> None:
-    """Show which parts of photos the answers hang on, and all cells' probabilities on a map.
+    """Show which parts of photos the answers hang on, and where the probability lies on a map.
 
     Exit status 1 if a photo could not be explained; the others are.
     """
