@@ -88,7 +88,7 @@ def tables_a(runs: Sequence[Run]) -> list[Table]:
     the true one: nought whenever the cell is right. The true error, to the photo, stands beside it, and so do both on
     drives that training never saw, where a run with that split is there.
     """
-    splits = _in_order(run.split for run in runs)
+    splits = _splits(runs)
     header: list[str] = ["Model"]
     for split in splits:
         where = OWN_SPLIT.get(split, f"by {split}")
@@ -105,7 +105,7 @@ def tables_a(runs: Sequence[Run]) -> list[Table]:
                 cells += [*_classified(found), _metres(found, "median_km"), _metres(found, "mean_km")]
             rows.append(tuple(cells))
     tables = [Table("Table 1. Classification, one row an encoder", tuple(header), rows)] if rows else []
-    return tables + _table_2(runs, _in_order(run.split for run in runs if run.head != "cells"))
+    return tables + _table_2(runs, _splits([run for run in runs if run.head != "cells"]))
 
 
 def _table_2(runs: Sequence[Run], splits: Sequence[str]) -> list[Table]:
@@ -184,6 +184,12 @@ def _classified(found: Mapping[str, Any] | None) -> list[str]:
 
 def _alpha(run: Run) -> float:
     return float(run.recipe["target"].get("alpha") or 1.0)
+
+
+def _splits(runs: Sequence[Run]) -> list[str]:
+    """Splits of the runs: those known here as :data:`OWN_SPLIT` lists them, the report's own first, then others."""
+    found = {run.split for run in runs}
+    return [split for split in OWN_SPLIT if split in found] + sorted(found - OWN_SPLIT.keys())
 
 
 def _in_order(values: Iterator[str] | Sequence[str]) -> list[str]:
