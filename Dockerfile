@@ -14,8 +14,8 @@ COPY graticule graticule
 COPY recipes recipes
 RUN pip install --no-cache-dir --no-deps .
 
-# Weights that timm or torchvision fetch, and features, outlive the container where /work is a volume.
-ENV HF_HOME=/work/cache/hub TORCH_HOME=/work/cache/torch GRATICULE_CACHE=/work/cache/graticule
-VOLUME /work
-WORKDIR /work
+# Weights that timm or torchvision fetch, and features, outlive the container where /data is a volume.
+ENV HF_HOME=/data/cache/hub TORCH_HOME=/data/cache/torch GRATICULE_CACHE=/data/cache/graticule
+VOLUME /data
+WORKDIR /data
 ENTRYPOINT ["graticule"]
