@@ -19,7 +19,7 @@ from graticule.model.geolocator import Geolocator, build_geolocator
 from graticule.partition import Partition, read_partition
 from graticule.preprocess import Preprocess
 
-FORMAT = 1
+FORMAT = 2
 WEIGHTS, CELLS, RECIPE, INDEX = "weights.safetensors", "cells.parquet", "recipe.yaml", "bundle.json"
 FILES = (WEIGHTS, CELLS, RECIPE)
 TRAINING = "training"  # checkpoints, history and the table of photos lie there, beside the bundle's own files

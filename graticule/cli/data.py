@@ -136,7 +136,8 @@ def data_split(
     if as_json:
         say.print_json(about | {"audit": found and found.to_json()})
         return
-    drawn = f", {about['drives']:,} drives from {about['drives_from']}" if "drives" in about else ""
+    sources = {"rebuilt": "positions and times", "uploader+day": "uploader and day", "sequence": "sequence ids"}
+    drawn = f", {about['drives']:,} drives from {sources[about['drives_from']]}" if "drives" in about else ""
     typer.echo(f"split by {way}{drawn}: " + "  ".join(f"{name} {count:,}" for name, count in counts.items()))
     if way == "time":
         typer.echo("  ".join(f"{part} {first} to {last}" for part, (first, last) in days.items()))
