@@ -13,7 +13,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from graticule.errors import BadTableError
 from graticule.geo import EARTH_RADIUS_KM, Floats, Ints, check_latlon, from_vectors
 
 Cells = NDArray[np.uint64]
@@ -218,25 +217,6 @@ def range_max(cells: Cells) -> Cells:
 def to_tokens(cells: Cells) -> list[str]:
     """S2's short text form: the hexadecimal id without its trailing zeros."""
     return [f"{cell:016x}".rstrip("0") for cell in cells.ravel().tolist()]
-
-
-def from_tokens(tokens: list[str]) -> Cells:
-    """Ids of tokens, shape ``(len(tokens),)``.
-
-    Raises:
-        BadTableError: a token is not that of a cell.
-    """
-    cells = np.zeros(len(tokens), np.uint64)  # 0 is no cell
-    for row, token in enumerate(tokens):
-        if 0 < len(token) <= 16 and set(token) <= set("0123456789abcdefABCDEF"):
-            cells[row] = int(token.ljust(16, "0"), 16)
-    bad = np.flatnonzero(~are_valid(cells))
-    if len(bad):
-        raise BadTableError(
-            f"{len(bad)} of {len(tokens)} S2 tokens are not valid; the first is {tokens[bad[0]]!r} at index "
-            f"{bad[0]}. A token is 1 to 16 hexadecimal digits, such as '89c259' for part of New York"
-        )
-    return cells
 
 
 def centers(cells: Cells) -> tuple[Floats, Floats]:

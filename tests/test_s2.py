@@ -8,7 +8,7 @@ import pytest
 import s2geometry
 
 from graticule import s2
-from graticule.errors import BadCoordinateError, BadTableError
+from graticule.errors import BadCoordinateError
 from graticule.geo import EARTH_RADIUS_KM, great_circle_km
 
 COORDINATES = Path(__file__).parents[1] / ".." / "shared" / "data" / "coordinates"
@@ -134,16 +134,8 @@ def test_face_cells_are_those_of_s2geometry():
     assert s2.range_max(s2.face_cells()).dtype == np.uint64
 
 
-def test_tokens_go_there_and_back(cells):
-    tokens = s2.to_tokens(cells)
-    assert tokens == [cell.ToToken() for cell in oracle(cells)]
-    np.testing.assert_array_equal(s2.from_tokens(tokens), cells)
-
-
-@pytest.mark.parametrize("token", ["", "X", "xyz", "0x1", " 1", "-1", "f", "2", "00000000000000001", "٣"])
-def test_a_token_that_is_no_cell_is_refused(token):
-    with pytest.raises(BadTableError, match=r"1 of 2 S2 tokens are not valid; the first is .* at index 1"):
-        s2.from_tokens(["89c259", token])
+def test_tokens_are_those_of_s2geometry(cells):
+    assert s2.to_tokens(cells) == [cell.ToToken() for cell in oracle(cells)]
 
 
 @pytest.mark.parametrize(
