@@ -14,6 +14,9 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
+Precision = Literal["float32", "bfloat16"]
+
+
 class Section(BaseModel):
     """A frozen group of settings that refuses names it does not know."""
 
@@ -252,7 +255,7 @@ class Train(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     schedule: Schedule = "onecycle"
     warmup: Share = 0.1
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Precision | Literal["auto"] = "auto"
     compile: bool = False
     share: Annotated[float, Field(gt=0, le=1)] = 1.0  # of each cell's training photos; the cells stay as they are
     checkpoint_minutes: Positive = 10.0  # and at the end of each epoch

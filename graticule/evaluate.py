@@ -15,7 +15,7 @@ from graticule.audit import LeakAudit, audit
 from graticule.bundle import TRAINING, Bundle
 from graticule.cards import write_card
 from graticule.compare import OTHERS, neighbour_errors_km, with_others
-from graticule.config import Recipe
+from graticule.config import Precision, Recipe
 from graticule.data import FeatureStore, Progress, silent
 from graticule.errors import BadTableError, LeakError
 from graticule.files import write_json, write_parquet
@@ -66,6 +66,7 @@ def evaluate(
     baseline: bool = False,
     together: Together | None = None,
     store: FeatureStore | None = None,
+    precision: Precision = "float32",
     progress: Progress = silent,
 ) -> Evaluation:
     """Ask a bundle about photos whose place is known.
@@ -79,6 +80,7 @@ def evaluate(
             takes for held out.
         baseline: measure the nearest training photos too: what the encoder gives without the training.
         together: measure the photos of each ``place`` or ``sequence`` answered together too.
+        precision: as for :class:`graticule.locate.Locator`.
 
     Raises:
         BadTableError: there are no such photos, or no training photos for the baseline.
@@ -99,7 +101,7 @@ def evaluate(
             f"and train again (graticule data split), or measure them all the same with --allow-leak"
         )
     # Features of an encoder that was trained along would fill the store and never be asked for again.
-    locator = Locator(bundle, store=store if bundle.recipe.encoder.frozen else None)
+    locator = Locator(bundle, store=store if bundle.recipe.encoder.frozen else None, precision=precision)
     rows = predict_rows(locator, chosen, progress=progress)
     known = None
     if baseline:
@@ -118,6 +120,7 @@ def evaluate(
         "recipe": bundle.recipe.name,
         "encoder": bundle.recipe.encoder.name,
         "answer": bundle.recipe.answer,
+        "precision": precision,
         "synthetic": photos.synthetic,
         "trained_on": bundle.facts.get("photos"),
         "cells": len(bundle.partition),
@@ -135,6 +138,7 @@ def evaluate_folder(
     baseline: bool = False,
     together: Together | None = None,
     store: FeatureStore | None = None,
+    precision: Precision = "float32",
     progress: Progress = silent,
 ) -> Evaluation:
     """:func:`evaluate` from paths to paths; the bundle's model card is renewed with what it holds by then."""
@@ -147,6 +151,7 @@ def evaluate_folder(
         baseline=baseline,
         together=together,
         store=store,
+        precision=precision,
         progress=progress,
     )
     found.write(out)

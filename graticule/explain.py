@@ -310,15 +310,12 @@ def _probabilities(
     locator: Locator, photos: Iterable[Tensor], target: int, total: int, progress: Progress = silent
 ) -> Floats:
     """Probability of one cell for each of many changed photos ``(3, H, W)``, in batches."""
-    # bfloat16 only where the processor multiplies it: elsewhere it is emulated, twenty times slower.
-    native = locator.device == "cpu" and torch.cpu._is_avx512_bf16_supported()
     found: list[Tensor] = []
     batch: list[Tensor] = []
     for count, photo in enumerate(photos, 1):
         batch.append(photo)
         if len(batch) == _batch_size(locator) or count == total:
-            with torch.autocast("cpu", torch.bfloat16, enabled=native):
-                answers = _log_probability(locator, torch.stack(batch))
+            answers = _log_probability(locator, torch.stack(batch))
             found.append(answers[:, target].exp().cpu())
             batch.clear()
             progress(count, total, "squares")

@@ -65,7 +65,8 @@ def explain_photo(
     def write(method: str, figure: Any, facts: dict[str, Any]) -> None:
         written.append(figures.save(figure, out / f"{name}-{method}.png"))
         known = {key: value for key, value in case.items() if key not in ("row", "all")}
-        write_json(out / f"{name}-{method}.json", {"method": method} | known | facts)
+        arithmetic = {"precision": locator.bundle.model.precision}
+        write_json(out / f"{name}-{method}.json", {"method": method} | known | facts | arithmetic)
         written.append(out / f"{name}-{method}.json")
 
     shown = _shown(data)

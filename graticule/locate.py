@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from graticule import decode
 from graticule.albums import Albums, Motion
 from graticule.bundle import Bundle
+from graticule.config import Precision
 from graticule.data import FeatureStore, Photo, Progress, encode, silent
 from graticule.decode import Answer, Fix, Points
 from graticule.errors import BadPhotoError, BadRecipeError
@@ -54,13 +55,23 @@ class Locator:
     Args:
         store: a store of features, for photos that are asked about often; none by default, so nothing is kept.
         device: where the network runs; the GPU if there is one.
+        precision: arithmetic of the encoder: ``float32`` gives the same answer on every processor, but for rounding;
+            ``bfloat16`` is faster where the processor or the card multiplies it, and moves probabilities a little.
     """
 
-    def __init__(self, bundle: Bundle, *, store: FeatureStore | None = None, device: str | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        store: FeatureStore | None = None,
+        device: str | None = None,
+        precision: Precision = "float32",
+    ) -> None:
         self.bundle = bundle
         self.store = store
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.bundle.model.to(self.device).eval()
+        self.bundle.model.precision = precision
 
     @overload
     def locate(self, photos: str | Path | bytes, *, top: int = 5) -> Fix: ...  # type: ignore[overload-overlap]
@@ -211,10 +222,10 @@ class Locator:
         return out
 
 
-def load(path: str | Path, *, device: str | None = None) -> Locator:
-    """Open a bundle for answering.
+def load(path: str | Path, *, device: str | None = None, precision: Precision = "float32") -> Locator:
+    """Open a bundle for answering; ``device`` and ``precision`` as for :class:`Locator`.
 
     Raises:
         BundleError: there is no whole bundle at ``path``.
     """
-    return Locator(Bundle.read(Path(path)), device=device)
+    return Locator(Bundle.read(Path(path)), device=device, precision=precision)

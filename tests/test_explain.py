@@ -99,6 +99,30 @@ def test_occlusion_is_the_map_of_captum(photo, encoder, side, patch, stride):
     np.testing.assert_allclose(found.heat, oracle[0, 0], atol=1e-5)
 
 
+@pytest.mark.parametrize("processor_has_bfloat16", [True, False])
+def test_the_processor_does_not_decide_the_map(photo, monkeypatch, processor_has_bfloat16):
+    arithmetic = []
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: processor_has_bfloat16)
+    locator = make_locator("test_vit", 160)
+    hook = locator.bundle.model.encoder.register_forward_hook(
+        lambda *_: arithmetic.append(torch.is_autocast_enabled("cpu"))
+    )
+    found = explain.occlusion(locator, photo, patch=64, stride=48)
+    explain.curves(locator, photo, found.heat)
+    hook.remove()
+    assert arithmetic
+    assert not any(arithmetic)
+
+
+def test_bfloat16_is_an_option_whose_map_is_near_that_of_float32(photo):
+    exact = explain.occlusion(make_locator("test_vit", 160), photo, patch=64, stride=48)
+    locator = make_locator("test_vit", 160)
+    fast = Locator(locator.bundle, device="cpu", precision="bfloat16")
+    found = explain.occlusion(fast, photo, patch=64, stride=48, target=exact.target)
+    off = np.abs(found.heat - exact.heat).max() / np.ptp(exact.heat)
+    assert 1e-5 < off < 0.3  # not the same arithmetic, and not another explanation
+
+
 def test_saliency_is_the_gradient_of_the_loss_by_hand(photo):
     locator = make_locator()
     pixels = pixels_of(locator, photo).requires_grad_()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from graticule.cli import say
-from graticule.cli.options import SPLIT_BY, Column, Json, Sets, expand
+from graticule.cli.options import SPLIT_BY, Arithmetic, Column, Json, Precision, Sets, expand
 
 if TYPE_CHECKING:
     from graticule.albums import Albums
@@ -164,6 +164,7 @@ def evaluate(
     allow_leak: Annotated[
         bool, typer.Option("--allow-leak", help="Measure photos of drives that training has seen, and say so.")
     ] = False,
+    precision: Arithmetic = Precision.float32,
     as_json: Json = False,
 ) -> None:
     """Measure a bundle on photos whose place is known. Exit status 1 if training has seen their drives."""
@@ -181,6 +182,7 @@ def evaluate(
             baseline=baseline is not None,
             together=together,
             store=default_store(),
+            precision=precision.value,
             progress=progress,
         )
     if as_json:
@@ -295,6 +297,7 @@ def predict(
         Together | None,
         typer.Option(help="Answer photos of a place or along a drive together: the table's, or those of a folder."),
     ] = None,
+    precision: Arithmetic = Precision.float32,
 ) -> None:
     """Tell where photos were taken. Exit status 1 if one could not be read."""
     from graticule.formats import WRITERS
@@ -302,7 +305,9 @@ def predict(
 
     wanted, albums = _asked(photos, together)
     with say.progress("photos") as progress:
-        replies = list(load(bundle).replies(wanted, albums=albums, top=top, progress=progress))
+        replies = list(
+            load(bundle, precision=precision.value).replies(wanted, albums=albums, top=top, progress=progress)
+        )
     if format is Format.table and out is None:
         say.print_table(
             ("photo", "lat", "lon", "expected error", "likeliest cell", "probability*"),

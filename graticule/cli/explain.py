@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from graticule.cli import say
-from graticule.cli.options import expand, position
+from graticule.cli.options import Arithmetic, Precision, expand, position
 from graticule.errors import BadTableError
 
 app = typer.Typer()
@@ -38,6 +38,7 @@ def explain(
     patch: Annotated[int | None, typer.Option(min=1, help="Occlusion: side of the square, network pixels.")] = None,
     stride: Annotated[int | None, typer.Option(min=1, help="Occlusion: step of the square, network pixels.")] = None,
     score: Annotated[bool, typer.Option(help="Judge each map by deletion and insertion.")] = True,
+    precision: Arithmetic = Precision.float32,
 ) -> None:
     """Show which parts of photos the answers hang on, and where the probability lies on a map.
 
@@ -53,7 +54,7 @@ def explain(
         raise BadTableError(
             f"--truth is where one photo was taken, but there are {len(wanted)}; explain them one by one"
         )
-    locator, failed = load(bundle), 0
+    locator, failed = load(bundle, precision=precision.value), 0
     for photo, name in zip(wanted, names_of(wanted), strict=True):
         try:
             with say.progress(photo.name) as progress:

@@ -14,6 +14,17 @@ Sets = Annotated[list[str] | None, typer.Option("--set", help="Change one settin
 Column = typer.Option(help="The table's own name of this column.")
 
 
+class Precision(StrEnum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+Arithmetic = Annotated[
+    Precision,
+    typer.Option("--precision", help="float32 answers alike on every machine; bfloat16 is faster on some, less exact."),
+]
+
+
 class Track(StrEnum):
     revisit = "revisit"
     unseen = "unseen"

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from graticule.config import Recipe
+from graticule.config import Precision, Recipe
 from graticule.errors import BadRecipeError
 from graticule.model.encoders import Encoder, build_encoder
 from graticule.model.heads import Head, Output
@@ -11,10 +11,15 @@ from graticule.model.hybrid import build_hybrid
 
 
 class Geolocator(nn.Module):
-    """An encoder and a head. Images come in as uint8 or as floats in [0, 1]; scaling is part of the network."""
+    """An encoder and a head. Images come in as uint8 or as floats in [0, 1]; scaling is part of the network.
+
+    Attributes:
+        precision: arithmetic of the encoder. ``bfloat16`` is autocast; the head always stays in float32.
+    """
 
     mean: Tensor
     std: Tensor
+    precision: Precision = "float32"
 
     def __init__(
         self,
@@ -35,8 +40,14 @@ class Geolocator(nn.Module):
             images = images / 255
         # Convolutions are about a third faster with the colours of a pixel side by side; transformers do not mind.
         scaled = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        features: Tensor = self.encoder(scaled)
-        return features
+        if (
+            self.precision == "float32"
+        ):  # which is also how an autocast around this call, as in training, stays in force
+            features: Tensor = self.encoder(scaled)
+            return features
+        with torch.autocast(scaled.device.type, torch.bfloat16):
+            features = self.encoder(scaled)
+        return features.float()
 
     def forward(self, images: Tensor) -> Output:
         """What the head says of a batch ``(B, 3, H, W)``."""
