@@ -1,5 +1,7 @@
 """What training photos give away about test photos: how near they are, what they share, and the worst pairs."""
 
+import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +22,8 @@ NEAREST_KM = (0.005, 0.025, 0.1, 1, 5, 25)
 # 5 m: the share that Lilja et al., Localization Is All You Evaluate (CVPR 2024), give for official splits
 DUPLICATE_BITS = 4  # of the 64 of a difference hash
 DUPLICATE_KM = 0.1
+DUPLICATES_LEAK = 0.05  # share of test photos with a near-duplicate in training from which a test is not held out
+SAME_SPOT_KM = 1e-6
 WORST = 6  # pairs kept of each kind
 SHOWN = ("path", "lat", "lon", "captured_at", "sequence", "place", "attribution", "licence")
 
@@ -64,7 +68,9 @@ class LeakAudit:
             whatever the sequences are called; see :func:`graticule.splits.drive_points`.
         near_duplicates: test photos that have a training photo within 100 m whose difference hash differs
             in at most 4 of 64 bits. Look-alikes farther off, such as two black frames, give no answer away.
-        held_out: whether a number measured on these test photos may be called held out; none: cannot tell.
+        identical: test photos that are also training photos: the same file, or the same bytes by ``sha256``.
+        held_out: whether a number measured on these test photos may be called held out; none: cannot tell. The worst
+            finding decides.
         verdict: all of it in a sentence.
         worst: pairs across the two sides, of each kind the worst at most 6 places.
     """
@@ -88,6 +94,7 @@ class LeakAudit:
     held_out: bool | None
     verdict: str
     worst: list[Pair]
+    identical: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -137,12 +144,15 @@ def audit(train: Photos, test: Photos) -> LeakAudit:
         alike = _near_duplicates(train, test, *hashes)
     same_drive = len(together) if timed else None
     duplicates = len(alike) if hashed else None
+    identical = int((_in_training(train, test, _locations) | _in_training(train, test, _digests)).sum())
     held_out, verdict = _verdict(
         sequences,
         places,
         place_from,
         same_drive,
         duplicates,
+        identical,
+        float((nearest_km <= SAME_SPOT_KM).mean()),
         len(test),
         within,
         float(np.median(nearest_km)),
@@ -171,6 +181,7 @@ def audit(train: Photos, test: Photos) -> LeakAudit:
         held_out=held_out,
         verdict=verdict,
         worst=worst,
+        identical=identical,
     )
 
 
@@ -180,12 +191,23 @@ def _verdict(
     place_from: str,
     same_drive: int | None,
     duplicates: int | None,
+    identical: int,
+    same_spot: float,
     photos: int,
     within: dict[str, float],
     median_km: float,
 ) -> tuple[bool | None, str]:
     facts, unknown = [], []
     named_places = places if place_from == "place" else None
+    far = within["within_100_m"] == 0  # as a block split with a buffer makes it
+    leaks = False
+
+    def part(count: int) -> str:
+        return f"{count} test photos ({_share(count / photos)})"
+
+    if identical:
+        leaks = True
+        facts.append(f"{part(identical)} are training photos themselves")
     for name, found in (("sequence", sequences), ("place", named_places)):
         if found is None:
             unknown.append(f"{name}s (no column {name!r})")
@@ -197,36 +219,54 @@ def _verdict(
     if same_drive is None:
         unknown.append("drives under other names (no column 'captured_at')")
     elif same_drive:
-        part = f"{same_drive} test photos ({_share(same_drive / photos)})"
-        facts.append(f"{part} were taken within 100 m and 10 s of a training photo, so on the same drive")
+        leaks = leaks or sequences is not None or named_places is not None or bool(places[0])
+        facts.append(f"{part(same_drive)} were taken within 100 m and 10 s of a training photo, so on the same drive")
     if duplicates is None:
         unknown.append("near-duplicates (no column 'dhash')")
     elif duplicates:
-        part = f"{duplicates} test photos ({_share(duplicates / photos)})"
-        facts.append(f"{part} have a near-duplicate in training")
+        allowed = f", more than the {DUPLICATES_LEAK:.0%} allowed" if duplicates > DUPLICATES_LEAK * photos else ""
+        leaks = leaks or bool(allowed)
+        facts.append(f"{part(duplicates)} have a near-duplicate in training{allowed}")
+    if same_spot > 0.5 and sequences is named_places is None:  # where cameras are fixed, those columns decide
+        leaks = True
+        facts.append(f"{_share(same_spot)} of the test photos stand exactly where a training photo stands")
     facts.append(
         f"the nearest training photo is {geo.format_km(median_km)} away in the median, "
         f"and within 5 m for {_share(within['within_5_m'])} of the test photos"
     )
-    far = within["within_100_m"] == 0  # as a block split with a buffer makes it
-    held_out: bool | None = True
-    if sequences is not None and sequences[0] and far:
-        start = "Held out by distance, not by sequence"
+    shared_sequences = sequences is not None and bool(sequences[0])
+    held_out: bool | None
+    if leaks or (shared_sequences and not far):
+        held_out, start = False, "NOT held out"
+    elif shared_sequences:
+        held_out, start = True, "Held out by distance, not by sequence"
     elif sequences is not None:
-        held_out = not sequences[0] and not same_drive
         known = ", on places that training knows" if named_places and named_places[0] else ""
-        start = f"Held out by sequence{known}" if held_out else "NOT held out"
+        held_out, start = True, f"Held out by sequence{known}"
     elif named_places is not None:
         held_out = not named_places[0]
         start = "Held out by place" if held_out else "NOT held out"
     elif far:
-        start = "Held out by distance"
-    elif same_drive and places[0]:
-        held_out, start = False, "NOT held out"
+        held_out, start = True, "Held out by distance"
     else:
         held_out, start = None, "Cannot tell whether held out"
     end = f". Unknown: {', '.join(unknown)}" if unknown else ""
     return held_out, f"{start}: {'; '.join(facts)}{end}."
+
+
+def _in_training(train: Photos, test: Photos, key: Callable[[Photos], pl.Series]) -> NDArray[np.bool_]:
+    """Which test photos have a key that a training photo has too, shape ``(N,)``; null is no key."""
+    return key(test).is_in(key(train).drop_nulls().unique().implode()).fill_null(value=False).to_numpy()
+
+
+def _locations(photos: Photos) -> pl.Series:
+    """Where each photo's file lies, from the root of the file system."""
+    return pl.Series([os.path.abspath(path) for path in photos.paths()], dtype=pl.String)  # noqa: PTH100 a link is kept
+
+
+def _digests(photos: Photos) -> pl.Series:
+    """SHA-256 of each photo's bytes where the table has it."""
+    return _text(photos, "sha256") if photos.has("sha256") else pl.Series([None] * len(photos), dtype=pl.String)
 
 
 def _share(share: float) -> str:

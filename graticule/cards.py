@@ -4,7 +4,9 @@ After Mitchell et al., "Model Cards for Model Reporting" (FAT* 2019), and Gebru 
 (CACM 2021). A card says nothing that the folder beside it does not hold; what is unknown, it says so.
 """
 
+import html
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,7 +143,9 @@ def model_card(bundle: Path) -> str:
     index = _json(bundle / "bundle.json")
     facts = index.get("facts", {})
     recipe = _yaml(bundle / "recipe.yaml")
-    evaluations = {path.parent.name: _json(path) for path in sorted(bundle.glob("evaluation/*/metrics.json"))}
+    found = {path.parent.name: _json(path) for path in sorted(bundle.glob("evaluation/*/metrics.json"))}
+    # What is not held out is memory in part: it comes last, under that name, and is no result for the hub.
+    evaluations = dict(sorted(found.items(), key=lambda item: item[1].get("held_out") is not True))
     table = bundle / "training" / "photos.parquet"
     photos = None
     if table.is_file():
@@ -163,12 +167,12 @@ def model_card(bundle: Path) -> str:
                 dataset_type="street-level-photos",
                 dataset_name=f"photos of the part {part}",
                 metric_type=metric,
-                metric_value=round(found[metric], 6),
+                metric_value=round(metrics[metric], 6),
                 verified=False,
             )
-            for part, found in evaluations.items()
+            for part, metrics in evaluations.items()
             for metric in ("median_km", "mean_km", "top1", "score")
-            if found.get(metric) is not None
+            if metrics.get("held_out") is True and metrics.get(metric) is not None
         ]
         or None,
     )
@@ -180,8 +184,9 @@ def model_card(bundle: Path) -> str:
         facts=facts,
         recipe=recipe,
         recipe_text=_text(bundle / "recipe.yaml"),
-        evaluations={part: _measured(found) for part, found in evaluations.items()},
-        audits={part: found.get("held_out_reason") for part, found in evaluations.items()},
+        evaluations={part: _measured(metrics) for part, metrics in evaluations.items()},
+        audits={part: metrics.get("held_out_reason") for part, metrics in evaluations.items()},
+        held_out={part: metrics.get("held_out") is True for part, metrics in evaluations.items()},
         training_audit=_json(bundle / "training" / "audit.json"),
         countries=_table(photos, "country") if photos is not None and "country" in photos.columns else None,
         bounds=_bounds(photos) if photos is not None else None,
@@ -286,7 +291,19 @@ def _filled(template: str, **values: Any) -> str:
         keep_trailing_newline=True,
         autoescape=False,  # Markdown, not HTML
     )
+    env.filters |= {"plain": _plain, "fenced": _fenced}
     return env.get_template(template).render(**values)
+
+
+def _plain(value: object) -> str:
+    """Somebody's words on one line of Markdown, where they can be neither HTML nor markup."""
+    return re.sub(r"([\\`\[\]|])", r"\\\1", html.escape(" ".join(str(value).split()), quote=False))
+
+
+def _fenced(text: str, language: str) -> str:
+    """A block of code whose fence is longer than any in the text."""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence}{language}\n{text.strip()}\n{fence}"
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Photos to batches, for training and for questions alike; and a store of features that are computed once."""
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -315,10 +317,11 @@ class FeatureStore:
 
     Args:
         folder: where the features of all encoders lie; none keeps them in memory alone.
+        limit_bytes: what the folder may hold; the files that were read longest ago go first.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path | None = None, limit_bytes: float = math.inf) -> None:
+        self.folder, self.limit_bytes = folder, limit_bytes
         self._known: dict[str, dict[str, NDArray[np.float32]]] = {}
 
     def read(self, key: str) -> dict[str, NDArray[np.float32]]:
@@ -326,8 +329,9 @@ class FeatureStore:
         if key not in self._known:
             known = self._known[key] = {}
             for path in sorted((self.folder / key).glob("*.npz")) if self.folder else ():
-                with np.load(path) as held:
+                with suppress(FileNotFoundError), np.load(path) as held:  # another process may have made room
                     known.update(zip(held["photos"].tolist(), held["features"], strict=True))
+                    path.touch()
         return self._known[key]
 
     def add(self, key: str, features: Mapping[str, NDArray[np.float32]]) -> None:
@@ -337,6 +341,21 @@ class FeatureStore:
             name = content_hash("".join(features).encode())[:32]
             with atomic_file(self.folder / key / f"{name}.npz") as aside, aside.open("wb") as file:
                 np.savez(file, photos=np.array(list(features)), features=np.stack(list(features.values())))
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Delete the files that were read longest ago, but for the newest, until the folder keeps its limit."""
+        facts = []
+        for path in self.folder.glob("*/*.npz") if self.folder else ():
+            with suppress(FileNotFoundError):
+                about = path.stat()
+                facts.append((about.st_mtime_ns, about.st_size, path))
+        total = sum(size for _, size, _ in facts)
+        for _, size, path in sorted(facts)[:-1]:
+            if total <= self.limit_bytes:
+                return
+            path.unlink(missing_ok=True)
+            total -= size
 
 
 def feature_key(model: Geolocator, preprocess: Preprocess) -> str:
@@ -351,9 +370,18 @@ def feature_key(model: Geolocator, preprocess: Preprocess) -> str:
 
 
 def default_store() -> FeatureStore:
-    """The store in the user's cache folder; ``GRATICULE_CACHE`` names another."""
+    """The store in the user's cache folder; ``GRATICULE_CACHE`` names another, ``GRATICULE_CACHE_GB`` its limit.
+
+    Raises:
+        BadRecipeError: the limit is no number of gigabytes.
+    """
+    limit = os.environ.get("GRATICULE_CACHE_GB", "10")
+    try:
+        limit_bytes = float(limit) * 1e9
+    except ValueError as error:
+        raise BadRecipeError(f"GRATICULE_CACHE_GB takes gigabytes, such as 10; found {limit!r}") from error
     cache = os.environ.get("GRATICULE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "graticule"
-    return FeatureStore(Path(cache).expanduser() / "features")
+    return FeatureStore(Path(cache).expanduser() / "features", limit_bytes)
 
 
 @torch.inference_mode()
@@ -384,9 +412,9 @@ def encode(
         hashes = [_hash_or_nothing(photo) for photo in photos] if packed is None else packed.tolist()
         held = np.array([h in known for h in hashes], dtype=bool)
         if held.any():
-            index = np.flatnonzero(held)
-            matrix = torch.from_numpy(np.stack([known[hashes[i]] for i in index]))
-            yield index, matrix.to(device), {}
+            there = np.flatnonzero(held)
+            for index in np.split(there, range(batch_size, len(there), batch_size)):  # as many as are computed at once
+                yield index, torch.from_numpy(np.stack([known[hashes[i]] for i in index])).to(device), {}
         todo = np.flatnonzero(~held)
     if not len(todo):
         return

@@ -100,8 +100,7 @@ def evaluate(
             f"{reason} A number measured on these photos would be memory in part. Split by whole drives or by blocks "
             f"and train again (graticule data split), or measure them all the same with --allow-leak"
         )
-    # Features of an encoder that was trained along would fill the store and never be asked for again.
-    locator = Locator(bundle, store=store if bundle.recipe.encoder.frozen else None, precision=precision)
+    locator = Locator(bundle, store=store, precision=precision)
     rows = predict_rows(locator, chosen, progress=progress)
     known = None
     if baseline:
@@ -112,9 +111,12 @@ def evaluate(
             )
         known = training.take(training.column("split") == "train")
     rows = with_others(rows, locator, chosen, known, together=together, seed=bundle.recipe.seed, progress=progress)
-    scale_km, _ = map_scale(bundle.partition.lat, bundle.partition.lon, None)
+    scale_km, scale_from = bundle.facts.get("map_diagonal_km"), "photos"
+    if scale_km is None:  # a bundle of before this was written down
+        scale_km, scale_from = map_scale(bundle.partition.lat, bundle.partition.lon, None)[0], "cells"
     facts = {
         "split": split,
+        "map_diagonal_from": scale_from,
         "held_out": held_out,
         "held_out_reason": reason,
         "recipe": bundle.recipe.name,
@@ -346,7 +348,7 @@ def crossval(
         pl.struct("fold", "place_code").rank("dense").alias("place_code")
     )
     scale_km, _ = map_scale(photos.lat, photos.lon, None)
-    median_km = [float(part["error_km"].median() or np.nan) for part in parts]  # type: ignore[arg-type]
+    median_km = [float(np.median(part["error_km"].drop_nulls().to_numpy())) for part in parts]
     facts = {
         "recipe": recipe.name,
         "encoder": recipe.encoder.name,
@@ -442,7 +444,9 @@ def _choose(photos: Photos, training: Photos | None, split: str) -> Photos:
         return photos
     if training is not None:
         names = training.frame.select("lat", "lon", pl.col("path"), "split")
-        keyed = photos.frame.select("path", "lat", "lon").join(names, on=["path", "lat", "lon"], how="left")
+        keyed = photos.frame.select("path", "lat", "lon").join(
+            names, on=["path", "lat", "lon"], how="left", maintain_order="left"
+        )
         part = keyed["split"].to_numpy() if len(keyed) == len(photos) else np.full(len(photos), None)
         if (part != None).any():  # noqa: E711 - elementwise
             chosen = photos.take(np.asarray(part == split, bool))

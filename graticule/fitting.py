@@ -2,6 +2,7 @@
 
 import logging
 import math
+import pickle
 import time
 import warnings
 from dataclasses import asdict
@@ -271,7 +272,24 @@ def run_epochs(fitting: Fitting, loaders: list[Any], watch: Watch, checkpoint: P
         )
         go_on = checkpoint if resume and checkpoint and checkpoint.exists() else None
         val = loaders[1] if len(loaders) > 1 else None
-        trainer.fit(fitting, loaders[0], val, ckpt_path=go_on, weights_only=False)
+        if go_on:
+            _check_checkpoint(go_on)
+        trainer.fit(fitting, loaders[0], val, ckpt_path=go_on, weights_only=True)
+
+
+def _check_checkpoint(path: Path) -> None:
+    """Read a checkpoint as tensors and plain values alone: a pickle from a stranger could run code.
+
+    Raises:
+        BadRecipeError: it is damaged, or holds anything else.
+    """
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise BadRecipeError(
+            f"the checkpoint {path} cannot be resumed: it is damaged or holds more than tensors and numbers, which "
+            f"could run as code ({type(error).__name__}); remove it to train from the start"
+        ) from error
 
 
 def precision(recipe: Recipe) -> Any:

@@ -53,7 +53,8 @@ class Locator:
     """A bundle ready to answer.
 
     Args:
-        store: a store of features, for photos that are asked about often; none by default, so nothing is kept.
+        store: a store of features of a frozen encoder, for photos that are predicted often; none by default, so nothing
+            is kept.
         device: where the network runs; the GPU if there is one.
         precision: arithmetic of the encoder: ``float32`` gives the same answer on every processor, but for rounding;
             ``bfloat16`` is faster where the processor or the card multiplies it, and moves probabilities a little.
@@ -68,7 +69,8 @@ class Locator:
         precision: Precision = "float32",
     ) -> None:
         self.bundle = bundle
-        self.store = store
+        # Features of an encoder that was trained along would fill the store and never be asked for again.
+        self.store = store if bundle.recipe.encoder.frozen else None
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.bundle.model.to(self.device).eval()
         self.bundle.model.precision = precision

@@ -134,6 +134,9 @@ def score_table(
 def map_scale(lat: Floats, lon: Floats, given_km: float | None) -> tuple[float, Literal["given", "world", "positions"]]:
     """The diagonal of the map that photos at these positions are scored on, and where it comes from.
 
+    Of a model the positions are those of its whole table, test photos included: the map that it was made to play on,
+    the same by :func:`graticule.evaluate.evaluate` and by :func:`graticule.evaluate.crossval`.
+
     Raises:
         BadRecipeError: the given one is no positive distance.
     """

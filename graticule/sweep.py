@@ -14,7 +14,7 @@ from graticule.errors import BadRecipeError, GraticuleError
 from graticule.evaluate import METRICS, evaluate_folder
 from graticule.files import write_json
 from graticule.photos import read_photos
-from graticule.train import train
+from graticule.train import check_same_run, run_fingerprint, split_photos, train
 
 PLAN = "sweep.json"
 PARTS = ("val", "test")
@@ -71,7 +71,8 @@ def sweep(
     """Train every arm into a folder of ``out`` and measure its validation and test parts.
 
     An arm that is finished is left alone, one that was cut short goes on from its checkpoint, and one that fails (no
-    memory, no weights) does not keep the others from running. The leak of a split by frame is measured, not refused:
+    memory, no weights; a folder that holds a run of another recipe, other photos or another split) does not keep the
+    others from running. The leak of a split by frame is measured, not refused:
     that is what a sweep is for, and the audits lie beside the numbers.
 
     Args:
@@ -97,11 +98,16 @@ def sweep(
         def told(done: int, total: int, note: str, number: int = number, name: str = arm.name) -> None:
             progress(done, total, f"{number}/{len(arms)} {name}  {note}")
 
-        fresh = not all((folder / "evaluation" / part / METRICS).is_file() for part in _parts(own))
+        fresh = True
         try:
-            if not (folder / INDEX).is_file():
+            split = split_photos(own, table)
+            parts = [part for part in PARTS if (split == part).any()]
+            fresh = not all((folder / "evaluation" / part / METRICS).is_file() for part in parts)
+            if (folder / INDEX).is_file():
+                check_same_run(folder, run_fingerprint(own, table, split))
+            else:
                 train(own, table, folder, resume=folder.exists(), store=store, progress=told)
-            for part in _parts(own):
+            for part in parts:
                 result = folder / "evaluation" / part
                 if not (result / METRICS).is_file():
                     evaluate_folder(folder, photos, result, split=part, allow_leak=True, store=store, progress=told)
@@ -109,10 +115,6 @@ def sweep(
             yield Outcome(arm, folder, fresh, str(error))
             continue
         yield Outcome(arm, folder, fresh)
-
-
-def _parts(recipe: Recipe) -> list[str]:
-    return [part for part in PARTS if getattr(recipe.split, part) > 0]
 
 
 def _safe(value: Any) -> str:

@@ -39,6 +39,7 @@ from graticule.model.heads import PLANE_REACH_KM
 from graticule.partition import NO_CELL, Partition, grow
 from graticule.photos import MARKED, Photos
 from graticule.preprocess import Preprocess
+from graticule.score import map_scale
 from graticule.shards import url_of
 from graticule.splits import is_empty, make_split
 
@@ -71,9 +72,9 @@ def train(
     """
     photos.check_trainable()
     folder = out / TRAINING
-    fingerprint = _fingerprint(recipe, photos)
-    _claim(out, folder, fingerprint, resume)
     split = split_photos(recipe, photos)
+    fingerprint = run_fingerprint(recipe, photos, split)
+    _claim(out, folder, fingerprint, resume)
     folder.mkdir(parents=True, exist_ok=True)
     # Where the photos lie, so that they can be asked again as neighbours. The folder is not part of the bundle.
     root = photos.root if url_of(photos.root) else photos.root.resolve()
@@ -92,6 +93,7 @@ def train(
         store=store,
         progress=progress,
     )
+    bundle.facts["map_diagonal_km"] = map_scale(photos.lat, photos.lon, None)[0]
     bundle.facts["split"] = {name: int((split == name).sum()) for name in ("train", "val", "test", "buffer", MARKED)}
     bundle.write(out)
     write_card(out)
@@ -335,10 +337,17 @@ def check_memory(model: Geolocator, shapes: NDArray[np.int64], recipe: Recipe, d
         )
 
 
-def _fingerprint(recipe: Recipe, photos: Photos) -> str:
-    """Hash of what a run depends on: its recipe and which photos it is given."""
+def run_fingerprint(recipe: Recipe, photos: Photos, split: NDArray[Any]) -> str:
+    """Hash of what a run depends on: its recipe, its photos, the part of each and the labels that are its classes.
+
+    Args:
+        split: of :func:`split_photos`. Whatever columns it was made from (split, marked, sequence, place, times), a
+            change of who trains is a change of this array.
+    """
+    label = recipe.cells.label
+    columns = [photos.frame["path"].to_list(), split.tolist(), photos.column(label).tolist() if label else []]
     table = hashlib.sha256(recipe.model_dump_json().encode())
-    table.update("\n".join(photos.frame["path"]).encode())
+    table.update(json.dumps(columns, default=str).encode())
     table.update(photos.lat.tobytes() + photos.lon.tobytes())
     return table.hexdigest()
 
@@ -356,8 +365,18 @@ def _claim(out: Path, folder: Path, fingerprint: str, resume: bool) -> None:
         raise BadRecipeError(
             f"{out} holds a run already; add --resume to go on with it, or choose another folder or remove this one"
         )
-    if json.loads(run.read_text()).get("fingerprint") != fingerprint:
+    check_same_run(out, fingerprint)
+
+
+def check_same_run(out: Path, fingerprint: str) -> None:
+    """Make sure that the run in ``out`` is the one with this :func:`run_fingerprint`.
+
+    Raises:
+        BadRecipeError: it was started with something else.
+    """
+    run = out / TRAINING / RUN
+    if not run.is_file() or json.loads(run.read_text(encoding="utf-8")).get("fingerprint") != fingerprint:
         raise BadRecipeError(
-            f"the run in {out} was started with another recipe or other photos; "
+            f"the run in {out} was started with another recipe, other photos or another split of them; "
             f"resume it with those, or choose another folder"
         )

@@ -1,10 +1,12 @@
+import itertools
 import json
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-from test_splits import drive_at, photos, table_of
+from test_splits import drive_at, table_of
+from test_splits import photos as numbered
 
 from graticule import geo
 from graticule.audit import LeakAudit, audit
@@ -13,6 +15,19 @@ from graticule.photos import Photos
 from graticule.splits import groups_of, make_split, part_days
 
 METRE = 0.001 / (geo.EARTH_RADIUS_KM * np.pi / 180)  # in degrees of latitude
+
+
+NUMBER = itertools.count()
+
+
+def photos(*args, **columns):
+    """Photos under names that no other table has: equal paths are equal photos."""
+    table, folder = numbered(*args, **columns), next(NUMBER)
+    return Photos(table.frame.with_columns(pl.format("{}/{}", pl.lit(folder), "path").alias("path")), table.root)
+
+
+def renamed(table):
+    return Photos(table.frame.with_columns(pl.format("other/{}", "path").alias("path")), table.root)
 
 
 def train_and_test(table, by, **options):
@@ -80,11 +95,11 @@ def test_a_split_by_frame_of_real_drives_leaks_and_the_audit_says_how_much(neuch
 
 def test_a_photo_of_the_same_minute_and_corner_is_of_the_same_drive_whatever_its_sequence_is_called():
     test = table_of(drive_at(0, 40), sequence="a")
-    again = audit(table_of(drive_at(0.4, 40), sequence="A"), test)
+    again = audit(renamed(table_of(drive_at(0.4, 40), sequence="A")), test)
     assert (again.shared_sequences, again.same_drive, again.held_out) == (0, 40, False)
     assert again.verdict.startswith("NOT held out: no sequence is shared; 40 test photos (100%) were taken within")
     assert (again.shared_days, again.shared_days_test_share) == (1, 1.0)
-    next_day = audit(table_of(drive_at(86_400, 40), sequence="A"), test)
+    next_day = audit(renamed(table_of(drive_at(86_400, 40), sequence="A")), test)
     assert (next_day.same_drive, next_day.shared_days, next_day.held_out) == (0, 0, True)
 
 
@@ -127,7 +142,7 @@ def test_the_worst_pairs_are_the_nearest_of_each_place_and_the_look_alikes():
     test = Photos(frame.drop("index"), Path())
     pairs = audit(train, test).worst
     [alike] = [pair for pair in pairs if pair.why == "alike"]
-    assert (alike.test["path"], alike.train["path"], alike.bits) == ("7.jpg", "9.jpg", 2)
+    assert (Path(alike.test["path"]).name, Path(alike.train["path"]).name, alike.bits) == ("7.jpg", "9.jpg", 2)
     assert alike.distance_km == pytest.approx(0.03, rel=1e-6)
     assert alike.test["licence"] == "CC-BY-SA-4.0"
     near = [pair for pair in pairs if pair.why == "nearest"]
@@ -182,3 +197,44 @@ def test_real_photos_before_a_day_train_and_photos_after_it_test(imageo):
         "test": ("2020-12-18", "2023-04-21"),
     }
     assert audit(imageo.take(parts == "train"), imageo.take(parts == "test")).shared_days == 0
+
+
+def test_the_worst_finding_decides_also_where_places_are_kept_apart():
+    drive = {"place": ["p"] * 40, "captured_at": [f"2024-05-01 12:00:{i:02}" for i in range(40)]}
+    at = np.arange(40) * 2 * METRE
+    test = photos(at, 0, **drive | {"place": ["q"] * 40})
+    found = audit(photos(at + METRE, 0, **drive), test)
+    assert (found.shared_places, found.same_drive, found.held_out) == (0, 40, False)
+    look = np.arange(40).astype(np.uint64) << np.uint64(8)
+    alike = audit(photos(at + METRE, 0, place=["p"] * 40, dhash=look), photos(at, 0, place=["q"] * 40, dhash=look))
+    assert (alike.shared_places, alike.near_duplicates, alike.held_out) == (0, 40, False)
+    assert "more than the 5% allowed" in alike.verdict
+
+
+def test_a_few_look_alikes_are_named_and_do_not_spoil_a_test():
+    look = np.full(40, 0xFFFF0000, np.uint64)
+    look[0] = 0
+    at = np.arange(40) * 50 * METRE
+    train = photos(at + METRE, 0, place=["p"] * 40, dhash=np.where(np.arange(40) == 0, 0, 0x0F0F).astype(np.uint64))
+    found = audit(train, photos(at, 0, place=["q"] * 40, dhash=look))
+    assert (found.near_duplicates, found.held_out) == (1, True)
+
+
+def test_the_same_file_on_both_sides_is_never_held_out(tmp_path):
+    frame = pl.DataFrame({"path": ["a.jpg", "b.jpg"], "lat": [1.0, 2.0], "lon": [3.0, 4.0]})
+    train = Photos(frame, tmp_path)
+    moved = frame.with_columns(
+        pl.format("../{}/{}", pl.lit(tmp_path.name), "path").alias("path"), lat=pl.col("lat") + 9
+    )
+    found = audit(train, Photos(moved, tmp_path))
+    assert (found.identical, found.held_out) == (2, False)
+    assert found.verdict.startswith("NOT held out: 2 test photos (100%) are training photos themselves")
+    digest = pl.Series("sha256", ["x", "y"])
+    copy = frame.with_columns(path=pl.lit("elsewhere") + pl.col("path"), lat=pl.col("lat") + 9).with_columns(digest)
+    assert audit(Photos(frame.with_columns(digest), tmp_path), Photos(copy, tmp_path)).identical == 2
+
+
+def test_photos_that_mostly_stand_where_training_photos_stand_are_not_held_out():
+    found = audit(photos([0, 1, 2], 0), photos([0, 1, 5], 0))
+    assert found.held_out is False
+    assert "67% of the test photos stand exactly where a training photo stands" in found.verdict

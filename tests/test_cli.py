@@ -118,7 +118,8 @@ def test_two_tables_of_other_names_are_audited_against_each_other(points, tmp_pa
     done = graticule("data", "audit", points, tmp_path / "test.csv", *NAMES, "--out", tmp_path / "page")
     assert done.returncode == 0, done.stderr
     assert (
-        "NOT held out: training shares 2 sequences with 100% of the test photos; 15 test photos (100%)" in done.stdout
+        "NOT held out: 15 test photos (100%) are training photos themselves; "
+        "training shares 2 sequences with 100% of the test photos; 15 test photos (100%)" in done.stdout
     )
     assert "audit.html" in done.stdout
 

@@ -1,6 +1,7 @@
 """Photos to batches: every photo once whoever shares the work, and a stopped epoch that goes on."""
 
 import itertools
+import os
 from collections import Counter
 
 import lightning
@@ -10,7 +11,16 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from towns import make_town
 
-from graticule.data import POOL, Batches, FeatureDataset, FeatureStore, PhotoDataset, ShapeBatches, shapes_of
+from graticule.data import (
+    POOL,
+    Batches,
+    FeatureDataset,
+    FeatureStore,
+    PhotoDataset,
+    ShapeBatches,
+    default_store,
+    shapes_of,
+)
 from graticule.errors import BadRecipeError
 from graticule.images import content_hash
 from graticule.photos import read_photos
@@ -243,3 +253,25 @@ def test_the_store_adds_features_without_writing_the_old_ones_again(tmp_path):
     again = FeatureStore(tmp_path).read("key")
     assert {name: vector[0] for name, vector in again.items()} == {"a": 1, "b": 0, "c": 2}
     assert FeatureStore(tmp_path).read("other") == {}
+
+
+def test_a_store_keeps_its_limit_and_forgets_what_was_read_longest_ago(tmp_path):
+    def features(name):
+        return {name: np.zeros(1000, np.float32)}
+
+    for age, name in enumerate(["old", "read", "new"]):
+        FeatureStore(tmp_path).add(name, features(name))
+        [path] = (tmp_path / name).glob("*.npz")
+        os.utime(path, (1000 + age, 1000 + age))
+    assert FeatureStore(tmp_path).read("old")  # reading makes it the youngest
+    FeatureStore(tmp_path, limit_bytes=3 * 5000).add("last", features("last"))
+    assert sorted(path.parent.name for path in tmp_path.glob("*/*.npz")) == ["last", "new", "old"]
+
+
+def test_the_limit_of_the_cache_is_a_number_of_gigabytes(monkeypatch, tmp_path):
+    monkeypatch.setenv("GRATICULE_CACHE", str(tmp_path))
+    monkeypatch.setenv("GRATICULE_CACHE_GB", "0.5")
+    assert default_store().limit_bytes == 5e8
+    monkeypatch.setenv("GRATICULE_CACHE_GB", "plenty")
+    with pytest.raises(BadRecipeError, match="GRATICULE_CACHE_GB takes gigabytes"):
+        default_store()

@@ -3,6 +3,7 @@
 import json
 import re
 
+import polars as pl
 import pytest
 from test_cli import graticule, write_recipe
 from towns import make_town
@@ -63,6 +64,30 @@ def test_the_tables_print_what_was_measured(swept, tmp_path):
     side_by_side = graticule("table", "b", "--runs", folder / "runs", "--json")
     parts = [row[2] for row in json.loads(side_by_side.stdout)[0]["rows"]]
     assert parts == ["val", "test"] * 4
+
+
+def test_a_finished_arm_of_another_recipe_is_not_taken_for_done(tmp_path):
+    make_town(tmp_path / "photos")
+    recipe = write_recipe(tmp_path / "recipe.yaml", train={"epochs": 1})
+
+    def run(**overrides):
+        table, out = tmp_path / "photos/table.csv", tmp_path / "runs"
+        [outcome] = sweep(recipe, table, out, {"seed": [0]}, overrides=overrides)
+        return outcome
+
+    assert run().error is None
+    assert "was started with another recipe" in run(**{"train.epochs": 2}).error
+    assert not run().fresh
+
+
+def test_a_sweep_measures_the_parts_that_the_split_has(tmp_path):
+    town = make_town(tmp_path / "photos")
+    parts = pl.when(pl.int_range(pl.len()) % 4 == 0).then(pl.lit("test")).otherwise(pl.lit("train"))
+    town.frame.with_columns(split=parts).write_csv(tmp_path / "photos/table.csv")
+    recipe = write_recipe(tmp_path / "recipe.yaml", train={"epochs": 1}, split={"by": "column"})
+    [outcome] = sweep(recipe, tmp_path / "photos/table.csv", tmp_path / "runs", {"seed": [0]})
+    assert outcome.error is None
+    assert [path.parent.name for path in outcome.bundle.glob("evaluation/*/metrics.json")] == ["test"]
 
 
 def test_an_arm_that_fails_does_not_stop_the_others(tmp_path):

@@ -14,9 +14,10 @@ import torch
 from towns import make_town, tiny_recipe
 
 from graticule.bundle import Bundle
-from graticule.config import parse_recipe
+from graticule.config import Cells, parse_recipe
 from graticule.data import FeatureStore, ShapeBatches
 from graticule.errors import BadPhotoError, BadRecipeError, BundleError, NotEnoughMemoryError
+from graticule.photos import Photos
 from graticule.train import fit, train
 
 
@@ -74,9 +75,9 @@ def test_a_frozen_encoder_is_left_as_it_was_and_its_features_are_kept(town, weig
     donor = torch.load(weights, weights_only=True)
     assert all(torch.equal(t, donor[name]) for name, t in bundle.model.encoder.body.state_dict().items())
     [file] = (tmp_path / "features").glob("*/*.npz")
-    written = file.stat().st_mtime_ns
+    written = file.stat().st_ino
     again = fit(recipe, town, store=FeatureStore(tmp_path / "features"))
-    assert file.stat().st_mtime_ns == written
+    assert file.stat().st_ino == written
     assert torch.equal(state(again)["head.cells.weight"], state(bundle)["head.cells.weight"])
 
 
@@ -146,8 +147,65 @@ def test_a_finished_run_is_not_overwritten_unasked(town, tmp_path):
     train(tiny_recipe(train={"epochs": 1}), town, tmp_path / "run")
     with pytest.raises(BadRecipeError, match="holds a run already; add --resume"):
         train(tiny_recipe(train={"epochs": 1}), town, tmp_path / "run")
-    with pytest.raises(BadRecipeError, match="another recipe or other photos"):
+    with pytest.raises(BadRecipeError, match="another recipe, other photos or another split"):
         train(tiny_recipe(train={"epochs": 2}), town, tmp_path / "run", resume=True)
+
+
+def resumed_with(town, folder, **columns):
+    table = Photos(town.frame.with_columns(**columns), town.root)
+    return train(tiny_recipe(split={"by": "column"}, train={"epochs": 1}), table, folder, resume=True)
+
+
+def test_a_run_is_not_resumed_under_another_split_or_other_marks(town, tmp_path):
+    number = pl.int_range(pl.len())
+    here = pl.when(number % 4 == 0).then(pl.lit("test")).otherwise(pl.lit("train"))
+    there = pl.when(number % 4 == 1).then(pl.lit("test")).otherwise(pl.lit("train"))
+    resumed_with(town, tmp_path / "run", split=here)
+    with pytest.raises(BadRecipeError, match="another split of them"):
+        resumed_with(town, tmp_path / "run", split=there)
+    marked = pl.when(number == 2).then(pl.lit("blur"))
+    with pytest.raises(BadRecipeError, match="another split of them"):
+        resumed_with(town, tmp_path / "run", split=here, marked=marked)
+    assert resumed_with(town, tmp_path / "run", split=here).facts["photos"] > 0
+
+
+def test_a_run_is_not_resumed_with_other_labels(town, tmp_path):
+    recipe = tiny_recipe(train={"epochs": 1}).model_copy(update={"cells": Cells(kind="label", label="quarter")})
+    labels = ["a", "b", "c", "d"] * (len(town) // 4)
+
+    def run(values, **options):
+        return train(recipe, Photos(town.frame.with_columns(quarter=pl.Series(values)), town.root), tmp_path, **options)
+
+    run(labels)
+    with pytest.raises(BadRecipeError, match="another recipe, other photos"):
+        run(labels[::-1], resume=True)
+
+
+class Hostile:
+    """What unpickles by running a command."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("kind", ["hostile", "damaged", "no checkpoint"])
+def test_a_checkpoint_can_neither_run_code_nor_end_in_a_traceback(town, tmp_path, kind):
+    train(tiny_recipe(train={"epochs": 1}), town, tmp_path / "run")
+    last = tmp_path / "run/training/checkpoints/last.ckpt"
+    held = torch.load(last, weights_only=True)
+    if kind == "hostile":
+        torch.save(held | {"callbacks": {"History": Hostile(tmp_path / "owned")}}, last)
+    elif kind == "damaged":
+        last.write_bytes(last.read_bytes()[:5000])
+    else:
+        last.write_bytes(b"")
+    (tmp_path / "run/bundle.json").unlink()
+    with pytest.raises(BadRecipeError, match="cannot be resumed: it is damaged or holds more than tensors"):
+        train(tiny_recipe(train={"epochs": 1}), town, tmp_path / "run", resume=True)
+    assert not (tmp_path / "owned").exists()
 
 
 def test_a_run_that_failed_before_its_first_epoch_can_be_started_again(town, tmp_path):

@@ -150,7 +150,7 @@ def choose(
         else:
             those = found.lazy().select("uuid")
             more = _streamed(rows.select("uuid", *columns).join(those, on="uuid", how="semi"))
-            found = found.join(more, on="uuid", how="inner" if conditions else "left")
+            found = found.join(more, on="uuid", how="inner" if conditions else "left", maintain_order="left")
     if found is None or found.is_empty():
         raise BadTableError(_nothing(where, home, files, tables))
     if any(name == "city" for name, _ in where):
