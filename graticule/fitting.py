@@ -285,7 +285,7 @@ def _check_checkpoint(path: Path) -> None:
     """
     try:
         torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise BadRecipeError(
             f"the checkpoint {path} cannot be resumed: it is damaged or holds more than tensors and numbers, which "
             f"could run as code ({type(error).__name__}); remove it to train from the start"
