@@ -1,8 +1,10 @@
 import json
+import random
 import shutil
 
 import numpy as np
 import pytest
+import torch
 from towns import COLORS, QUARTERS, make_town, photo, tiny_recipe
 
 import graticule
@@ -78,6 +80,16 @@ def test_nothing_is_kept_of_a_photo_by_default(folder, town, tmp_path, monkeypat
     graticule.load(folder).locate(town.paths()[0])
     assert sorted(p for p in folder.rglob("*")) == before
     assert not (tmp_path / "cache").exists()
+
+
+def test_opening_a_bundle_leaves_the_callers_generators_as_they_were(folder):
+    def states():
+        return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()
+
+    torch.manual_seed(1234567)
+    before = states()
+    graticule.load(folder)
+    assert states() == before
 
 
 @pytest.mark.parametrize("name", [*FILES, INDEX])
