@@ -3,6 +3,7 @@
 import hashlib
 import json
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +21,10 @@ from graticule.partition import Partition, read_partition
 from graticule.preprocess import Preprocess
 
 FORMAT = 2
+OLDEST = 2  # the first format that stays readable; tests/bundles keeps a bundle of each
+# How the index and the recipe's tree of a format become those of the next. FORMAT grows with each entry.
+Step = Callable[[dict[str, Any], dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]]
+STEPS: dict[int, Step] = {}
 WEIGHTS, CELLS, RECIPE, INDEX = "weights.safetensors", "cells.parquet", "recipe.yaml", "bundle.json"
 FILES = (WEIGHTS, CELLS, RECIPE)
 TRAINING = "training"  # checkpoints, history and the table of photos lie there, beside the bundle's own files
@@ -70,7 +75,7 @@ class Bundle:
         """Open a bundle, after checking every byte of it.
 
         Raises:
-            BundleError: no bundle, one of another format, a file missing, or a byte changed.
+            BundleError: no bundle, one of a format never kept or a newer one, a file missing, a byte changed.
         """
         index = _read_index(path)
         for name in FILES:
@@ -83,16 +88,36 @@ class Bundle:
                 )
         try:
             partition = read_partition(path / CELLS)
-            recipe = parse_recipe(yaml.safe_load((path / RECIPE).read_text()), where=str(path / RECIPE))
+            index, tree = migrate(index, yaml.safe_load((path / RECIPE).read_text()))
+            recipe = parse_recipe(tree, where=str(path / RECIPE))
+            preprocess = Preprocess.from_json(dict(index["preprocess"]))
+            recipe.encoder.options.pop("checkpoint_path", None)  # timm would read that file; the weights are here
             model = build_geolocator(recipe, len(partition), fetch=False)
             model.load_state_dict(load_file(path / WEIGHTS))
-        except (GraticuleError, SafetensorError, RuntimeError) as error:
+            facts = dict(index["facts"])
+        except (
+            GraticuleError,
+            SafetensorError,
+            yaml.YAMLError,
+            RuntimeError,
+            LookupError,
+            TypeError,
+            ValueError,
+        ) as error:
             raise BundleError(
                 f"the bundle {path} does not open with this version of graticule: {error}; it was made with "
                 f"{index.get('versions')}"
             ) from error
         model.eval()
-        return cls(model, partition, Preprocess.from_json(index["preprocess"]), recipe, index["facts"], path)
+        return cls(model, partition, preprocess, recipe, facts, path)
+
+
+def migrate(index: dict[str, Any], recipe: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The index and the recipe's tree of a bundle of any format from ``OLDEST`` on, as of format ``FORMAT``."""
+    for number in range(index["format"], FORMAT):
+        index, recipe = STEPS[number](index, recipe)
+        index = index | {"format": number + 1}
+    return index, recipe
 
 
 def _read_index(path: Path) -> dict[str, Any]:
@@ -103,10 +128,20 @@ def _read_index(path: Path) -> dict[str, Any]:
         raise BundleError(f"{path} is no bundle: {found}. `graticule train` writes one") from error
     except (OSError, ValueError) as error:
         raise BundleError(f"{path / INDEX} cannot be read as JSON: {error}") from error
-    if not isinstance(index, dict) or index.get("format") != FORMAT:
-        version = index.get("format") if isinstance(index, dict) else index
-        raise BundleError(f"the bundle {path} has format {version!r}; this version of graticule reads format {FORMAT}")
-    if "sha256" not in index or index["sha256"].get(INDEX) != _own_hash(index):
+    version = index.get("format") if isinstance(index, dict) else index
+    readable = f"format {FORMAT}" if OLDEST == FORMAT else f"formats {OLDEST} to {FORMAT}"
+    sentence = f"the bundle {path} has format {version!r}; this version of graticule reads {readable}"
+    if type(version) is not int or version < OLDEST or not isinstance(index, dict):
+        raise BundleError(sentence)
+    if version > FORMAT:
+        raise BundleError(f"{sentence}. A newer one wrote it: upgrade graticule (pip install --upgrade graticule)")
+    hashes = index.get("sha256")
+    if isinstance(hashes, dict) and not hashes.keys() <= {*FILES, INDEX}:
+        strange = sorted(hashes.keys() - {*FILES, INDEX})
+        raise BundleError(
+            f"{path / INDEX} names files that are no part of a bundle: {', '.join(strange)}; do not use it"
+        )
+    if not isinstance(hashes, dict) or hashes.get(INDEX) != _own_hash(index) or len(hashes) <= len(FILES):
         raise BundleError(
             f"{path / INDEX} is not what training wrote (its SHA-256 differs); "
             f"copy the bundle again from where it was made"

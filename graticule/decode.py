@@ -1,6 +1,7 @@
 """From the probabilities of cells to one point and the error to expect. Pure arrays."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ from graticule.partition import Partition
 
 Answer = Literal["median", "mode", "center", "regressed"]
 CANDIDATES = 32  # likeliest cells among which the search for the median starts
+MASS = 0.9999  # the search looks at the likeliest cells that hold so much; of all others it knows their pull
 STEPS = 30  # of Weiszfeld's iteration, which stops before when no answer gets better
 
 
@@ -117,8 +119,7 @@ def points(
     p = np.asarray(probability, np.float64)
     if p.ndim != 2 or p.shape[1] != len(partition):
         raise ValueError(f"probability should have shape (N, {len(partition)}), found {p.shape}")
-    cells = unit_vectors(partition.lat, partition.lon)
-    spread_rad = partition.spread_km() / EARTH_RADIUS_KM
+    cells, spread_rad = _on_the_sphere(partition)
     best = p.argmax(axis=1)
     if position is not None and answer == "regressed":
         found = np.asarray(position, np.float64)
@@ -127,7 +128,7 @@ def points(
     elif answer == "mode":
         found = cells[best]
     else:
-        found = _medians(p, cells, spread_rad)
+        found = np.stack([_median(row, cells, spread_rad) for row in p]) if len(p) else np.empty((0, 3))
     lat, lon = from_vectors(found)
     expected = (p * _distance_rad(found, cells, spread_rad)).sum(axis=1) * EARTH_RADIUS_KM
     return Points(lat, lon, expected)
@@ -152,12 +153,17 @@ def fixes(found: Points, probability: NDArray[np.floating[Any]] | None, partitio
     ]
 
 
-def _arc_rad(x: Floats, cells: Floats) -> Floats:
-    """Angles between ``(N, 3)`` and ``(C, 3)`` unit vectors, through chords: exact where arccos is not."""
+@lru_cache(maxsize=4)  # measuring thousands of cells takes longer than answering a photo
+def _on_the_sphere(partition: Partition) -> tuple[Floats, Floats]:
+    """Mean positions as unit vectors ``(C, 3)`` and spreads ``(C,)`` in radians."""
+    return unit_vectors(partition.lat, partition.lon), partition.spread_km() / EARTH_RADIUS_KM
+
+
+def _chord(x: Floats, cells: Floats) -> Floats:
+    """Straight distances between unit vectors ``(N, 3)`` or ``(3,)`` and ``(C, 3)``: exact where arccos is not."""
     # The matrix product loses digits below about 1e-8 rad, 6 cm on Earth: far finer than any cell.
-    chord_squared = np.maximum(2 - 2 * (x @ cells.T), 0)
-    arc: Floats = 2 * np.arcsin(np.minimum(np.sqrt(chord_squared) / 2, 1))
-    return arc
+    chord: Floats = np.sqrt(np.clip(2 - 2 * (x @ cells.T), 0, 4))
+    return chord
 
 
 def _distance_rad(x: Floats, cells: Floats, spread_rad: Floats) -> Floats:
@@ -165,41 +171,48 @@ def _distance_rad(x: Floats, cells: Floats, spread_rad: Floats) -> Floats:
 
     A photo lies off the mean of its cell, in a direction that is at right angles to ours on average.
     """
-    distance: Floats = np.hypot(_arc_rad(x, cells), spread_rad)
+    distance: Floats = np.hypot(2 * np.arcsin(_chord(x, cells) / 2), spread_rad)
     return distance
 
 
-def _medians(p: Floats, cells: Floats, spread_rad: Floats) -> Floats:
-    """The points with the least expected distance under each row of ``p``, shape ``(N, 3)``.
+def _pull(x: Floats, p: Floats, cells: Floats, spread_rad: Floats) -> tuple[Floats, float]:
+    """Minus the gradient of the expected distance at ``x``, shape ``(3,)``, and the sum of Weiszfeld's weights."""
+    chord = _chord(x, cells)
+    arc = 2 * np.arcsin(chord / 2)
+    weight = p / np.hypot(arc, spread_rad)
+    # The logarithm of a cell seen from x is (cell - cos(arc) x) arc / sin(arc).
+    along = weight * arc / np.maximum(chord * np.sqrt(1 - chord**2 / 4), 1e-12)
+    along[chord < 1e-9] = weight[chord < 1e-9]
+    pull: Floats = along @ cells - (along @ (1 - chord**2 / 2)) * x
+    return pull, float(weight.sum())
+
+
+def _median(p: Floats, cells: Floats, spread_rad: Floats) -> Floats:
+    """The point with the least expected distance under ``p`` of shape ``(C,)``, shape ``(3,)``.
 
     Starts at the best of the likeliest cells and follows Weiszfeld's iteration with the sphere's logarithm
     (Fletcher, Venkatasubramanian, Joshi, "The geometric median on Riemannian manifolds", NeuroImage 2009); the spread
     of the cells keeps it from sticking to a cell's mean. A step that does not help is not taken, so the answer is
-    never worse than the best candidate.
+    never worse than the best candidate. The least likely cells, with 1 - ``MASS`` of the probability together, pull
+    all the while as they do at the start.
     """
-    k = min(CANDIDATES, p.shape[1])
-    candidates = np.argpartition(-p, k - 1, axis=1)[:, :k]
-    between = _distance_rad(cells, cells, spread_rad) if p.shape[1] <= 4096 else None
-    costs = np.empty(candidates.shape)
-    for column in range(k):
-        rows = candidates[:, column]
-        distance = between[rows] if between is not None else _distance_rad(cells[rows], cells, spread_rad)
-        costs[:, column] = np.einsum("nc,nc->n", p, distance)
-    start = costs.argmin(axis=1)
-    x = cells[np.take_along_axis(candidates, start[:, None], axis=1)[:, 0]]
-    cost = np.take_along_axis(costs, start[:, None], axis=1)[:, 0]
+    in_order = np.sort(p)[::-1]
+    held = np.cumsum(in_order)
+    likely = p >= in_order[np.searchsorted(held, MASS * held[-1])]
+    near, near_p, near_spread = cells[likely], p[likely], spread_rad[likely]
+    top = np.argpartition(-near_p, min(CANDIDATES, len(near_p)) - 1)[:CANDIDATES]
+    costs = _distance_rad(near[top], near, near_spread) @ near_p
+    x: Floats = near[top[costs.argmin()]]
+    rest, rest_weight = np.zeros(3), 0.0
+    if not likely.all():
+        rest, rest_weight = _pull(x, p[~likely], cells[~likely], spread_rad[~likely])
+    cost = costs.min() - rest @ x
     for _ in range(STEPS):
-        arc = _arc_rad(x, cells)
-        weight = p / np.hypot(arc, spread_rad)
-        # The logarithm of a cell seen from x is (cell - cos(arc) x) arc / sin(arc).
-        pull = weight / np.sinc(np.minimum(arc / np.pi, 1 - 1e-6))
-        step = pull @ cells - (pull * np.cos(arc)).sum(axis=1, keepdims=True) * x
-        moved = x + step / weight.sum(axis=1, keepdims=True)
-        moved /= np.linalg.norm(moved, axis=1, keepdims=True)
-        moved_cost = (p * _distance_rad(moved, cells, spread_rad)).sum(axis=1)
-        better = moved_cost < cost
-        if not better.any():
+        pull, weight = _pull(x, near_p, near, near_spread)
+        moved = x + (pull + rest) / (weight + rest_weight)
+        moved /= np.linalg.norm(moved)
+        moved_cost = _distance_rad(moved, near, near_spread) @ near_p - rest @ moved
+        if moved_cost >= cost:
             break
-        x = np.where(better[:, None], moved, x)
-        cost = np.where(better, moved_cost, cost)
+        x, cost = moved, moved_cost
     return x

@@ -1,4 +1,5 @@
 import json
+import random
 import shutil
 
 import numpy as np
@@ -100,6 +101,16 @@ def test_nothing_is_kept_of_a_photo_by_default(folder, town, tmp_path, monkeypat
     graticule.load(folder).locate(town.paths()[0])
     assert sorted(p for p in folder.rglob("*")) == before
     assert not (tmp_path / "cache").exists()
+
+
+def test_opening_a_bundle_leaves_the_callers_generators_as_they_were(folder):
+    def states():
+        return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()
+
+    torch.manual_seed(1234567)
+    before = states()
+    graticule.load(folder)
+    assert states() == before
 
 
 @pytest.mark.parametrize("name", [*FILES, INDEX])

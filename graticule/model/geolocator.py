@@ -58,13 +58,20 @@ class Geolocator(nn.Module):
 def build_geolocator(recipe: Recipe, num_cells: int, *, fetch: bool = True) -> Geolocator:
     """Make the network that a recipe describes, with its encoder's weights where the recipe names some.
 
+    Random weights come from the recipe's seed; torch's own generators stay as they were.
+
     Args:
         fetch: False leaves the weights random, for a bundle whose own are loaded next.
 
     Raises:
         BadRecipeError: as :func:`graticule.model.encoders.build_encoder`.
     """
-    torch.manual_seed(recipe.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(recipe.seed)  # torch.manual_seed would reseed the caller's GPUs too
+        return _build(recipe, num_cells, fetch)
+
+
+def _build(recipe: Recipe, num_cells: int, fetch: bool) -> Geolocator:
     wanted = recipe.encoder
     weights = wanted.weights if fetch else "none"
     if wanted.then:

@@ -1,0 +1,131 @@
+"""Bundles of every format that stays readable, and bundles that nobody should trust."""
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+import graticule
+from graticule import bundle
+from graticule.bundle import INDEX, RECIPE, WEIGHTS, Bundle
+from graticule.errors import BundleError
+from graticule.files import sha256_of
+
+KEPT = Path(__file__).parent / "bundles"
+
+
+@pytest.fixture
+def copy(tmp_path):
+    return Path(shutil.copytree(KEPT / "format-2", tmp_path / "bundle"))
+
+
+def sign(folder, **changes):
+    """Give the index the hashes of the files as they are: whoever makes a hostile bundle can."""
+    index = json.loads((folder / INDEX).read_text()) | changes
+    index["sha256"] |= {name: sha256_of(folder / name) for name in bundle.FILES}
+    index["sha256"][INDEX] = bundle._own_hash(index)
+    (folder / INDEX).write_text(json.dumps(index))
+
+
+def test_a_bundle_of_every_format_is_kept():
+    kept = {int(folder.name.removeprefix("format-")) for folder in KEPT.iterdir() if folder.is_dir()}
+    assert kept == set(range(bundle.OLDEST, bundle.FORMAT + 1))
+
+
+@pytest.mark.parametrize("folder", sorted(KEPT.glob("format-*")), ids=lambda folder: folder.name)
+def test_a_kept_bundle_opens_and_answers_as_when_it_was_made(folder):
+    found = graticule.load(folder).locate(folder / "photo.jpg").to_json()
+    stored = json.loads((folder / "answer.json").read_text())
+    cells = found.pop("cells"), stored.pop("cells")
+    assert found == pytest.approx(stored, abs=1e-5, rel=1e-3)
+    assert len(cells[0]) == len(cells[1])
+    for ours, theirs in zip(*cells, strict=True):
+        assert ours.pop("token") == theirs.pop("token")
+        assert ours == pytest.approx(theirs, abs=1e-5, rel=0)
+
+
+def test_an_older_bundle_is_lifted_step_by_step(copy, monkeypatch):
+    sign(copy, facts={"steps": []})
+
+    def renamed(index, recipe):
+        return index | {"facts": {"steps": [*index["facts"]["steps"], index["format"]]}}, recipe
+
+    def reseeded(index, recipe):
+        index, recipe = renamed(index, recipe)
+        return index, recipe | {"seed": 11}
+
+    monkeypatch.setattr(bundle, "FORMAT", 4)
+    monkeypatch.setattr(bundle, "STEPS", {2: renamed, 3: reseeded})
+    opened = Bundle.read(copy)
+    assert opened.facts == {"steps": [2, 3]}
+    assert opened.recipe.seed == 11
+    again = Bundle.read(opened.write(copy.parent / "again"))
+    assert again.facts == {"steps": [2, 3]}
+
+
+@pytest.mark.parametrize("number", [1, 0, None, "2", True])
+def test_a_format_that_was_never_kept_is_refused(copy, number):
+    sign(copy, format=number)
+    with pytest.raises(BundleError, match=f"has format {number!r}; this version of graticule reads format 2$"):
+        Bundle.read(copy)
+
+
+def test_a_newer_format_asks_for_a_newer_graticule(copy):
+    sign(copy, format=bundle.FORMAT + 1)
+    with pytest.raises(BundleError, match="has format 3; .* upgrade graticule"):
+        Bundle.read(copy)
+
+
+def test_an_index_that_names_a_file_outside_the_folder_is_refused(copy):
+    index = json.loads((copy / INDEX).read_text())
+    sign(copy, sha256=index["sha256"] | {"../x": "0" * 64})
+    with pytest.raises(BundleError, match=r"names files that are no part of a bundle: \.\./x"):
+        Bundle.read(copy)
+
+
+class Trap:
+    """Pickled, it writes a file when it is read."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "cells.parquet", RECIPE])
+def test_no_file_of_a_bundle_runs_code(copy, name):
+    mark = copy.parent / "mark"
+    if name == RECIPE:
+        (copy / name).write_text(f"name: !!python/object/apply:os.mkdir ['{mark}']\n")
+    else:
+        (copy / name).write_bytes(pickle.dumps(Trap(mark)))
+    sign(copy)
+    with pytest.raises(BundleError, match="does not open"):
+        Bundle.read(copy)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"preprocess": {"wings": 2}}, {"preprocess": None}, {"facts": None}],
+    ids=["unknown preprocessing", "none", "no facts"],
+)
+def test_an_index_that_makes_no_sense_is_refused_with_a_sentence(copy, changes):
+    sign(copy, **changes)
+    with pytest.raises(BundleError, match="does not open"):
+        Bundle.read(copy)
+
+
+def test_a_bundle_reads_no_weights_but_its_own(copy):
+    mark, elsewhere = copy.parent / "mark", copy.parent / "elsewhere.pth"
+    elsewhere.write_bytes(pickle.dumps(Trap(mark)))
+    tree = yaml.safe_load((copy / RECIPE).read_text())
+    tree["encoder"]["options"]["checkpoint_path"] = str(elsewhere)
+    (copy / RECIPE).write_text(yaml.safe_dump(tree))
+    sign(copy)
+    assert "checkpoint_path" not in Bundle.read(copy).recipe.encoder.options
+    assert not mark.exists()
