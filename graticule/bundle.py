@@ -83,7 +83,7 @@ class Bundle:
                 )
         try:
             partition = read_partition(path / CELLS)
-            recipe = parse_recipe(yaml.safe_load((path / RECIPE).read_text()), where=str(path / RECIPE))
+            recipe = parse_recipe(yaml.safe_load((path / RECIPE).read_text(encoding="utf-8")), where=str(path / RECIPE))
             model = build_geolocator(recipe, len(partition), fetch=False)
             model.load_state_dict(load_file(path / WEIGHTS))
         except (GraticuleError, SafetensorError, RuntimeError) as error:
@@ -97,7 +97,7 @@ class Bundle:
 
 def _read_index(path: Path) -> dict[str, Any]:
     try:
-        index = json.loads((path / INDEX).read_text())
+        index = json.loads((path / INDEX).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         found = "that folder is not there" if not path.is_dir() else f"it has no {INDEX}"
         raise BundleError(f"{path} is no bundle: {found}. `graticule train` writes one") from error

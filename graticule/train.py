@@ -356,7 +356,7 @@ def _claim(out: Path, folder: Path, fingerprint: str, resume: bool) -> None:
         raise BadRecipeError(
             f"{out} holds a run already; add --resume to go on with it, or choose another folder or remove this one"
         )
-    if json.loads(run.read_text()).get("fingerprint") != fingerprint:
+    if json.loads(run.read_text(encoding="utf-8")).get("fingerprint") != fingerprint:
         raise BadRecipeError(
             f"the run in {out} was started with another recipe or other photos; "
             f"resume it with those, or choose another folder"
