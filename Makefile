@@ -62,6 +62,10 @@ lint: install    ## ruff and mypy
 floors:          ## Write the table of floors into docs/architecture.md
 	$(PYTHON) tools/floors.py
 
+docs: install    ## Build the site into build/site; its tools are installed the first time
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/mkdocs build --strict --site-dir build/site
+
 bench: install   ## Run the benchmarks; each prints ratios in one run
 	$(BIN)/python -m bench
 
