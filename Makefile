@@ -7,10 +7,10 @@ DEMO   := runs/demo
 STAMP  := $(VENV)/.installed
 SWEEP  := $(BIN)/graticule sweep recipes/report-a-demo.yaml --photos $(DEMO)/city --out runs/tables --set train.epochs=8
 
-.PHONY: help install demo test lint bench leak tables clean
+.PHONY: help install demo docs test test-machines test-machines-cheap lint floors bench leak tables clean
 
 help:            ## List the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Graticule needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
@@ -43,10 +43,28 @@ tables: install  ## Both reports' tables on the demo city: small encoders, split
 test: install    ## Run the tests
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
+# Other machines, as far as one machine can be them: another locale and time zone, a processor with bfloat16 and one without.
+MACHINE := LC_ALL=C LANG=C TZ=Pacific/Kiritimati
+CHEAP   := $(addprefix tests/test_,machine.py times.py photos.py config.py locate.py explain.py train.py)
+
+test-machines: install  ## Run the tests as other machines would
+	$(MACHINE) GRATICULE_TEST_BFLOAT16=0 $(BIN)/python -m pytest -n auto --dist loadfile $(TESTS)
+	$(MACHINE) GRATICULE_TEST_BFLOAT16=1 $(BIN)/python -m pytest -n auto --dist loadfile $(TESTS)
+
+test-machines-cheap:  ## The same for the tests that a machine could sway, in about a minute
+	$(MAKE) test-machines TESTS="$(CHEAP) -k 'not killed'"
+
 lint: install    ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+floors:          ## Write the table of floors into docs/architecture.md
+	$(PYTHON) tools/floors.py
+
+docs: install    ## Build the site into build/site; its tools are installed the first time
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/mkdocs build --strict --site-dir build/site
 
 bench: install   ## Run the benchmarks; each prints ratios in one run
 	$(BIN)/python -m bench

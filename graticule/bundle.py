@@ -88,7 +88,7 @@ class Bundle:
                 )
         try:
             partition = read_partition(path / CELLS)
-            index, tree = migrate(index, yaml.safe_load((path / RECIPE).read_text()))
+            index, tree = migrate(index, yaml.safe_load((path / RECIPE).read_text(encoding="utf-8")))
             recipe = parse_recipe(tree, where=str(path / RECIPE))
             preprocess = Preprocess.from_json(dict(index["preprocess"]))
             recipe.encoder.options.pop("checkpoint_path", None)  # timm would read that file; the weights are here
@@ -122,7 +122,7 @@ def migrate(index: dict[str, Any], recipe: dict[str, Any]) -> tuple[dict[str, An
 
 def _read_index(path: Path) -> dict[str, Any]:
     try:
-        index = json.loads((path / INDEX).read_text())
+        index = json.loads((path / INDEX).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         found = "that folder is not there" if not path.is_dir() else f"it has no {INDEX}"
         raise BundleError(f"{path} is no bundle: {found}. `graticule train` writes one") from error

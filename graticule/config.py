@@ -333,7 +333,7 @@ def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recip
     import yaml
 
     try:
-        tree = yaml.safe_load(path.read_text()) or {}
+        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise BadRecipeError(f"the recipe {path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

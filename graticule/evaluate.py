@@ -165,7 +165,8 @@ def training_photos(bundle: Bundle) -> Photos | None:
     """The table that a bundle was trained on, with its split; none where the bundle travelled without it."""
     if bundle.path is None or not (bundle.path / TRAINING / PHOTOS).exists():
         return None
-    run = json.loads((bundle.path / TRAINING / RUN).read_text()) if (bundle.path / TRAINING / RUN).exists() else {}
+    about = bundle.path / TRAINING / RUN
+    run = json.loads(about.read_text(encoding="utf-8")) if about.exists() else {}
     return Photos(pl.read_parquet(bundle.path / TRAINING / PHOTOS), Path(run.get("root", bundle.path)))
 
 

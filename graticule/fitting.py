@@ -293,10 +293,13 @@ def _check_checkpoint(path: Path) -> None:
 
 
 def precision(recipe: Recipe) -> Any:
-    """Lightning's name of the arithmetic: bfloat16 where the machine has it, unless the recipe says otherwise."""
+    """Lightning's name of the arithmetic: bfloat16 on a GPU and float32 on a CPU, unless the recipe says otherwise.
+
+    A CPU's instruction set does not decide: two would train two models from one recipe and seed.
+    """
     wanted = recipe.train.precision
     if recipe.encoder.frozen or wanted == "float32":
         return "32-true"  # a head on features takes milliseconds; nothing to gain
     if wanted == "bfloat16" or torch.cuda.is_available():
         return "bf16-mixed"
-    return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() else "32-true"
+    return "32-true"

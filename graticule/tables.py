@@ -69,7 +69,7 @@ def read_runs(folder: Path) -> list[Run]:
         BadTableError: there is none.
     """
     plan = folder / "sweep.json"
-    planned = [arm["name"] for arm in json.loads(plan.read_text())["arms"]] if plan.is_file() else []
+    planned = [arm["name"] for arm in json.loads(plan.read_text(encoding="utf-8"))["arms"]] if plan.is_file() else []
     found = sorted(path.parent.name for path in folder.glob("*/bundle.json"))
     names = [name for name in planned if name in found] + [name for name in found if name not in planned]
     runs = [run for name in names if (run := _read_run(folder / name)) is not None]
@@ -162,12 +162,12 @@ TABLES = {"a": tables_a, "b": tables_b}
 
 def _read_run(folder: Path) -> Run | None:
     metrics = {
-        path.parent.name: json.loads(path.read_text())
+        path.parent.name: json.loads(path.read_text(encoding="utf-8"))
         for path in sorted(folder.glob("evaluation/*/metrics.json"), key=lambda path: path.parent.name != "val")
     }
     if not metrics:
         return None
-    return Run(folder.name, yaml.safe_load((folder / "recipe.yaml").read_text()), metrics)
+    return Run(folder.name, yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8")), metrics)
 
 
 def _one(runs: Sequence[Run], **wanted: Any) -> Mapping[str, Any] | None:

@@ -14,6 +14,12 @@ from graticule.photos import Photos
 # Networks as tiny as these lose more to threads that wait for one another than they gain.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# `make test-machines`: the processor multiplies bfloat16 (1) or does not (0), whichever it does.
+if (native := os.environ.get("GRATICULE_TEST_BFLOAT16")) is not None:
+    import torch
+
+    torch.cpu._is_avx512_bf16_supported = lambda: native == "1"
+
 SHARED_DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
 
 

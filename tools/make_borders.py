@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
 
-    world, usa = (json.loads(path.read_text()) for path in (options.countries, options.states))
+    world, usa = (json.loads(path.read_text(encoding="utf-8")) for path in (options.countries, options.states))
     by_country, by_state = users_of(world, "countries"), users_of(usa, "states")
     world_arcs, usa_arcs = arcs_of(world), arcs_of(usa)
     chosen = {

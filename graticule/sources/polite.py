@@ -298,4 +298,5 @@ def _retry_after(text: str | None) -> float | None:
         moment = parsedate_to_datetime(text)
     except ValueError:
         return None
-    return max(0.0, (moment - datetime.now(UTC if moment.tzinfo else None)).total_seconds())
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)  # "-0000" is UTC of an unknown place
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
