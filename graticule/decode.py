@@ -198,7 +198,7 @@ def _median(p: Floats, cells: Floats, spread_rad: Floats) -> Floats:
     """
     in_order = np.sort(p)[::-1]
     held = np.cumsum(in_order)
-    likely = p >= in_order[np.searchsorted(held, MASS * held[-1])]
+    likely = ~(p < in_order[np.searchsorted(held, MASS * held[-1])])  # NaN of a network that diverged stays
     near, near_p, near_spread = cells[likely], p[likely], spread_rad[likely]
     top = np.argpartition(-near_p, min(CANDIDATES, len(near_p)) - 1)[:CANDIDATES]
     costs = _distance_rad(near[top], near, near_spread) @ near_p
@@ -212,7 +212,7 @@ def _median(p: Floats, cells: Floats, spread_rad: Floats) -> Floats:
         moved = x + (pull + rest) / (weight + rest_weight)
         moved /= np.linalg.norm(moved)
         moved_cost = _distance_rad(moved, near, near_spread) @ near_p - rest @ moved
-        if moved_cost >= cost:
+        if not moved_cost < cost:
             break
         x, cost = moved, moved_cost
     return x
