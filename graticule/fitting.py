@@ -14,10 +14,10 @@ import numpy as np
 import polars as pl
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
+from timm.optim import param_groups_weight_decay
 from torch import Tensor
 
-from graticule import decode
-from graticule.config import Recipe
+from graticule.config import Precision, Recipe
 from graticule.data import Progress
 from graticule.errors import BadRecipeError
 from graticule.files import write_text
@@ -26,7 +26,7 @@ from graticule.model.freezing import freeze, frozen_parameters
 from graticule.model.geolocator import Geolocator
 from graticule.model.heads import Head, Output
 from graticule.model.losses import cell_loss, position_loss
-from graticule.partition import Partition
+from graticule.partition import NO_CELL, Partition
 from graticule.preprocess import Augment
 from graticule.schedules import Course, Plateau
 
@@ -64,7 +64,7 @@ class Fitting(lightning.LightningModule):
             if self.movable <= frozen:
                 raise BadRecipeError(f"freeze: {list(stage.freeze)} leaves nothing to train; freeze less")
         self.stage: int | None = None
-        self.seen: list[tuple[Output, Tensor, Tensor]] = []
+        self.seen = Seen()
         if recipe.train.compile:
             self.net.compile()
 
@@ -90,13 +90,16 @@ class Fitting(lightning.LightningModule):
 
     def validation_step(self, batch: dict[str, Any], _: int) -> None:
         said = self.net(batch["features"] if "features" in batch else batch["images"])
-        kept = Output(*(part if part is None else part.cpu() for part in said))
-        self.seen.append((kept, self._loss(said, batch).cpu(), batch["index"].cpu()))
+        self.seen.add(said, self._losses(said, batch), batch["index"])
 
     def _loss(self, said: Output, batch: dict[str, Any]) -> Tensor:
-        target, total = self.recipe.target, torch.zeros((), device=self.device)
+        return sum((loss for loss, _ in self._losses(said, batch)), torch.zeros((), device=self.device))
+
+    def _losses(self, said: Output, batch: dict[str, Any]) -> list[tuple[Tensor, int]]:
+        """The parts of the loss, each with the number of photos that it is a mean of."""
+        target, found = self.recipe.target, []
         if said.logits is not None:
-            total = cell_loss(
+            loss = cell_loss(
                 said.logits.float(),
                 batch["row"],
                 batch["position"],
@@ -105,15 +108,20 @@ class Fitting(lightning.LightningModule):
                 smoothing=target.smoothing or 0.0,
                 tau_km=self.tau_km,
             )
+            everywhere = target.kind == "distance"  # else a photo outside every cell has no target
+            found.append((loss, len(batch["row"]) if everywhere else int((batch["row"] != NO_CELL).sum())))
         if said.position is not None and self.head.frame is not None:
-            total = total + (target.alpha or 1.0) * position_loss(said.position, batch["position"], self.head.frame)
-        return total
+            loss = position_loss(said.position, batch["position"], self.head.frame)
+            found.append(((target.alpha or 1.0) * loss, len(batch["position"])))
+        return found
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         wanted = self.recipe.train
-        weights = [p for p in self.net.parameters() if p.requires_grad]
+        kept = getattr(getattr(self.net, "encoder", None), "body", None)  # such as position embeddings
+        named = {f"encoder.body.{name}" for name in getattr(kept, "no_weight_decay", set)()}
+        groups = param_groups_weight_decay(self.net, wanted.weight_decay, no_weight_decay_list=named)
         kind = torch.optim.AdamW if wanted.optimizer == "adamw" else torch.optim.Adam
-        return kind(weights, lr=wanted.lr, weight_decay=wanted.weight_decay)
+        return kind(groups, lr=wanted.lr)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["plateau"] = asdict(self.plateau)
@@ -166,12 +174,13 @@ class Watch(Callback):
     def on_train_epoch_end(self, trainer: Any, fitting: Any) -> None:
         self._count_time()
         mean = float(self.total) / max(self.steps, 1)
-        if not math.isfinite(mean):
-            raise BadRecipeError(
-                f"the loss became {mean} in epoch {trainer.current_epoch + 1}; lower train.lr "
-                f"(now {self.recipe.train.lr}) or set train.precision: float32"
-            )
         found = validation(trainer, fitting)
+        for name, loss in (("loss", mean), ("validation loss", found.get("val_loss", mean))):
+            if not math.isfinite(loss):
+                raise BadRecipeError(
+                    f"the {name} became {loss} in epoch {trainer.current_epoch + 1}; lower train.lr "
+                    f"(now {self.recipe.train.lr}) or set train.precision: float32"
+                )
         fitting.plateau.watch(found.get("val_loss", mean))
         row = {
             "epoch": trainer.current_epoch + 1,
@@ -194,23 +203,49 @@ class Watch(Callback):
             self.mark = now
 
 
+class Seen:
+    """What the validation photos of one epoch gave: sums of losses, and an answer for each photo."""
+
+    def __init__(self) -> None:
+        self.index: list[Tensor] = []
+        self.cells: list[Tensor] = []  # the likeliest
+        self.positions: list[Tensor] = []
+        self.sums: dict[int, float] = {}  # of each part of the loss
+        self.counts: dict[int, int] = {}
+
+    def add(self, said: Output, losses: list[tuple[Tensor, int]], index: Tensor) -> None:
+        """One batch: its outputs, its mean losses with the photos that each is a mean of, and which photos they are."""
+        self.index.append(index.cpu())
+        if said.logits is not None:
+            self.cells.append(said.logits.argmax(dim=1).cpu())
+        if said.position is not None:
+            self.positions.append(said.position.cpu())
+        for part, (loss, count) in enumerate(losses):
+            self.counts[part] = self.counts.get(part, 0) + count
+            if count:
+                self.sums[part] = self.sums.get(part, 0.0) + count * float(loss)
+
+    def loss(self) -> float | None:
+        """The mean loss over the photos that count in each of its parts; none where no photo counts."""
+        parts = [self.sums[part] / self.counts[part] for part in self.sums]
+        return sum(parts) if parts else None
+
+
 def validation(trainer: Any, fitting: Fitting) -> dict[str, float]:
     """What the validation photos of this epoch gave: the loss, and the error of each way to answer."""
-    if not fitting.seen:
+    seen, fitting.seen = fitting.seen, Seen()
+    if not seen.index:
         return {}
-    index = torch.cat([index for _, _, index in fitting.seen])
-    counts = torch.tensor([len(index) for _, _, index in fitting.seen])
-    losses = torch.stack([value for _, value, _ in fitting.seen])
-    logits = [said.logits for said, _, _ in fitting.seen if said.logits is not None]
-    position = [said.position for said, _, _ in fitting.seen if said.position is not None]
-    fitting.seen.clear()
-    lat, lon = from_vectors(trainer.val_dataloaders.dataset.extras["position"][index].numpy())
-    found = {"val_loss": float((losses.nan_to_num() * counts).sum() / counts.sum())}
-    if logits:
-        likely = decode.points(torch.cat(logits).double().softmax(dim=1).numpy(), fitting.partition, "mode")
-        found["val_median_km"] = float(np.median(great_circle_km(lat, lon, likely.lat, likely.lon)))
-    if position:
-        error_km = great_circle_km(lat, lon, *from_vectors(torch.cat(position).numpy()))
+    places = trainer.val_dataloaders.dataset.extras["position"][torch.cat(seen.index)].numpy()
+    lat, lon = from_vectors(places)
+    loss = seen.loss()
+    found = {} if loss is None else {"val_loss": loss}
+    if seen.cells:
+        rows = torch.cat(seen.cells).numpy()
+        error_km = great_circle_km(lat, lon, fitting.partition.lat[rows], fitting.partition.lon[rows])
+        found["val_median_km"] = float(np.median(error_km))
+    if seen.positions:
+        error_km = great_circle_km(lat, lon, *from_vectors(torch.cat(seen.positions).numpy()))
         found["val_regression_median_km"] = float(np.median(error_km))
         found["val_regression_mean_km"] = float(error_km.mean())
     return found
@@ -293,13 +328,23 @@ def _check_checkpoint(path: Path) -> None:
 
 
 def precision(recipe: Recipe) -> Any:
-    """Lightning's name of the arithmetic: bfloat16 on a GPU and float32 on a CPU, unless the recipe says otherwise.
+    """Lightning's name of the arithmetic of a run; see :func:`chosen_precision`."""
+    return "bf16-mixed" if chosen_precision(recipe)[0] == "bfloat16" else "32-true"
 
-    A CPU's instruction set does not decide: two would train two models from one recipe and seed.
+
+def chosen_precision(recipe: Recipe) -> tuple[Precision, str]:
+    """The arithmetic that a recipe trains in, and why in a few words.
+
+    ``auto`` is bfloat16 on a GPU that multiplies it and float32 elsewhere. A CPU's instruction set does not decide: two
+    machines would train two models from one recipe and seed.
     """
     wanted = recipe.train.precision
-    if recipe.encoder.frozen or wanted == "float32":
-        return "32-true"  # a head on features takes milliseconds; nothing to gain
-    if wanted == "bfloat16" or torch.cuda.is_available():
-        return "bf16-mixed"
-    return "32-true"
+    if recipe.encoder.frozen:
+        return "float32", "a head on the features of a frozen encoder takes no time"
+    if wanted != "auto":
+        return wanted, "as train.precision says"
+    if not torch.cuda.is_available():
+        return "float32", "train.precision: auto on a CPU"
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bfloat16", "train.precision: auto on a GPU that has it"
+    return "float32", "train.precision: auto on a GPU without bfloat16"

@@ -75,6 +75,10 @@ class Augment(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Change float images in [0, 1] of shape ``(B, 3, H, W)``; each photo differently."""
+        with torch.autocast(images.device.type, enabled=False):  # bfloat16 would shift a photo by half a pixel
+            return self._changed(images)
+
+    def _changed(self, images: Tensor) -> Tensor:
         batch, device = len(images), images.device
 
         def uniform(low: float, high: float, *shape: int) -> Tensor:

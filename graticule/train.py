@@ -32,7 +32,7 @@ from graticule.data import (
 )
 from graticule.errors import BadRecipeError, NotEnoughMemoryError
 from graticule.files import write_json, write_parquet
-from graticule.fitting import Fitting, Watch, run_epochs
+from graticule.fitting import Fitting, Watch, chosen_precision, run_epochs
 from graticule.geo import great_circle_km, spherical_mean, unit_vectors
 from graticule.model.geolocator import Geolocator, build_geolocator
 from graticule.model.heads import PLANE_REACH_KM
@@ -195,6 +195,7 @@ def fit(
         "photos_outside_cells": int((rows == NO_CELL).sum()),
         "tau_km": round(tau_km, 4) if recipe.target.kind == "distance" else None,
         "regression_error_km": last.get("val_regression_mean_km"),  # what a regressed answer expects of itself
+        "precision": chosen_precision(recipe)[0],
         "synthetic": photos.synthetic,
         "epochs": last,
         "seconds": round(time.monotonic() - started, 1),

@@ -138,9 +138,12 @@ def train(
 
     plan = read_recipe(recipe, parse_overrides(settings or []))
     from graticule.data import default_store
+    from graticule.fitting import chosen_precision
     from graticule.photos import read_photos
     from graticule.train import train as run
 
+    arithmetic, why = chosen_precision(plan)
+    typer.echo(f"training in {arithmetic}: {why}")
     with say.progress("training") as progress:
         bundle = run(plan, read_photos(photos), out, resume=resume, store=default_store(), progress=progress)
     facts = bundle.facts

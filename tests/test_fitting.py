@@ -1,0 +1,102 @@
+"""The training loop: what is counted, what decays, in which arithmetic."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+from towns import make_town, tiny_recipe
+
+from graticule import fitting
+from graticule.config import Recipe
+from graticule.errors import BadRecipeError
+from graticule.fitting import Fitting, Seen, chosen_precision
+from graticule.model.geolocator import build_geolocator
+from graticule.model.heads import Output
+from graticule.partition import NO_CELL, CellPartition
+from graticule.preprocess import Augment
+from graticule.train import fit
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory):
+    return make_town(tmp_path_factory.mktemp("town"))
+
+
+@pytest.fixture(scope="module")
+def partition():
+    lat, lon = np.repeat([0.5, 0.5, -0.5, -0.5], 10), np.repeat([0.5, -0.5, 0.5, -0.5], 10)
+    return CellPartition.fit(lat, lon, split_above=15, drop_below=1, max_level=8)
+
+
+def module_for(partition, **changes):
+    recipe = tiny_recipe(**changes)
+    return Fitting(build_geolocator(recipe, len(partition)), partition, recipe, 1.0, steps_per_epoch=3)
+
+
+def test_the_validation_loss_is_the_mean_over_the_photos_that_have_a_cell(partition):
+    """Batches of 4, 4 and 1 photos, of which 1, 0 and 1 lie in a cell."""
+    module = module_for(partition)
+    rng = torch.Generator().manual_seed(0)
+    logits = torch.randn(9, len(partition), generator=rng)
+    rows = torch.tensor([2, NO_CELL, NO_CELL, NO_CELL, NO_CELL, NO_CELL, NO_CELL, NO_CELL, 0])
+    spots = functional.normalize(torch.randn(9, 3, generator=rng, dtype=torch.float64))
+    for part in torch.arange(9).split(4):
+        batch = {"row": rows[part], "position": spots[part]}
+        said = Output(logits[part], None)
+        module.seen.add(said, module._losses(said, batch), part)
+    inside = rows != NO_CELL
+    assert module.seen.loss() == pytest.approx(float(functional.cross_entropy(logits[inside], rows[inside])), rel=1e-6)
+
+
+def test_distance_targets_count_every_photo(partition):
+    module = module_for(partition, target={"kind": "distance", "tau_km": 50.0})
+    batch = {"row": torch.full((3,), NO_CELL), "position": torch.eye(3, dtype=torch.float64)}
+    [(loss, count)] = module._losses(Output(torch.zeros(3, len(partition)), None), batch)
+    assert count == 3
+    assert torch.isfinite(loss)
+
+
+def test_validation_keeps_no_matrix_of_logits(partition):
+    seen = Seen()
+    seen.add(Output(torch.randn(5, 1000), None), [(torch.tensor(1.0), 5)], torch.arange(5))
+    assert sum(tensor.numel() for kept in (seen.index, seen.cells, seen.positions) for tensor in kept) == 10
+
+
+def test_a_validation_loss_that_is_no_number_stops_the_run(town, monkeypatch):
+    monkeypatch.setattr(fitting.Seen, "loss", lambda self: float("nan"))
+    with pytest.raises(BadRecipeError, match="the validation loss became nan in epoch 1; lower train.lr"):
+        fit(tiny_recipe(train={"epochs": 2}), town.take(np.arange(0, 96, 2)), town.take(np.arange(1, 96, 2)))
+
+
+def test_weights_decay_and_biases_norms_and_position_embeddings_do_not(partition):
+    module = module_for(
+        partition, encoder={"name": "test_vit"}, image={"height": 160, "width": 160}, train={"weight_decay": 0.3}
+    )
+    optimizer = module.configure_optimizers()
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    found = {name: decay[id(p)] for name, p in module.net.named_parameters()}
+    assert {name for name, value in found.items() if value == 0} == {
+        name
+        for name, p in module.net.named_parameters()
+        if p.ndim == 1 or name.split(".")[-1] in ("pos_embed", "cls_token")
+    }
+    assert set(found.values()) == {0.0, 0.3}
+
+
+def test_augmentation_is_exact_under_autocast():
+    images = torch.rand(4, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    augment = Augment(0.2, 0.0, 0.0)
+    torch.manual_seed(1)
+    exact = augment(images)
+    torch.manual_seed(1)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = augment(images)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, exact, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("native", "chosen"), [(True, "bfloat16"), (False, "float32")])
+def test_a_card_is_asked_whether_it_multiplies_bfloat16(monkeypatch, native, chosen):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native or including_emulation)
+    assert chosen_precision(Recipe())[0] == chosen
