@@ -100,13 +100,15 @@ class Image(Section):
     """How a photo becomes a tensor.
 
     ``squash`` makes every photo ``height`` x ``width``; ``fit`` keeps its own aspect, makes the longest side
-    at most ``longest`` without enlarging, and rounds both sides to a multiple of 16.
+    at most ``longest`` without enlarging, and rounds both sides to a multiple of 16. A size that is not given is
+    the one that the encoder's weights were trained with.
     """
 
     resize: Literal["squash", "fit"] = "squash"
     height: Count | None = None
     width: Count | None = None
     longest: Count | None = None
+    interpolation: Literal["bilinear", "bicubic"] | None = None  # none: that of the encoder's weights
     mean: tuple[float, float, float] | None = None  # of RGB in [0, 1]; none: the encoder's own
     std: tuple[Positive, Positive, Positive] | None = None
 
@@ -118,10 +120,9 @@ class Image(Section):
             raise ValueError("resize: squash makes one shape: give height and width, not longest")
         return self
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Height and width of the squashed photo; 224 where nothing is said."""
-        return self.height or self.width or 224, self.width or self.height or 224
+    def shape(self, own: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the squashed photo; ``own`` is the encoder's, taken where nothing is said."""
+        return self.height or self.width or own[0], self.width or self.height or own[1]
 
 
 class Augment(Section):

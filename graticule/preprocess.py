@@ -29,6 +29,7 @@ class Preprocess:
     longest: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
     def shape_for(self, height: int, width: int) -> tuple[int, int]:
         """Height and width that a photo of this size is resized to; ``fit`` never enlarges a side."""
@@ -48,7 +49,7 @@ class Preprocess:
         shape = self.shape_for(rgb.shape[1], rgb.shape[2])
         if shape == tuple(rgb.shape[1:]):
             return rgb.contiguous()
-        resized: Tensor = vision.resize(rgb, list(shape), antialias=True)
+        resized: Tensor = vision.resize(rgb, list(shape), vision.InterpolationMode(self.interpolation), antialias=True)
         return resized.contiguous()
 
     def to_json(self) -> dict[str, Any]:

@@ -163,11 +163,13 @@ def fit(
     model = build_geolocator(recipe, len(partition))
     preprocess = Preprocess(
         recipe.image.resize,
-        *recipe.image.shape,
-        longest=recipe.image.longest or 224,
+        *recipe.image.shape(model.encoder.input_size),
+        longest=recipe.image.longest or max(model.encoder.input_size),
         mean=tuple(model.mean.flatten().tolist()),
         std=tuple(model.std.flatten().tolist()),
+        interpolation=recipe.image.interpolation or model.encoder.interpolation,
     )
+    _check_size(model, preprocess, recipe)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device)
     parts = [
@@ -201,6 +203,22 @@ def fit(
         "seconds": round(time.monotonic() - started, 1),
     }
     return Bundle(model, partition, preprocess, recipe, facts, folder.parent if folder else None)
+
+
+@torch.no_grad()
+def _check_size(model: Geolocator, preprocess: Preprocess, recipe: Recipe) -> None:
+    """Refuse a size of photo that the encoder cannot take, such as a transformer's fixed grid of patches."""
+    height, width = preprocess.shape_for(1200, 1600)
+    try:
+        model.eval().features(torch.zeros(1, 3, height, width))
+    except (AssertionError, RuntimeError) as error:
+        own = "x".join(str(side) for side in model.encoder.input_size)
+        raise BadRecipeError(
+            f"{recipe.encoder.name} is made for photos of {own} and does not take {height}x{width} ({error}); "
+            f"leave out image.height and image.width, or give encoder.options: {{img_size: [{height}, {width}]}}"
+        ) from error
+    finally:
+        model.train()
 
 
 def _share(rows: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch.nn import functional
 from towns import make_town, tiny_recipe
@@ -10,6 +11,7 @@ from graticule import fitting
 from graticule.config import Recipe
 from graticule.errors import BadRecipeError
 from graticule.fitting import Fitting, Seen, chosen_precision
+from graticule.model.encoders import build_encoder
 from graticule.model.geolocator import build_geolocator
 from graticule.model.heads import Output
 from graticule.partition import NO_CELL, CellPartition
@@ -100,3 +102,31 @@ def test_a_card_is_asked_whether_it_multiplies_bfloat16(monkeypatch, native, cho
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native or including_emulation)
     assert chosen_precision(Recipe())[0] == chosen
+
+
+def test_a_size_that_is_not_given_is_that_of_the_weights(town):
+    assert build_encoder("vit_tiny_patch16_384", "none").input_size == (384, 384)
+    assert Recipe().image.shape((384, 384)) == (384, 384)
+    recipe = tiny_recipe(encoder={"name": "test_vit"}, image={"height": None, "width": None}, train={"epochs": 1})
+    found = fit(recipe, town)
+    assert (found.preprocess.height, found.preprocess.width) == (160, 160)
+
+
+def test_the_weights_say_how_photos_are_resized_and_the_recipe_overrides(tmp_path, town):
+    weights = tmp_path / "weights.pth"
+    torch.save(timm.create_model("test_efficientnet", num_classes=0).state_dict(), weights)
+    assert build_encoder("test_efficientnet", str(weights)).interpolation == "bicubic"
+    assert (
+        build_encoder("test_efficientnet", "none").interpolation == "bilinear"
+    )  # of no weights there is nothing to say
+    recipe = tiny_recipe(encoder={"weights": str(weights)}, train={"epochs": 1})
+    assert fit(recipe, town).preprocess.interpolation == "bicubic"
+    recipe = tiny_recipe(encoder={"weights": str(weights)}, train={"epochs": 1}, image={"interpolation": "bilinear"})
+    assert fit(recipe, town).preprocess.interpolation == "bilinear"
+
+
+def test_a_size_that_a_transformer_does_not_take_is_refused_with_a_sentence(town):
+    with pytest.raises(
+        BadRecipeError, match="vit_tiny_patch16_224 is made for photos of 224x224 and does not take 32x32"
+    ):
+        fit(tiny_recipe(encoder={"name": "vit_tiny_patch16_224"}), town)

@@ -9,10 +9,12 @@ from typing import Any, Literal
 import timm
 import torch
 import torchvision
+from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from graticule.errors import BadRecipeError
 
+Interpolation = Literal["bilinear", "bicubic"]
 Pooling = Literal["own", "average", "average+gem"]
 HALF = (0.5, 0.5, 0.5)
 GEM_POWER = 3.0  # Radenovic, Tolias, Chum, "Fine-tuning CNN image retrieval", TPAMI 2019, section 3.2
@@ -28,6 +30,8 @@ class Encoder(nn.Module):
     Attributes:
         num_features: length of a feature.
         mean, std: scaling of RGB in [0, 1] that the weights were trained with.
+        input_size: height and width of the photos that it is made for, pixels.
+        interpolation: how the photos that the weights were trained with were resized.
     """
 
     def __init__(
@@ -38,8 +42,10 @@ class Encoder(nn.Module):
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
         input_size: tuple[int, int, int],
+        interpolation: Interpolation = "bilinear",
     ) -> None:
         super().__init__()
+        self.input_size, self.interpolation = input_size[1:], interpolation
         self.body = body
         self.pooling, self.inner = pooling, tuple(inner)
         self.mean, self.std = mean, std
@@ -132,10 +138,14 @@ def _from_timm(name: str, weights: str, pooling: Pooling, inner: Sequence[str], 
         _load(body, Path(weights), (classifier,) if isinstance(classifier, str) else tuple(classifier))
     if pooling != "own" and not hasattr(body, "forward_features"):
         raise BadRecipeError(f"{name} has no feature map to pool; use pooling: own")
-    config = body.pretrained_cfg
-    side = options.get("img_size") or config.get("input_size", (3, 224, 224))[1:]
+    # The centre crop that timm evaluates with (crop_pct) is left out: it would cut the sides of wide street views.
+    config = resolve_model_data_config(body)
+    side = options.get("img_size") or config["input_size"][1:]
     size = (3, side, side) if isinstance(side, int) else (3, *side)
-    return Encoder(body, pooling, inner, config.get("mean", HALF), config.get("std", HALF), size)
+    bicubic = weights != "none" and config["interpolation"] == "bicubic"
+    interpolation: Interpolation = "bicubic" if bicubic else "bilinear"
+    mean, std = (body.pretrained_cfg.get(name, HALF) for name in ("mean", "std"))
+    return Encoder(body, pooling, inner, mean, std, size, interpolation)
 
 
 def _from_torchvision(name: str, weights: str, inner: Sequence[str], options: dict[str, Any]) -> Encoder:

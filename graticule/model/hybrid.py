@@ -82,4 +82,6 @@ def build_hybrid(
     if not isinstance(vit, VisionTransformer) or vit.pos_embed is None:
         plain = ", ".join(timm.list_models("vit_small_patch16*")[:2])
         raise BadRecipeError(f"{vit_name} is no plain vision transformer of timm; choose one such as {plain}")
-    return Encoder(Hybrid(cnn.body.train(), vit, grid, position), "own", (), cnn.mean, cnn.std, (3, 64, 64))
+    joined = Encoder(Hybrid(cnn.body.train(), vit, grid, position), "own", (), cnn.mean, cnn.std, (3, 64, 64))
+    joined.input_size, joined.interpolation = cnn.input_size, cnn.interpolation
+    return joined
