@@ -16,7 +16,7 @@ from torchvision import transforms
 from torchvision.transforms.v2 import functional as F  # noqa: N812
 
 from bench.table import Row, print_table
-from graticule import images
+from graticule.photos import images
 
 GOAL = 1.8
 SIDE = 224

@@ -17,13 +17,13 @@ from captum.attr import Occlusion
 
 from bench.decoding import noisy_gradients
 from bench.table import Row, print_table
-from graticule.bundle import Bundle
 from graticule.config import parse_recipe
-from graticule.explain import occlusion
-from graticule.locate import Locator
+from graticule.explaining.methods import occlusion
+from graticule.inference.locate import Locator
+from graticule.model.bundle import Bundle
 from graticule.model.geolocator import build_geolocator
+from graticule.model.preprocess import Preprocess
 from graticule.partition import CellPartition
-from graticule.preprocess import Preprocess
 
 GOAL = 5
 SIDE, PATCH, STRIDE = 224, 32, 8

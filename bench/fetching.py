@@ -41,10 +41,10 @@ def fetch_all(port: int, count: int, folder: str) -> None:
     import polars as pl
     from services import TOKEN
 
-    from graticule.sources.fetch import Wanted, fetch, photo_path
-    from graticule.sources.intake import admit
-    from graticule.sources.mapillary import Mapillary
-    from graticule.sources.service import Search, find
+    from graticule.sources.ingest import ingest
+    from graticule.sources.web.download import Wanted, fetch, photo_path
+    from graticule.sources.web.mapillary import Mapillary
+    from graticule.sources.web.service import Search, find
 
     service, out = Mapillary(TOKEN, api=f"http://127.0.0.1:{port}"), Path(folder)
     times = [time.perf_counter()]
@@ -61,7 +61,7 @@ def fetch_all(port: int, count: int, folder: str) -> None:
     size = sum(file.stat().st_size for file in (out / "images").glob("*/*.jpg"))
     paths = [photo_path(id_) for id_ in found["orig_id"]]
     start = time.perf_counter()
-    admit(found.with_columns(path=pl.Series(paths)), out, out, source="mapillary")
+    ingest(found.with_columns(path=pl.Series(paths)), out, out, source="mapillary")
     taken = time.perf_counter() - start
     find_s, fetch_s = times[1] - times[0], times[2] - times[1]
     seconds = {"find_s": find_s, "fetch_s": fetch_s, "processor_s": processor, "admit_s": taken}

@@ -28,12 +28,12 @@ from torchvision.transforms.v2 import functional as vision
 
 from bench.table import Row, print_table
 from graticule.config import Recipe, parse_overrides, read_recipe
-from graticule.data import worker_count
-from graticule.fitting import precision
+from graticule.model.data import worker_count
 from graticule.model.geolocator import Geolocator, build_geolocator
-from graticule.photos import Photos, read_photos
-from graticule.sources.city import make_city
-from graticule.train import train
+from graticule.photos.table import Photos, read_photos
+from graticule.sources.city.make import make_city
+from graticule.training.loop import precision
+from graticule.training.train import train
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "demo.yaml"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

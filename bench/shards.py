@@ -18,11 +18,11 @@ import polars as pl
 from bench.decoding import noisy_gradients
 from bench.table import Row, print_table
 from graticule.config import parse_recipe
-from graticule.data import Batches, PhotoDataset, ShapeBatches, shapes_of
-from graticule.photos import Photos, read_photos
-from graticule.preprocess import Preprocess
+from graticule.model.data import Batches, PhotoDataset, ShapeBatches, shapes_of
+from graticule.model.preprocess import Preprocess
+from graticule.photos.table import Photos, read_photos
 from graticule.sources.pack import pack
-from graticule.train import fit
+from graticule.training.train import fit
 
 COUNT, DRAWN, BATCH, SIDE = 512, 32, 32, 224
 SLACK = 0.97  # what two runs of one thing differ by on this kind of machine

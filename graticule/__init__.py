@@ -9,7 +9,12 @@ from typing import Any
 __version__ = "0.1.0"
 __all__ = ["Fix", "Locator", "Partition", "load"]
 
-_HOMES = {"Fix": "decode", "Locator": "locate", "Partition": "partition", "load": "locate"}
+_HOMES = {
+    "Fix": "inference.decode",
+    "Locator": "inference.locate",
+    "Partition": "partition",
+    "load": "inference.locate",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -78,7 +78,7 @@ _CELLS_SETTINGS = {
 
 
 class Split(Section):
-    """Which photos train, tune and test; ``by`` as for :func:`graticule.splits.make_split`, any column included.
+    """Which photos train, tune and test; ``by`` as for :func:`graticule.photos.splits.make_split`, any column included.
 
     ``column`` takes the table's own column ``split``, and so does a recipe without this section where there is one.
     """
@@ -224,7 +224,7 @@ class Target(Section):
         return self
 
 
-Schedule = Literal["onecycle", "cosine", "constant", "plateau"]
+ScheduleName = Literal["onecycle", "cosine", "constant", "plateau"]
 
 
 class Stage(Section):
@@ -241,7 +241,7 @@ class Stage(Section):
     epochs: Count
     freeze: tuple[str, ...] = ()
     lr: Positive | None = None
-    schedule: Schedule | None = None
+    schedule: ScheduleName | None = None
     warmup: Share | None = None
 
 
@@ -254,7 +254,7 @@ class Train(Section):
     optimizer: Literal["adamw", "adam"] = "adamw"
     lr: Positive = 1e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    schedule: Schedule = "onecycle"
+    schedule: ScheduleName = "onecycle"
     warmup: Share = 0.1
     precision: Precision | Literal["auto"] = "auto"
     compile: bool = False

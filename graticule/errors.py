@@ -16,7 +16,7 @@ class BadPhotoError(GraticuleError, ValueError):
     """The bytes are not a photo we can read.
 
     Attributes:
-        reason: a short word for counting, one of ``graticule.images.REASONS`` where a file was looked at.
+        reason: a short word for counting, one of ``graticule.photos.images.REASONS`` where a file was looked at.
     """
 
     def __init__(self, reason: str, message: str) -> None:

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from graticule.photos import Photos
+from graticule.photos.table import Photos
 
 # Networks as tiny as these lose more to threads that wait for one another than they gain.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

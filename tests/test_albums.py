@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import gmean
 
-from graticule import albums
-from graticule.albums import Albums, Motion, along, pooled
+from graticule.inference import albums
+from graticule.inference.albums import Albums, Motion, along, pooled
 from graticule.partition import CellPartition
 
 RNG = np.random.default_rng(0)

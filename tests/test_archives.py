@@ -9,9 +9,9 @@ import pytest
 from conftest import encoded, exif_of, picture
 from test_cli import graticule
 
-from graticule import images
 from graticule.errors import BadTableError
-from graticule.photos import read_photos
+from graticule.photos import images
+from graticule.photos.table import read_photos
 from graticule.sources.folder import import_folder
 
 

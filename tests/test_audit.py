@@ -8,13 +8,13 @@ import pytest
 from test_splits import drive_at, table_of
 from test_splits import photos as numbered
 
-from graticule import geo
-from graticule.audit import LeakAudit, audit
+from graticule.geo import sphere
 from graticule.partition import CellPartition
-from graticule.photos import Photos
-from graticule.splits import groups_of, make_split, part_days
+from graticule.photos.leakage import LeakAudit, audit
+from graticule.photos.splits import groups_of, make_split, part_days
+from graticule.photos.table import Photos
 
-METRE = 0.001 / (geo.EARTH_RADIUS_KM * np.pi / 180)  # in degrees of latitude
+METRE = 0.001 / (sphere.EARTH_RADIUS_KM * np.pi / 180)  # in degrees of latitude
 
 
 NUMBER = itertools.count()
@@ -36,7 +36,7 @@ def train_and_test(table, by, **options):
 
 
 def test_the_audit_counts_what_is_shared_and_how_near_it_is():
-    metre = 0.001 / (geo.EARTH_RADIUS_KM * np.pi / 180)  # in degrees of latitude
+    metre = 0.001 / (sphere.EARTH_RADIUS_KM * np.pi / 180)  # in degrees of latitude
     look = np.array([0b1111, 0xFF00], np.uint64)
     train = photos([0, 10], 0, sequence=["a", "b"], place=["p", "q"], dhash=look)
     at = np.array([0, 20, 90, 500, 3000, 20_000, 90_000]) * metre
@@ -112,7 +112,7 @@ def test_near_in_space_and_time_means_within_the_ellipsoid_of_100_m_and_10_s():
         )
         for n in (150, 100)
     ]  # fmt: skip
-    km = geo.great_circle_km(*(sides[1].lat[:, None], sides[1].lon[:, None]), sides[0].lat, sides[0].lon)
+    km = sphere.great_circle_km(*(sides[1].lat[:, None], sides[1].lon[:, None]), sides[0].lat, sides[0].lon)
     s = np.subtract.outer(*(side.column("captured_at").astype(float) for side in sides[::-1]))
     assert audit(*sides).same_drive == ((km / 0.1) ** 2 + (s / 10) ** 2 <= 1).any(axis=1).sum()
 
@@ -146,7 +146,7 @@ def test_the_worst_pairs_are_the_nearest_of_each_place_and_the_look_alikes():
     assert alike.distance_km == pytest.approx(0.03, rel=1e-6)
     assert alike.test["licence"] == "CC-BY-SA-4.0"
     near = [pair for pair in pairs if pair.why == "nearest"]
-    km = geo.great_circle_km(test.lat[:, None], test.lon[:, None], train.lat, train.lon).min(axis=1)
+    km = sphere.great_circle_km(test.lat[:, None], test.lon[:, None], train.lat, train.lon).min(axis=1)
     assert near[0].distance_km == pytest.approx(km.min())
     assert len({(round(p.test["lat"], 3), round(p.test["lon"], 3)) for p in near}) == len(near) == 6
     assert [p.distance_km for p in near] == sorted(p.distance_km for p in near)

@@ -5,8 +5,8 @@ from PIL import Image
 from test_report import Page
 from test_splits import photos
 
-from graticule.audit_page import write_audit
-from graticule.photos import Photos
+from graticule.photos.table import Photos
+from graticule.reporting.audit_page import write_audit
 
 HOSTILE = "<script>alert(1)</script>"
 

@@ -10,7 +10,7 @@ from test_cli import graticule, write_recipe
 from towns import make_town
 
 from graticule.errors import BadTableError
-from graticule.photos import read_photos
+from graticule.photos.table import read_photos
 from graticule.sources.benchmark import import_benchmark
 
 PIXEL = 20

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 import graticule
-from graticule import bundle
-from graticule.bundle import INDEX, RECIPE, WEIGHTS, Bundle
 from graticule.errors import BundleError
 from graticule.files import sha256_of
+from graticule.model import bundle
+from graticule.model.bundle import INDEX, RECIPE, WEIGHTS, Bundle
 
 KEPT = Path(__file__).parent / "bundles"
 

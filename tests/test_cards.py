@@ -8,9 +8,9 @@ from huggingface_hub import DatasetCard, ModelCard
 from test_cli import graticule, write_recipe
 from towns import make_town
 
-from graticule.cards import datasheet, model_card, write_card
 from graticule.errors import BadTableError
-from graticule.photos import write_dataset
+from graticule.photos.cards import datasheet, model_card, write_card
+from graticule.photos.table import write_dataset
 
 
 def photos(count=3, **columns):

@@ -7,12 +7,13 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from graticule import geo, images
 from graticule.errors import BadRecipeError
-from graticule.sources import city_scene
-from graticule.sources.city import make_city
-from graticule.sources.city_paint import light_of
-from graticule.sources.city_view import render
+from graticule.geo import sphere
+from graticule.photos import images
+from graticule.sources.city import scene
+from graticule.sources.city.make import make_city
+from graticule.sources.city.paint import light_of
+from graticule.sources.city.view import render
 
 CENTER = (38.9, -77.03)
 SMALL = {"frames": 60, "drives": 3, "size_km": 0.2, "center": CENTER, "seed": 4, "width": 96, "height": 72}
@@ -88,14 +89,14 @@ def test_everything_says_that_it_is_synthetic(city, photos):
 
 def test_all_positions_lie_in_the_square(photos):
     lat, lon = photos["lat"].to_numpy(), photos["lon"].to_numpy()
-    assert geo.great_circle_km(lat, CENTER[1], *CENTER).max() <= 0.1
-    assert geo.great_circle_km(lat, lon, lat, CENTER[1]).max() <= 0.1
+    assert sphere.great_circle_km(lat, CENTER[1], *CENTER).max() <= 0.1
+    assert sphere.great_circle_km(lat, lon, lat, CENTER[1]).max() <= 0.1
 
 
 def test_a_drive_moves_on_by_a_few_metres_and_seconds(photos):
     for drive in photos.partition_by("sequence"):
         lat, lon = drive["lat"].to_numpy(), drive["lon"].to_numpy()
-        step_km = geo.great_circle_km(lat[:-1], lon[:-1], lat[1:], lon[1:])
+        step_km = sphere.great_circle_km(lat[:-1], lon[:-1], lat[1:], lon[1:])
         assert step_km.max() < 0.04
         assert np.median(step_km) > 0.006
         seconds = drive["captured_at"].diff().drop_nulls()
@@ -128,8 +129,8 @@ def test_a_place_looks_most_like_itself_under_another_light():
         slopes = np.concatenate([np.diff(grey, axis=0).ravel(), np.diff(grey, axis=1).ravel()])
         return slopes / np.linalg.norm(slopes)
 
-    plan = city_scene.plan_city(seed=3, size_km=0.5)
-    shots = city_scene.plan_drives(plan, [80])[0][::8]
+    plan = scene.plan_city(seed=3, size_km=0.5)
+    shots = scene.plan_drives(plan, [80])[0][::8]
     later = [replace(shot, drive=1, x=shot.x + 0.7, y=shot.y - 0.7, heading=(shot.heading + 1) % 360) for shot in shots]
     noon, evening = light_of(12, "clear", season=0.5), light_of(17, "rain", season=0.8)
 
@@ -187,7 +188,7 @@ def test_progress_ends_with_all_frames(tmp_path):
 def test_a_city_may_lie_almost_anywhere(center, tmp_path):
     out = make_city(tmp_path / "city", **{**SMALL, "frames": 8, "drives": 8, "center": center})
     photos = pl.read_parquet(out / "photos.parquet")
-    away = geo.great_circle_km(photos["lat"].to_numpy(), photos["lon"].to_numpy(), *center)
+    away = sphere.great_circle_km(photos["lat"].to_numpy(), photos["lon"].to_numpy(), *center)
     assert away.max() < 0.1 * 2**0.5
 
 

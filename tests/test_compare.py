@@ -9,13 +9,13 @@ import pytest
 from test_cli import graticule, write_recipe
 from towns import make_town, tiny_recipe
 
-from graticule import albums
-from graticule.albums import Albums
-from graticule.compare import albums_of
 from graticule.errors import BadPhotoError, BadRecipeError
-from graticule.evaluate import crossval
-from graticule.locate import Locator, load
-from graticule.train import fit
+from graticule.evaluation.baselines import albums_of
+from graticule.evaluation.evaluate import crossval
+from graticule.inference import albums
+from graticule.inference.albums import Albums
+from graticule.inference.locate import Locator, load
+from graticule.training.train import fit
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def town(tmp_path_factory):
 def test_several_photos_of_a_place_get_one_answer(town):
     locator = load(town / "bundle")
     photos = [town / f"photos/{i:03}.jpg" for i in (0, 4, 8)]
-    logs = np.concatenate([said.log_probability for said in locator.says(photos)])
+    logs = np.concatenate([said.log_probability for said in locator.predict_batches(photos)])
     fix = locator.locate(photos, together=True, top=1)
     pooled = np.exp(albums.pooled(logs))
     assert fix.cells[0].probability == pytest.approx(pooled.max(), rel=1e-5)
@@ -46,10 +46,10 @@ def test_an_unreadable_photo_has_no_say_and_gets_its_own_reply(town, tmp_path):
     locator = load(town / "bundle")
     good = [town / "photos/000.jpg", town / "photos/004.jpg"]
     both = [good[0], tmp_path / "broken.jpg", good[1]]
-    replies = list(locator.replies(both, albums=Albums("place", [np.arange(3)])))
-    assert [reply.photo for reply in replies] == both
-    assert replies[1].fix is None
-    assert replies[0].fix == replies[2].fix == locator.locate(good, together=True)
+    results = list(locator.results(both, albums=Albums("place", [np.arange(3)])))
+    assert [result.photo for result in results] == both
+    assert results[1].fix is None
+    assert results[0].fix == results[2].fix == locator.locate(good, together=True)
     with pytest.raises(BadPhotoError):
         locator.locate(both, together=True)
 
@@ -58,9 +58,9 @@ def test_albums_that_lie_scattered_are_answered_in_the_order_asked(town):
     locator = load(town / "bundle")
     photos = [town / f"photos/{i:03}.jpg" for i in range(12)]
     scattered = Albums.of("place", np.arange(12) % 3)
-    replies = list(locator.replies(photos, albums=scattered))
-    assert [reply.photo for reply in replies] == photos
-    assert replies[0].fix == replies[3].fix == replies[9].fix
+    results = list(locator.results(photos, albums=scattered))
+    assert [result.photo for result in results] == photos
+    assert results[0].fix == results[3].fix == results[9].fix
 
 
 def test_a_network_without_cells_cannot_hear_several(town):
@@ -71,7 +71,7 @@ def test_a_network_without_cells_cannot_hear_several(town):
 
 
 def test_albums_follow_the_table(town):
-    from graticule.photos import read_photos
+    from graticule.photos.table import read_photos
 
     photos = read_photos(town / "photos/table.csv")
     assert len(albums_of(photos, "place").rows) == 12

@@ -11,7 +11,8 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from towns import make_town
 
-from graticule.data import (
+from graticule.errors import BadRecipeError
+from graticule.model.data import (
     POOL,
     Batches,
     FeatureDataset,
@@ -21,10 +22,9 @@ from graticule.data import (
     default_store,
     shapes_of,
 )
-from graticule.errors import BadRecipeError
-from graticule.images import content_hash
-from graticule.photos import read_photos
-from graticule.preprocess import Preprocess
+from graticule.model.preprocess import Preprocess
+from graticule.photos.images import content_hash
+from graticule.photos.table import read_photos
 from graticule.sources.pack import pack
 
 FIT = Preprocess("fit", 32, 32, longest=48, mean=(0.5,) * 3, std=(0.5,) * 3)

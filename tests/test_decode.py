@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from graticule import decode
-from graticule.geo import from_vectors, great_circle_km, unit_vectors
+from graticule.geo.sphere import from_vectors, great_circle_km, unit_vectors
+from graticule.inference import decode
 from graticule.partition import CellPartition
 
 

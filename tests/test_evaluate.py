@@ -5,13 +5,13 @@ import polars as pl
 import pytest
 from towns import make_town, tiny_recipe
 
-from graticule.bundle import Bundle
 from graticule.config import parse_recipe
 from graticule.errors import BadTableError, LeakError
-from graticule.evaluate import crossval, evaluate, leak_table
-from graticule.geo import great_circle_km
-from graticule.photos import Photos
-from graticule.train import split_photos, train
+from graticule.evaluation.evaluate import crossval, evaluate, leak_table
+from graticule.geo.sphere import great_circle_km
+from graticule.model.bundle import Bundle
+from graticule.photos.table import Photos
+from graticule.training.train import split_photos, train
 
 
 @pytest.fixture(scope="module")

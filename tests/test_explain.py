@@ -12,16 +12,16 @@ from test_cli import graticule
 from torch import nn
 from towns import tiny_recipe
 
-from graticule import explain, explained
-from graticule.bundle import Bundle
 from graticule.errors import BadPhotoError, BadRecipeError
-from graticule.locate import Locator
+from graticule.explaining import methods, render
+from graticule.inference.locate import Locator
+from graticule.model.bundle import Bundle
 from graticule.model.geolocator import build_geolocator
 from graticule.model.heads import Head
+from graticule.model.preprocess import Preprocess
 from graticule.partition import CellPartition
-from graticule.preprocess import Preprocess
 
-HEATS = sorted(explain.METHODS)
+HEATS = sorted(methods.METHODS)
 
 
 def make_locator(encoder="test_resnet", side=64, **sections):
@@ -89,7 +89,7 @@ def pixels_of(locator, photo):
 )
 def test_occlusion_is_the_map_of_captum(photo, encoder, side, patch, stride):
     locator = make_locator(encoder, side)
-    found = explain.occlusion(locator, photo, patch=patch, stride=stride)
+    found = methods.occlusion(locator, photo, patch=patch, stride=stride)
     model = locator.bundle.model
     # In the network's own scale the baseline is captum's default, zero.
     scaled = (pixels_of(locator, photo) - model.mean) / model.std
@@ -108,18 +108,18 @@ def test_the_processor_does_not_decide_the_map(photo, monkeypatch, processor_has
     hook = locator.bundle.model.encoder.register_forward_hook(
         lambda *_: arithmetic.append(torch.is_autocast_enabled("cpu"))
     )
-    found = explain.occlusion(locator, photo, patch=64, stride=48)
-    explain.curves(locator, photo, found.heat)
+    found = methods.occlusion(locator, photo, patch=64, stride=48)
+    methods.curves(locator, photo, found.heat)
     hook.remove()
     assert arithmetic
     assert not any(arithmetic)
 
 
 def test_bfloat16_is_an_option_whose_map_is_near_that_of_float32(photo):
-    exact = explain.occlusion(make_locator("test_vit", 160), photo, patch=64, stride=48)
+    exact = methods.occlusion(make_locator("test_vit", 160), photo, patch=64, stride=48)
     locator = make_locator("test_vit", 160)
     fast = Locator(locator.bundle, device="cpu", precision="bfloat16")
-    found = explain.occlusion(fast, photo, patch=64, stride=48, target=exact.target)
+    found = methods.occlusion(fast, photo, patch=64, stride=48, target=exact.target)
     off = np.abs(found.heat - exact.heat).max() / np.ptp(exact.heat)
     assert 1e-5 < off < 0.3  # not the same arithmetic, and not another explanation
 
@@ -128,7 +128,7 @@ def test_saliency_is_the_gradient_of_the_loss_by_hand(photo):
     locator = make_locator()
     pixels = pixels_of(locator, photo).requires_grad_()
     nn.functional.cross_entropy(locator.bundle.model(pixels).logits, torch.tensor([2])).backward()
-    found = explain.saliency(locator, photo, target=2)
+    found = methods.saliency(locator, photo, target=2)
     np.testing.assert_allclose(found.heat, pixels.grad[0].abs().amax(0), rtol=1e-4, atol=1e-9)
 
 
@@ -137,7 +137,7 @@ def test_the_parts_of_integrated_gradients_add_up_to_the_difference_from_grey(ph
     model, pixels = locator.bundle.model, pixels_of(locator, photo)
     with torch.no_grad():
         answer, grey = (torch.softmax(model(x).logits, 1)[0, 1].item() for x in (pixels, model.mean.expand_as(pixels)))
-    found = explain.integrated_gradients(locator, photo, target=1)
+    found = methods.integrated_gradients(locator, photo, target=1)
     assert abs(answer - grey) > 1e-3
     assert found.heat.sum() == pytest.approx(answer - grey, rel=0.02)
 
@@ -147,7 +147,7 @@ def test_gradcam_of_a_cnn_is_captums(photo):
     model = locator.bundle.model
     oracle = captum.attr.LayerGradCam(lambda x: model(x).logits, model.encoder.body.layer4)
     oracle = oracle.attribute(pixels_of(locator, photo), target=0)
-    found = explain.gradcam(locator, photo, target=0)
+    found = methods.gradcam(locator, photo, target=0)
     expected = nn.functional.interpolate(oracle.relu(), size=(64, 64), mode="bilinear")[0, 0].detach()
     np.testing.assert_allclose(found.heat, expected, atol=1e-6)
     assert found.heat.max() > 0
@@ -167,7 +167,7 @@ def test_gradcam_of_a_cnn_is_captums(photo):
 def test_gradcam_finds_the_last_map_of_any_encoder_even_a_frozen_one(photo, encoder, side, sections, grid):
     locator = make_locator(encoder, side, **sections)
     locator.bundle.model.encoder.requires_grad_(False)
-    found = explain.gradcam(locator, photo, target=0)
+    found = methods.gradcam(locator, photo, target=0)
     assert found.settings["map"] == grid
     assert found.heat.shape == (side, side)
     assert found.heat.max() > 0
@@ -175,18 +175,18 @@ def test_gradcam_finds_the_last_map_of_any_encoder_even_a_frozen_one(photo, enco
 
 @pytest.mark.parametrize("method", HEATS)
 def test_every_method_finds_the_corner_that_the_answer_hangs_on_and_beats_chance(corner, bright, method):
-    found = explain.METHODS[method](corner, bright)
+    found = methods.METHODS[method](corner, bright)
     inside = np.zeros((64, 64), bool)
     inside[32:, :32] = True
     assert found.target == 0
     assert found.heat[inside].mean() > 10 * abs(found.heat[~inside].mean())
-    told, chance = explain.curves(corner, bright, found.heat), explain.random_curves(corner, bright)
+    told, chance = methods.curves(corner, bright, found.heat), methods.random_curves(corner, bright)
     assert told.deletion_area < 0.8 * chance.deletion_area
     assert told.insertion_area > 1.05 * chance.insertion_area
 
 
 def test_curves_start_and_end_at_the_photo_and_the_grey_frame(corner, bright):
-    curves = explain.curves(corner, bright, np.ones((64, 64), np.float32))
+    curves = methods.curves(corner, bright, np.ones((64, 64), np.float32))
     model, pixels = corner.bundle.model, pixels_of(corner, bright)
     with torch.no_grad():
         answer, grey = (torch.softmax(model(x).logits, 1)[0, 0].item() for x in (pixels, model.mean.expand_as(pixels)))
@@ -196,18 +196,18 @@ def test_curves_start_and_end_at_the_photo_and_the_grey_frame(corner, bright):
 
 def test_a_map_of_another_shape_is_refused(corner, bright):
     with pytest.raises(ValueError, match=r"shape \(64, 64\), found \(8, 8\)"):
-        explain.curves(corner, bright, np.ones((8, 8), np.float32))
+        methods.curves(corner, bright, np.ones((8, 8), np.float32))
 
 
 @pytest.mark.parametrize(("patch", "stride"), [(100, 8), (16, 17)])
 def test_a_square_that_cannot_search_the_photo_is_refused(corner, bright, patch, stride):
     with pytest.raises(BadRecipeError, match="cannot search 64 x 64 pixels"):
-        explain.occlusion(corner, bright, patch=patch, stride=stride)
+        methods.occlusion(corner, bright, patch=patch, stride=stride)
 
 
 def test_the_true_cell_is_asked_about_where_the_camera_knew_the_place(corner, tmp_path):
     (tmp_path / "a.jpg").write_bytes(encoded(picture(80, 60), exif=exif_of(-0.5, 0.5)))
-    explained.explain_photo(corner, tmp_path / "a.jpg", tmp_path, ["gradcam"], target="true", score=False)
+    render.explain_photo(corner, tmp_path / "a.jpg", tmp_path, ["gradcam"], target="true", score=False)
     facts = json.loads((tmp_path / "a-gradcam.json").read_text())
     row = corner.bundle.partition.assign([-0.5], [0.5])[0]
     assert facts["truth"] == pytest.approx({"lat": -0.5, "lon": 0.5})
@@ -219,7 +219,7 @@ def test_a_truth_unknown_or_outside_every_cell_is_a_refusal(corner, tmp_path):
     (tmp_path / "a.png").write_bytes(encoded(picture(80, 60), "PNG"))
     for truth, sentence in ((None, "give --truth LAT,LON"), ((80.0, 0.0), "was taken in no cell")):
         with pytest.raises(BadPhotoError, match=sentence):
-            explained.explain_photo(corner, tmp_path / "a.png", tmp_path, ["saliency"], truth=truth, target="true")
+            render.explain_photo(corner, tmp_path / "a.png", tmp_path, ["saliency"], truth=truth, target="true")
 
 
 @pytest.fixture(scope="module")
@@ -285,4 +285,4 @@ def test_one_truth_is_not_for_two_photos(folder, tmp_path):
 
 
 def test_photos_that_share_a_name_keep_their_own_files(tmp_path):
-    assert explained.names_of([tmp_path / "a/x.jpg", tmp_path / "b/x.png", tmp_path / "y.jpg"]) == ["x", "x-2", "y"]
+    assert render.names_of([tmp_path / "a/x.jpg", tmp_path / "b/x.png", tmp_path / "y.jpg"]) == ["x", "x-2", "y"]

@@ -13,11 +13,11 @@ import pytest
 from services import TOKEN, Services, Shot, serving
 from towns import QUARTERS, photo
 
-from graticule import images
 from graticule.errors import SourceError, WriteError
-from graticule.sources import fetch as fetching
-from graticule.sources import polite
-from graticule.sources.fetch import Journal, Wanted, fetch, photo_path
+from graticule.photos import images
+from graticule.sources.web import download as fetching
+from graticule.sources.web import http
+from graticule.sources.web.download import Journal, Wanted, fetch, photo_path
 
 
 def shots(count, seed=0):
@@ -28,7 +28,7 @@ def shots(count, seed=0):
 @pytest.fixture
 def quick(monkeypatch):
     """Waits between attempts are short."""
-    monkeypatch.setattr(polite, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(http, "FIRST_WAIT_S", 0.01)
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_a_pause_that_the_server_asks_for_is_kept_by_everyone(server, tmp_path):
 
 
 def test_a_long_pause_stops_the_run_with_a_sentence_and_keeps_what_is_there(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(polite, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(http, "PATIENCE_S", 0.5)
     server.faults = {list(server.shots)[-1]: [429]}
     with pytest.raises(SourceError, match="localhost:.* asks for a pause of .* minutes.*Run the same command later"):
         run(server, tmp_path, at_once=1)
@@ -214,7 +214,7 @@ def test_a_half_written_line_of_a_journal_is_dropped_and_the_next_is_whole(tmp_p
 KILLED = """
 import sys
 from pathlib import Path
-from graticule.sources.fetch import Wanted, fetch
+from graticule.sources.web.download import Wanted, fetch
 port, first, count = (int(x) for x in sys.argv[2:])
 wanted = [Wanted(str(first + i), f"http://localhost:{port}/photo/{first + i}") for i in range(count)]
 refused = fetch(wanted, Path(sys.argv[1]), total=count, rate=10_000, at_once=8)

@@ -8,9 +8,11 @@ import pytest
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from graticule import borders, figures, heatmaps, maps, s2
-from graticule.geo import great_circle_km
+from graticule.explaining import heatmaps
+from graticule.geo import borders, s2
+from graticule.geo.sphere import great_circle_km
 from graticule.partition import CellPartition
+from graticule.reporting import figures, maps
 
 
 def partition_of(cells, photos=None):

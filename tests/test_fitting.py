@@ -7,16 +7,16 @@ import torch
 from torch.nn import functional
 from towns import make_town, tiny_recipe
 
-from graticule import fitting
 from graticule.config import Recipe
 from graticule.errors import BadRecipeError
-from graticule.fitting import Fitting, Seen, chosen_precision
 from graticule.model.encoders import build_encoder
 from graticule.model.geolocator import build_geolocator
 from graticule.model.heads import Output
+from graticule.model.preprocess import Augment
 from graticule.partition import NO_CELL, CellPartition
-from graticule.preprocess import Augment
-from graticule.train import fit
+from graticule.training import loop
+from graticule.training.loop import EpochMetrics, TrainingModule, chosen_precision
+from graticule.training.train import fit
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def partition():
 
 def module_for(partition, **changes):
     recipe = tiny_recipe(**changes)
-    return Fitting(build_geolocator(recipe, len(partition)), partition, recipe, 1.0, steps_per_epoch=3)
+    return TrainingModule(build_geolocator(recipe, len(partition)), partition, recipe, 1.0, steps_per_epoch=3)
 
 
 def test_the_validation_loss_is_the_mean_over_the_photos_that_have_a_cell(partition):
@@ -59,13 +59,13 @@ def test_distance_targets_count_every_photo(partition):
 
 
 def test_validation_keeps_no_matrix_of_logits(partition):
-    seen = Seen()
+    seen = EpochMetrics()
     seen.add(Output(torch.randn(5, 1000), None), [(torch.tensor(1.0), 5)], torch.arange(5))
     assert sum(tensor.numel() for kept in (seen.index, seen.cells, seen.positions) for tensor in kept) == 10
 
 
 def test_a_validation_loss_that_is_no_number_stops_the_run(town, monkeypatch):
-    monkeypatch.setattr(fitting.Seen, "loss", lambda self: float("nan"))
+    monkeypatch.setattr(loop.EpochMetrics, "loss", lambda self: float("nan"))
     with pytest.raises(BadRecipeError, match="the validation loss became nan in epoch 1; lower train.lr"):
         fit(tiny_recipe(train={"epochs": 2}), town.take(np.arange(0, 96, 2)), town.take(np.arange(1, 96, 2)))
 

@@ -5,9 +5,9 @@ import pytest
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import KernelDensity
 
-from graticule import gallery
-from graticule.gallery import Gallery, Kernel
-from graticule.geo import great_circle_km
+from graticule.geo.sphere import great_circle_km
+from graticule.inference import gallery
+from graticule.inference.gallery import Gallery, Kernel
 
 RNG = np.random.default_rng(0)
 

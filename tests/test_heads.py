@@ -9,12 +9,12 @@ from towns import QUARTERS, make_town, photo, tiny_recipe
 
 from graticule.config import parse_recipe
 from graticule.errors import BadRecipeError
-from graticule.evaluate import evaluate
-from graticule.geo import from_vectors, great_circle_km, unit_vectors
-from graticule.locate import Locator
+from graticule.evaluation.evaluate import evaluate
+from graticule.geo.sphere import from_vectors, great_circle_km, unit_vectors
+from graticule.inference.locate import Locator
 from graticule.model.heads import Frame, Head, Output
 from graticule.model.losses import position_loss
-from graticule.train import fit, train
+from graticule.training.train import fit, train
 
 ACROSS = [(-16.51, 179.99), (-16.51, -179.99), (-16.49, 179.99), (-16.49, -179.99)]  # Taveuni, Fiji
 PLACES = {"town": QUARTERS, "across 180 degrees": ACROSS, "pole": [(89.99, lon) for lon in (0, 90, 180, -90)]}
@@ -33,8 +33,8 @@ def town(tmp_path_factory):
 @pytest.mark.parametrize("places", PLACES.values(), ids=PLACES.keys())
 def test_coordinates_and_places_are_each_others_inverse(coordinates, places):
     frame = Frame(coordinates)
-    frame.settle(vectors(places))
-    lat, lon = from_vectors(frame.places(frame.of(vectors(places))).numpy())
+    frame.fit(vectors(places))
+    lat, lon = from_vectors(frame.places(frame.normalise(vectors(places))).numpy())
     assert great_circle_km(lat, lon, *np.array(places, float).T).max() < 1e-6
 
 
@@ -42,16 +42,16 @@ def test_coordinates_are_normalised_by_the_rows_they_were_settled_on():
     rng = np.random.default_rng(0)
     places = vectors(np.array([38.9, -77.0]) + rng.normal(0, (0.01, 0.03), (500, 2)))
     frame = Frame("plane")
-    frame.settle(places)
-    found = frame.of(places)
+    frame.fit(places)
+    found = frame.normalise(places)
     torch.testing.assert_close(found.mean(dim=0), torch.zeros(2, dtype=torch.float64), atol=1e-9, rtol=0)
     torch.testing.assert_close(found.std(dim=0, correction=0), torch.ones(2, dtype=torch.float64))
 
 
 def test_the_plane_measures_a_town_in_kilometres():
     frame = Frame("plane")
-    frame.settle(vectors(QUARTERS))
-    km = (frame.of(vectors(QUARTERS)) * frame.std * 6371.0088).numpy()
+    frame.fit(vectors(QUARTERS))
+    km = (frame.normalise(vectors(QUARTERS)) * frame.std * 6371.0088).numpy()
     lat, lon = np.array(QUARTERS).T
     straight = np.linalg.norm(km[0] - km, axis=1)
     np.testing.assert_allclose(straight, great_circle_km(lat[0], lon[0], lat, lon), atol=1e-4)
@@ -61,7 +61,7 @@ def test_the_plane_measures_a_town_in_kilometres():
 def test_the_loss_does_not_mind_the_date_line(coordinates):
     def cost(guess, truth, places):
         frame = Frame(coordinates)
-        frame.settle(vectors(places))
+        frame.fit(vectors(places))
         return float(position_loss(vectors([guess]), vectors([truth]), frame))
 
     away = [(lat, lon % 360 - 180) for lat, lon in ACROSS]  # the same town on the meridian of Greenwich
@@ -71,9 +71,9 @@ def test_the_loss_does_not_mind_the_date_line(coordinates):
 
 def test_the_loss_of_a_position_is_torchs_mean_squared_error_of_normalised_coordinates():
     frame = Frame("plane")
-    frame.settle(vectors(QUARTERS))
+    frame.fit(vectors(QUARTERS))
     guess = torch.randn(4, 2, dtype=torch.float64)
-    expected = torch.nn.functional.mse_loss(guess, frame.of(vectors(QUARTERS)))
+    expected = torch.nn.functional.mse_loss(guess, frame.normalise(vectors(QUARTERS)))
     found = position_loss(frame.places(guess), vectors(QUARTERS), frame)
     torch.testing.assert_close(found.double(), expected)
 
@@ -81,7 +81,7 @@ def test_the_loss_of_a_position_is_torchs_mean_squared_error_of_normalised_coord
 @pytest.mark.parametrize("kind", ["position", "both"])
 def test_a_loss_on_the_position_moves_every_layer_behind_it_and_no_cell(kind):
     head = Head(6, 4, hidden=5, kind=kind, coordinates="sphere")
-    head.frame.settle(vectors(ACROSS))
+    head.frame.fit(vectors(ACROSS))
     said = head(torch.randn(4, 6))
     position_loss(said.position, vectors(ACROSS), head.frame).backward()
     moving = {name.split(".")[0] for name, p in head.named_parameters() if p.grad is not None and p.grad.any()}
@@ -148,7 +148,7 @@ def test_an_evaluation_of_both_has_both_distances(town, tmp_path):
 
 def test_a_head_on_bfloat16_still_tells_places_apart_by_centimetres():
     head = Head(6, 4, kind="position", coordinates="plane")
-    head.frame.settle(vectors(QUARTERS))
+    head.frame.fit(vectors(QUARTERS))
     features = torch.randn(3, 6)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = head(features)

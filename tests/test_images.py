@@ -12,8 +12,8 @@ import pytest
 from conftest import encoded, exif_of, picture
 from PIL import Image, ImageOps
 
-from graticule import images
 from graticule.errors import BadPhotoError
+from graticule.photos import images
 
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "HEIF", "AVIF"]
 

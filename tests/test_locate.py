@@ -9,13 +9,13 @@ import torch
 from towns import COLORS, QUARTERS, make_town, photo, tiny_recipe
 
 import graticule
-from graticule.bundle import FILES, INDEX, Bundle
-from graticule.data import FeatureStore
 from graticule.errors import BadPhotoError, BundleError, WriteError
-from graticule.formats import WRITERS
-from graticule.geo import great_circle_km
-from graticule.locate import Locator
-from graticule.train import fit, train
+from graticule.geo.sphere import great_circle_km
+from graticule.inference.formats import WRITERS
+from graticule.inference.locate import Locator
+from graticule.model.bundle import FILES, INDEX, Bundle
+from graticule.model.data import FeatureStore
+from graticule.training.train import fit, train
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +56,10 @@ def test_a_broken_photo_is_a_reply_with_its_reason_among_the_others(locator, tow
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(town.paths()[1].read_bytes()[:300])
     photos = [town.paths()[0], broken, tmp_path / "missing.jpg", town.paths()[2]]
-    replies = list(locator.replies(photos))
-    assert [reply.photo for reply in replies] == photos
-    assert [reply.fix is None for reply in replies] == [False, True, True, False]
-    assert replies[1].error.reason in {"truncated", "unreadable"}
+    results = list(locator.results(photos))
+    assert [result.photo for result in results] == photos
+    assert [result.fix is None for result in results] == [False, True, True, False]
+    assert results[1].error.reason in {"truncated", "unreadable"}
 
 
 def test_one_broken_photo_raises_when_it_is_asked_about_alone(locator):
@@ -75,7 +75,7 @@ def test_a_store_changes_nothing_but_the_work(town, tmp_path):
     paths = town.paths()[:30]
 
     def asked(store):
-        batches = list(Locator(bundle, store=store).says(paths))
+        batches = list(Locator(bundle, store=store).predict_batches(paths))
         order = np.argsort(np.concatenate([batch.index for batch in batches]))
         sizes = sorted(len(batch.index) for batch in batches if len(batch.index))
         return sizes, np.concatenate([batch.log_probability for batch in batches])[order]
@@ -155,10 +155,10 @@ def test_a_bundle_tells_no_one_where_it_was_trained(folder, town):
 
 
 def test_every_format_holds_every_photo(locator, town, tmp_path):
-    replies = list(locator.replies([town.paths()[0], tmp_path / "a&b<c>.jpg"]))
-    texts = {name: write(replies) for name, write in WRITERS.items()}
+    results = list(locator.results([town.paths()[0], tmp_path / "a&b<c>.jpg"]))
+    texts = {name: write(results) for name, write in WRITERS.items()}
     rows = json.loads(texts["json"])
-    assert rows[0]["lat"] == pytest.approx(replies[0].fix.lat, abs=1e-6)
+    assert rows[0]["lat"] == pytest.approx(results[0].fix.lat, abs=1e-6)
     assert "there is no file" in rows[1]["error"]
     features = json.loads(texts["geojson"])["features"]
     assert features[0]["geometry"]["coordinates"] == [rows[0]["lon"], rows[0]["lat"]]

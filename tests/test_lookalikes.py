@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from graticule.images import hamming
-from graticule.lookalikes import near_duplicates, near_hashes, one_picture_for_many_places
+from graticule.photos.images import hamming
+from graticule.photos.near_duplicates import near_duplicates, near_hashes, one_picture_for_many_places
 
 
 def some_hashes(count, seed=0, flips=6):
@@ -56,7 +56,7 @@ def repeats_by_hand(lat, lon, hashes, place, bits, within_km):
 
 @pytest.mark.parametrize("flips", [0, 3])
 def test_a_repeat_is_told_from_a_photo_that_is_kept(flips, monkeypatch):
-    monkeypatch.setattr("graticule.lookalikes.MOST_PAIRS", 50)  # so that pairs come in several parts
+    monkeypatch.setattr("graticule.photos.near_duplicates.MOST_PAIRS", 50)  # so that pairs come in several parts
     rng = np.random.default_rng(3)
     hashes, place = some_hashes(300, flips=flips), rng.integers(0, 40, 300)
     lat, lon = 48 + rng.integers(0, 5, 300) * 0.0006, np.full(300, 2.0)

@@ -13,8 +13,8 @@ import torch
 
 import graticule
 from graticule.config import Recipe
-from graticule.fitting import precision
-from graticule.sources import polite
+from graticule.sources.web import http
+from graticule.training.loop import precision
 
 PACKAGE = Path(graticule.__file__).parent
 # What such a call leaves to the machine unless it is told: an encoding, a time zone, an order.
@@ -77,7 +77,7 @@ def test_a_date_without_a_zone_to_try_again_at_is_utc(monkeypatch):
     time.tzset()
     soon = datetime.now(UTC) + timedelta(seconds=100)
     try:
-        assert polite._retry_after(f"{soon:%a, %d %b %Y %H:%M:%S} -0000") == pytest.approx(100, abs=5)
+        assert http._retry_after(f"{soon:%a, %d %b %Y %H:%M:%S} -0000") == pytest.approx(100, abs=5)
     finally:
         monkeypatch.undo()
         time.tzset()

@@ -6,8 +6,7 @@ import torch
 from scipy import stats
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from graticule.metrics import (
-    WORLD_MAP_DIAGONAL_KM,
+from graticule.evaluation.metrics import (
     bootstrap_intervals,
     by_group,
     cross_entropies,
@@ -15,6 +14,7 @@ from graticule.metrics import (
     position_metrics,
     top_hits,
 )
+from graticule.geo.sphere import WORLD_MAP_DIAGONAL_KM
 
 
 def log_softmax(logits):

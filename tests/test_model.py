@@ -5,7 +5,7 @@ import torch
 
 from graticule.config import parse_recipe
 from graticule.errors import BadRecipeError
-from graticule.geo import great_circle_km, unit_vectors
+from graticule.geo.sphere import great_circle_km, unit_vectors
 from graticule.model.encoders import build_encoder
 from graticule.model.geolocator import build_geolocator
 from graticule.model.heads import Head

@@ -11,7 +11,7 @@ from test_cli import graticule, write_recipe
 from towns import photo
 
 from graticule.errors import BadRecipeError, BadTableError
-from graticule.photos import read_photos
+from graticule.photos.table import read_photos
 from graticule.sources import osv5m
 from graticule.sources.osv5m import REPO, Selection, import_osv5m, import_osv_mini
 

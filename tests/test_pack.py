@@ -19,9 +19,9 @@ from PIL import Image
 from test_cli import graticule, write_recipe
 from towns import make_town
 
-from graticule import images
 from graticule.errors import BadRecipeError, BadTableError, TooManyRefusedError, WriteError
-from graticule.photos import Photos, read_photos
+from graticule.photos import images
+from graticule.photos.table import Photos, read_photos
 from graticule.sources import pack as packing
 from graticule.sources.pack import pack
 
@@ -170,7 +170,7 @@ RUN = """
 import sys
 from pathlib import Path
 from graticule.sources.pack import pack
-from graticule.photos import read_photos
+from graticule.photos.table import read_photos
 pack(read_photos(Path(sys.argv[1])), Path(sys.argv[2]), shard_mb=0.002, side=40)
 """
 

@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 import s2geometry
 
-from graticule import s2
 from graticule.errors import BadCoordinateError, BadRecipeError, BadTableError, WriteError
-from graticule.geo import great_circle_km, spherical_mean
+from graticule.geo import s2
+from graticule.geo.sphere import great_circle_km, spherical_mean
 from graticule.partition import NO_CELL, CellPartition, read_partition
 
 COORDINATES = Path(__file__).parents[1] / ".." / "shared" / "data" / "coordinates"

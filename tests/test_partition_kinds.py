@@ -12,13 +12,12 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 from towns import QUARTERS, make_town, tiny_recipe
 
-from graticule import maps
-from graticule.bundle import Bundle
 from graticule.config import parse_recipe
 from graticule.errors import BadCoordinateError, BadRecipeError, BadTableError
-from graticule.evaluate import evaluate
-from graticule.geo import great_circle_km, spherical_mean, unit_vectors
-from graticule.locate import Locator
+from graticule.evaluation.evaluate import evaluate
+from graticule.geo.sphere import great_circle_km, spherical_mean, unit_vectors
+from graticule.inference.locate import Locator
+from graticule.model.bundle import Bundle
 from graticule.partition import (
     NO_CELL,
     CellPartition,
@@ -29,8 +28,9 @@ from graticule.partition import (
     grow,
     read_partition,
 )
-from graticule.photos import Photos
-from graticule.train import split_photos, train
+from graticule.photos.table import Photos
+from graticule.reporting import maps
+from graticule.training.train import split_photos, train
 
 SETTINGS = {
     "s2": {"split_above": 60, "drop_below": 5},

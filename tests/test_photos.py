@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from graticule.errors import BadTableError, WriteError
-from graticule.photos import (
+from graticule.photos.table import (
     Photos,
     SwappedColumnsWarning,
     looks_swapped,

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from graticule.preprocess import Augment, Preprocess
+from graticule.model.preprocess import Augment, Preprocess
 
 SCALING = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 

@@ -9,11 +9,11 @@ from test_cli import graticule
 from towns import make_town, tiny_recipe
 
 from graticule.errors import BadRecipeError, BadTableError
-from graticule.evaluate import crossval, evaluate
-from graticule.photos import read_photos
-from graticule.quality import MARKING, REASONS, Limits, apply, check, clear, measure
-from graticule.sheets import write_contact
-from graticule.train import train
+from graticule.evaluation.evaluate import crossval, evaluate
+from graticule.photos.quality import MARKING, REASONS, Limits, apply, check, clear, measure
+from graticule.photos.table import read_photos
+from graticule.reporting.contact_sheets import write_contact
+from graticule.training.train import train
 
 
 def street(seed=0, width=320, height=240):
@@ -271,7 +271,7 @@ def test_marked_photos_train_in_no_fold(marked_town, monkeypatch):
         trained.extend(photos.frame["path"])
         return fit(recipe, photos, **options)
 
-    from graticule import evaluate as room
+    from graticule.evaluation import evaluate as room
 
     fit = room.fit
     monkeypatch.setattr(room, "fit", watched)

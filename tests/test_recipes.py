@@ -12,12 +12,12 @@ import torchvision
 from test_cli import RECIPES, graticule
 from towns import make_town, tiny_recipe
 
-from graticule.bundle import Bundle
 from graticule.config import parse_overrides, parse_recipe, read_recipe
 from graticule.errors import BadRecipeError
-from graticule.fitting import Checkpoints
+from graticule.model.bundle import Bundle
 from graticule.model.geolocator import build_geolocator
-from graticule.train import fit, train
+from graticule.training.loop import Checkpoints
+from graticule.training.train import fit, train
 
 SMALL = (
     "cells.split_above=30", "cells.drop_below=5", "split.val=0.17", "split.test=0.17", "image.height=32",

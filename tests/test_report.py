@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from graticule.errors import BadTableError
-from graticule.geo import great_circle_km
+from graticule.geo.sphere import great_circle_km
 from graticule.partition import CellPartition
-from graticule.report import write_report
+from graticule.reporting.report import write_report
 
 HOSTILE = "<script>alert(1)</script>.jpg"
 RANDOM = "NOT held out: 3 sequences with 40% of the test photos are shared with training."

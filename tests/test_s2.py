@@ -7,9 +7,9 @@ import polars as pl
 import pytest
 import s2geometry
 
-from graticule import s2
 from graticule.errors import BadCoordinateError
-from graticule.geo import EARTH_RADIUS_KM, great_circle_km
+from graticule.geo import s2
+from graticule.geo.sphere import EARTH_RADIUS_KM, great_circle_km
 
 COORDINATES = Path(__file__).parents[1] / ".." / "shared" / "data" / "coordinates"
 FILES = sorted(COORDINATES.glob("*.csv")) or [

@@ -5,8 +5,8 @@ import polars as pl
 import pytest
 
 from graticule.errors import BadRecipeError, BadTableError
-from graticule.metrics import WORLD_MAP_DIAGONAL_KM
-from graticule.score import score_table
+from graticule.evaluation.score import score_table
+from graticule.geo.sphere import WORLD_MAP_DIAGONAL_KM
 
 PUBLISHED = Path(__file__).parents[1] / ".." / "shared" / "data" / "published_predictions"
 THEIR_NAMES = {"lat": "gt_lat", "lon": "gt_long", "predicted_lon": "predicted_long"}

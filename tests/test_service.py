@@ -11,20 +11,20 @@ from services import TOKEN, Services, Shot, serving
 from test_cli import graticule
 from towns import QUARTERS, photo
 
-from graticule import geo
 from graticule.errors import BadRecipeError, BadTableError, SourceError, TooManyRefusedError
-from graticule.photos import read_photos
-from graticule.sources import mapillary, polite
-from graticule.sources.kartaview import KartaView
-from graticule.sources.mapillary import Mapillary
-from graticule.sources.service import Search, collect, find, parts
+from graticule.geo import sphere
+from graticule.photos.table import read_photos
+from graticule.sources.web import http, mapillary
+from graticule.sources.web.kartaview import KartaView
+from graticule.sources.web.mapillary import Mapillary
+from graticule.sources.web.service import Search, collect, find, parts
 
 AROUND = (38.85, -77.1, 38.95, -76.95)
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(polite, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(http, "FIRST_WAIT_S", 0.01)
     monkeypatch.setenv("MAPILLARY_TOKEN", TOKEN)
 
 
@@ -104,7 +104,7 @@ def test_an_id_that_spoils_a_question_for_links_costs_only_its_own_photo(server)
     server.api_faults = [web.json_response({"error": {"code": 100}}, status=400) for _ in range(4)]
 
     async def ask():
-        async with polite.Client(rate=10_000, at_once=1) as client:
+        async with http.Client(rate=10_000, at_once=1) as client:
             return await Mapillary(TOKEN, api=server.api).links(client, ids)
 
     assert sorted(asyncio.run(ask())) == sorted(ids[:-1])
@@ -140,7 +140,7 @@ def test_a_box_over_the_180th_meridian_is_two_and_one_around_a_point_holds_the_c
         boxes = Search(center=center, radius_km=5).boxes()
         lat, lon = center[0] + rng.normal(0, 0.05, 2000), center[1] + rng.normal(0, 0.2, 2000)
         lon = (lon + 180) % 360 - 180
-        near = geo.great_circle_km(lat, lon, *center) <= 5
+        near = sphere.great_circle_km(lat, lon, *center) <= 5
         held = np.any([(s <= lat) & (lat <= n) & (w <= lon) & (lon <= e) for s, w, n, e in boxes], axis=0)
         assert near.sum() > 20
         assert held[near].all()
@@ -195,7 +195,7 @@ def test_mapillary_becomes_a_dataset_by_one_command_and_the_token_is_nowhere(ser
 
 
 def test_a_run_that_goes_on_asks_neither_for_answers_nor_for_photos_that_it_has(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(polite, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(http, "PATIENCE_S", 0.5)
     server.faults = {list(server.shots)[-1]: [429]}
     search, service = Search(bbox=AROUND), Mapillary(TOKEN, api=server.api)
     with pytest.raises(SourceError, match="pause"):
@@ -240,14 +240,14 @@ def test_photos_are_found_by_id_sequence_day_kind_and_distance(server, tmp_path,
     days = found(*around, "--since", "2012-06-01", "--until", "2014-06-01")
     assert days == [s for s in shots if 2012 <= s.taken.year <= 2014]
     near = found("--center", "38.9,-77.03", "--radius-km", 2)
-    assert near == [s for s in shots if geo.great_circle_km(s.lat, s.lon, 38.9, -77.03) <= 2]
+    assert near == [s for s in shots if sphere.great_circle_km(s.lat, s.lon, 38.9, -77.03) <= 2]
     assert 5 < len(near) < 35
     assert len(found(*around, "--limit", 9)) == 9
     assert found(*around, "--limit", 9) == found(*around, "--limit", 9)
 
 
 def test_kartaview_pages_and_becomes_a_dataset(server, tmp_path, monkeypatch):
-    monkeypatch.setattr("graticule.sources.kartaview.A_PAGE", 7)
+    monkeypatch.setattr("graticule.sources.web.kartaview.A_PAGE", 7)
     done = graticule("data", "kartaview", tmp_path / "set", "--bbox", "38.5,-77.5,39.5,-76.5", "--rate", 10000)
     assert done.returncode == 0, done.stderr
     frame = read_photos(tmp_path / "set").frame
@@ -291,10 +291,10 @@ def test_an_api_that_sends_elsewhere_does_not_take_the_token_along(server):
     server.api_faults = [web.Response(status=302, headers={"Location": elsewhere})]
 
     async def ask():
-        async with polite.Client(rate=100, at_once=1) as client:
+        async with http.Client(rate=100, at_once=1) as client:
             await client.json(f"{server.api}/images", {}, headers={"Authorization": f"OAuth {TOKEN}"})
 
-    with pytest.raises(polite.NotHadError, match="status 302"):
+    with pytest.raises(http.NotHadError, match="status 302"):
         asyncio.run(ask())
     assert server.whole.total() == 0
 

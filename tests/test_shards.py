@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from towns import make_town
 
-from graticule import shards
 from graticule.errors import BadPhotoError, BadTableError, SourceError
-from graticule.images import content_hash, read_file
-from graticule.photos import read_photos
+from graticule.photos import shards
+from graticule.photos.images import content_hash, read_file
+from graticule.photos.table import read_photos
 from graticule.sources.pack import PICTURE, pack
 
 

@@ -6,9 +6,9 @@ import polars as pl
 import pytest
 from conftest import encoded, exif_of, picture
 
-from graticule import images
 from graticule.errors import BadTableError, TooManyRefusedError, WriteError
-from graticule.photos import SwappedColumnsWarning, read_photos
+from graticule.photos import images
+from graticule.photos.table import SwappedColumnsWarning, read_photos
 from graticule.sources.folder import import_folder
 from graticule.sources.table import import_table
 

@@ -5,10 +5,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from graticule import geo
 from graticule.errors import BadRecipeError
-from graticule.photos import Photos
-from graticule.splits import (
+from graticule.geo import sphere
+from graticule.photos.splits import (
     DEALT,
     drive_source,
     fold_groups,
@@ -22,6 +21,7 @@ from graticule.splits import (
     split_random,
     split_time,
 )
+from graticule.photos.table import Photos
 
 
 def photos(lat, lon, **columns):
@@ -112,12 +112,12 @@ def test_the_tables_own_split_is_taken_under_its_usual_names():
 def test_no_photo_of_another_part_lies_within_the_buffer_of_a_block(where):
     # 2,000 photos within about 3 km, also across the antimeridian and around a pole.
     rng = np.random.default_rng(1)
-    north = geo.unit_vectors(*where)
-    lat, lon = geo.from_vectors(north + rng.uniform(-1, 1, (2000, 3)) * 3 / geo.EARTH_RADIUS_KM)
+    north = sphere.unit_vectors(*where)
+    lat, lon = sphere.from_vectors(north + rng.uniform(-1, 1, (2000, 3)) * 3 / sphere.EARTH_RADIUS_KM)
     parts = split_blocks(lat, lon, (0.6, 0.2, 0.2), seed=2, block_km=1.0, buffer_km=0.1)
     for held, others in (("test", ["train", "val"]), ("val", ["train"])):
         a, b = parts == held, np.isin(parts, others)
-        km = geo.great_circle_km(lat[a, None], lon[a, None], lat[b], lon[b])
+        km = sphere.great_circle_km(lat[a, None], lon[a, None], lat[b], lon[b])
         assert km.min() >= 0.1
     assert 0 < (parts == "buffer").mean() < 0.3
     assert shares_of(parts)[2] == pytest.approx(0.2, abs=0.05)
@@ -185,7 +185,7 @@ def test_blocks_of_the_world_are_larger_and_farther_apart():
     table = photos(rng.uniform(45, 50, 3000), rng.uniform(5, 12, 3000))
     parts = make_split(table, "world", shares=(0.6, 0.2, 0.2))
     a, b = parts == "test", (parts == "train") | (parts == "val")
-    km = geo.great_circle_km(table.lat[a, None], table.lon[a, None], table.lat[b], table.lon[b])
+    km = sphere.great_circle_km(table.lat[a, None], table.lon[a, None], table.lat[b], table.lon[b])
     assert 10 <= km.min() < 15
     narrow = make_split(table, "world", shares=(0.6, 0.2, 0.2), buffer_km=1)
     assert (narrow == "buffer").sum() < (parts == "buffer").sum()

@@ -10,9 +10,9 @@ from test_cli import graticule, write_recipe
 from towns import QUARTERS, photo
 
 from graticule.errors import BadRecipeError, BadTableError
-from graticule.photos import read_photos
-from graticule.sources import polite
-from graticule.sources.streetscapes import SeveralCitiesWarning, choose, exact_id, identified
+from graticule.photos.table import read_photos
+from graticule.sources.web import http
+from graticule.sources.web.streetscapes import SeveralCitiesWarning, choose, exact_id, identified
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def washington(monkeypatch, tmp_path):
             monkeypatch.setenv(name, services.api)
         monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "hub"))
         monkeypatch.setenv("MAPILLARY_TOKEN", TOKEN)
-        monkeypatch.setattr(polite, "FIRST_WAIT_S", 0.01)
+        monkeypatch.setattr(http, "FIRST_WAIT_S", 0.01)
         yield services
 
 

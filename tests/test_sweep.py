@@ -9,8 +9,8 @@ from test_cli import graticule, write_recipe
 from towns import make_town
 
 from graticule.errors import BadRecipeError, BadTableError
-from graticule.sweep import arms_of, sweep
-from graticule.tables import Run, read_runs, tables_a
+from graticule.evaluation.sweep import arms_of, sweep
+from graticule.reporting.tables import Run, read_runs, tables_a
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ from datetime import UTC, date, datetime, timedelta, timezone
 import polars as pl
 import pytest
 
-from graticule.times import read_times
+from graticule.photos.times import read_times
 
 SUMMER = timezone(timedelta(hours=2))
 MOMENT = datetime(2024, 7, 9, 0, 24, 18, tzinfo=SUMMER)  # still the day before in Greenwich

@@ -13,12 +13,12 @@ import timm
 import torch
 from towns import make_town, tiny_recipe
 
-from graticule.bundle import Bundle
 from graticule.config import Cells, parse_recipe
-from graticule.data import FeatureStore, ShapeBatches
 from graticule.errors import BadPhotoError, BadRecipeError, BundleError, NotEnoughMemoryError
-from graticule.photos import Photos
-from graticule.train import fit, train
+from graticule.model.bundle import Bundle
+from graticule.model.data import FeatureStore, ShapeBatches
+from graticule.photos.table import Photos
+from graticule.training.train import fit, train
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +103,8 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from towns import tiny_recipe
-from graticule.photos import read_photos
-from graticule.train import train
+from graticule.photos.table import read_photos
+from graticule.training.train import train
 image = {{"resize": "fit", "longest": 48, "height": None, "width": None}}  # two shapes of photo
 chance = {{"augment": {{"crop": 0.2, "light": 0.2}}, "head": {{"dropout": 0.2}}}}
 first, last = {{"epochs": 4, "freeze": ["encoder"]}}, {{"epochs": 10, "freeze": ["encoder[:-2]"]}}

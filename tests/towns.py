@@ -7,7 +7,7 @@ import polars as pl
 from PIL import Image
 
 from graticule.config import parse_recipe
-from graticule.photos import read_photos
+from graticule.photos.table import read_photos
 
 QUARTERS = [(38.89, -77.04), (38.89, -77.02), (38.91, -77.04), (38.91, -77.02)]
 COLORS = [(220, 40, 40), (40, 200, 60), (50, 70, 230), (230, 220, 60)]

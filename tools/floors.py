@@ -17,20 +17,14 @@ ROUND = 50  # lines are told in steps, so that not every edit asks for a new tab
 
 FLOORS = [
     {"errors"},
-    {"files", "geo", "config", "borders", "shards"},
-    {"s2", "metrics", "images", "cards", "schedules"},
-    {"photos", "times"},
-    {"partition"},
-    {"splits", "score", "decode", "albums", "gallery", "maps", "sources", "preprocess", "tracks", "lookalikes"},
-    {"model", "audit", "quality"},
-    {"data", "bundle", "sheets"},
-    {"locate"},
-    {"fitting", "formats"},
-    {"train"},
-    {"compare", "figures", "explain"},
-    {"evaluate"},
-    {"sweep", "tables", "pages", "heatmaps"},
-    {"report", "audit_page", "explained"},
+    {"files", "config", "geo"},
+    {"photos"},
+    {"partition", "sources"},
+    {"model"},
+    {"inference"},
+    {"training"},
+    {"evaluation", "reporting"},
+    {"explaining"},
     {"cli"},
 ]
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
@@ -43,7 +37,7 @@ def sources() -> list[Path]:
 
 
 def module_of(path: Path) -> str:
-    """``sources.city`` of ``graticule/sources/city.py``, ``sources`` of its ``__init__.py``."""
+    """``sources.city`` of ``graticule/sources/city/make.py``, ``sources`` of its ``__init__.py``."""
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from graticule.cli import say
+from graticule.cli import console
 from graticule.cli.options import MaxRefused, bounding_box
 
 app = typer.Typer()
@@ -35,9 +35,9 @@ def data_osv5m(
 
     wanted = Selection(country or (), region or (), bounding_box(bbox) if bbox else None, share, limit)
     parts = PARTS if split is Part.both else (split.value,)
-    with say.progress("OpenStreetView-5M") as progress:
+    with console.progress("OpenStreetView-5M") as progress:
         import_osv5m(out, wanted, parts=parts, local=local, max_refused=max_refused, progress=progress)
-    say.tell_dataset(out)
+    console.print_dataset(out)
 
 
 @app.command("osv-mini")
@@ -49,9 +49,9 @@ def data_osv_mini(
     """Make report B's ten states: from OpenStreetView-5M by rule, or the Kaggle copy from a local folder."""
     from graticule.sources.osv5m import import_osv_mini
 
-    with say.progress("OpenStreetView-5M") as progress:
+    with console.progress("OpenStreetView-5M") as progress:
         import_osv_mini(out, local=local, max_refused=max_refused, progress=progress)
-    say.tell_dataset(out)
+    console.print_dataset(out)
 
 
 Images = Annotated[Path, typer.Option(help="Folder of its photos.")]
@@ -79,7 +79,7 @@ def data_yfcc4k(out: Path, images: Images, table: Table = None, max_refused: Max
 def _benchmark(name: str, out: Path, images: Path, table: Path | None, max_refused: float) -> None:
     from graticule.sources.benchmark import import_benchmark
 
-    with say.progress("photos") as progress:
+    with console.progress("photos") as progress:
         import_benchmark(name, out, images, table=table, max_refused=max_refused, progress=progress)
-    say.tell_dataset(out)
+    console.print_dataset(out)
     typer.echo(f"for evaluation only: graticule evaluate BUNDLE {out}")

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from graticule.cli import say
+from graticule.cli import console
 from graticule.cli.options import SPLIT_BY, Arithmetic, Column, Json, Precision, Sets, expand
 
 if TYPE_CHECKING:
-    from graticule.albums import Albums
+    from graticule.inference.albums import Albums
 
 app = typer.Typer()
 
@@ -73,19 +73,19 @@ def cells(
     }  # fmt: skip
     wanted = parse_recipe({"cells": {"kind": kind.value} | given}, where="the options").cells
     from graticule.partition import grow
-    from graticule.photos import read_labels, read_points
+    from graticule.photos.table import read_labels, read_points
 
     lats, lons = read_points(points, lat, lon)
     labels = read_labels(points, wanted.label) if wanted.label else ()
     partition = grow(lats, lons, labels=labels, seed=seed, **wanted.model_dump(exclude_none=True))
     partition.write(out)
     if plot:
-        from graticule.figures import cells_map, save
+        from graticule.reporting.figures import cells_map, save
 
         save(cells_map(partition, lat=lats, lon=lons, title=f"{points.name}: {partition.title}"), plot)
     facts = partition.summary(total=len(lats)) | {"out": str(out)}
     if as_json:
-        say.print_json(facts)
+        console.print_json(facts)
         return
     per_cell, levels = facts["photos_per_cell"], [int(level) for level in facts.get("levels", ())]
     typer.echo(
@@ -109,7 +109,7 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score anyone's predictions: distances, shares within a radius, map-scaled score, intervals."""
-    from graticule.score import score_table
+    from graticule.evaluation.score import score_table
 
     columns = {"lat": lat, "lon": lon, "predicted_lat": predicted_lat, "predicted_lon": predicted_lon}
     report = score_table(file, columns=columns, map_diagonal_km=map_diagonal_km, group=group)
@@ -117,9 +117,9 @@ def score(
         report.write_rows(out)
     facts = report.to_json()
     if as_json:
-        say.print_json(facts)
+        console.print_json(facts)
         return
-    say.tell_metrics(facts)
+    console.print_metrics(facts)
     for reason, count in facts["refused_reasons"].items():
         rows = [str(row["row"]) for row in facts["refused_rows"] if row["reason"] == reason]
         typer.echo(f"refused {count} rows: {reason} (row {', '.join(rows[:5])}{', ...' if count > 5 else ''})")
@@ -137,14 +137,14 @@ def train(
     from graticule.config import parse_overrides, read_recipe
 
     plan = read_recipe(recipe, parse_overrides(settings or []))
-    from graticule.data import default_store
-    from graticule.fitting import chosen_precision
-    from graticule.photos import read_photos
-    from graticule.train import train as run
+    from graticule.model.data import default_store
+    from graticule.photos.table import read_photos
+    from graticule.training.loop import chosen_precision
+    from graticule.training.train import train as run
 
     arithmetic, why = chosen_precision(plan)
     typer.echo(f"training in {arithmetic}: {why}")
-    with say.progress("training") as progress:
+    with console.progress("training") as progress:
         bundle = run(plan, read_photos(photos), out, resume=resume, store=default_store(), progress=progress)
     facts = bundle.facts
     typer.echo(
@@ -171,11 +171,11 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure a bundle on photos whose place is known. Exit status 1 if training has seen their drives."""
-    from graticule.data import default_store
-    from graticule.evaluate import evaluate_folder
+    from graticule.evaluation.evaluate import evaluate_folder
+    from graticule.model.data import default_store
 
     folder = out or bundle / "evaluation" / split
-    with say.progress("photos") as progress:
+    with console.progress("photos") as progress:
         found = evaluate_folder(
             bundle,
             dataset,
@@ -189,11 +189,11 @@ def evaluate(
             progress=progress,
         )
     if as_json:
-        say.print_json(found.metrics | {"audit": found.audit.to_json() if found.audit else None})
+        console.print_json(found.metrics | {"audit": found.audit.to_json() if found.audit else None})
         return
-    say.tell_metrics(found.metrics)
+    console.print_metrics(found.metrics)
     if found.audit:
-        say.tell_nearest(found.audit.to_json())
+        console.print_nearest(found.audit.to_json())
     typer.echo(f"written to {folder}")
 
 
@@ -213,11 +213,11 @@ def crossval(
     from graticule.config import parse_overrides, read_recipe
 
     plan = read_recipe(recipe, parse_overrides(settings or []))
-    from graticule.data import default_store
-    from graticule.evaluate import crossval as run
-    from graticule.photos import read_photos
+    from graticule.evaluation.evaluate import crossval as run
+    from graticule.model.data import default_store
+    from graticule.photos.table import read_photos
 
-    with say.progress("folds") as progress:
+    with console.progress("folds") as progress:
         found = run(
             plan,
             read_photos(photos),
@@ -231,12 +231,12 @@ def crossval(
     if out:
         found.write(out)
     if as_json:
-        say.print_json(found.metrics)
+        console.print_json(found.metrics)
         return
-    say.tell_metrics(found.metrics)
+    console.print_metrics(found.metrics)
     if found.metrics["never_trained"]:
         typer.echo(f"{found.metrics['never_trained']:,} marked photos were asked about, but trained in no fold")
-    medians = ", ".join(say.distance(km) for km in found.metrics["median_km_by_fold"])
+    medians = ", ".join(console.distance(km) for km in found.metrics["median_km_by_fold"])
     typer.echo(f"median by fold: {medians}; no {group} lies in two folds")
     nearest = max(audit["nearest_within"]["within_25_m"] for audit in found.metrics["audits"])
     typer.echo(f"leak audit: at most {nearest:.0%} of a fold's photos have a training photo within 25 m")
@@ -257,29 +257,29 @@ def leak(
     plan = read_recipe(recipe, parse_overrides(settings or []))
     from dataclasses import asdict
 
-    from graticule.evaluate import leak_table
+    from graticule.evaluation.evaluate import leak_table
     from graticule.files import write_json
-    from graticule.photos import read_photos
+    from graticule.photos.table import read_photos
 
     methods = by or ["random", "sequence"]
-    with say.progress("training") as progress:
+    with console.progress("training") as progress:
         rows = [asdict(row) for row in leak_table(plan, read_photos(photos), methods, progress=progress)]
     if out:
         write_json(out, rows)
     if as_json:
-        say.print_json(rows)
+        console.print_json(rows)
         return
     errors = ("top-1", "centre to centre", "median error", "mean error", "within 25 m")
-    say.print_table(
+    console.print_table(
         ("split by", "method", *errors, "training photo within 5 m", "shared sequences"),
         [
             (
                 row["split"],
                 row["method"],
                 "" if row["top1"] is None else f"{row['top1']:.1%}",
-                "" if row["center_distance_km"] is None else say.distance(row["center_distance_km"]),
-                say.distance(row["median_km"]),
-                say.distance(row["mean_km"]),
+                "" if row["center_distance_km"] is None else console.distance(row["center_distance_km"]),
+                console.distance(row["median_km"]),
+                console.distance(row["mean_km"]),
                 f"{row['within_25_m']:.1%}",
                 f"{row['within_5_m_of_training']:.0%}",
                 "unknown" if row["shared_sequences"] is None else str(row["shared_sequences"]),
@@ -303,16 +303,16 @@ def predict(
     precision: Arithmetic = Precision.float32,
 ) -> None:
     """Tell where photos were taken. Exit status 1 if one could not be read."""
-    from graticule.formats import WRITERS
-    from graticule.locate import load
+    from graticule.inference.formats import WRITERS
+    from graticule.inference.locate import load
 
     wanted, albums = _asked(photos, together)
-    with say.progress("photos") as progress:
-        replies = list(
-            load(bundle, precision=precision.value).replies(wanted, albums=albums, top=top, progress=progress)
+    with console.progress("photos") as progress:
+        results = list(
+            load(bundle, precision=precision.value).results(wanted, albums=albums, top=top, progress=progress)
         )
     if format is Format.table and out is None:
-        say.print_table(
+        console.print_table(
             ("photo", "lat", "lon", "expected error", "likeliest cell", "probability*"),
             [
                 (str(r.photo), "", "", str(r.error), "", "")
@@ -321,26 +321,26 @@ def predict(
                     str(r.photo),
                     f"{r.fix.lat:.5f}",
                     f"{r.fix.lon:.5f}",
-                    "unknown" if r.fix.expected_error_km is None else say.distance(r.fix.expected_error_km),
+                    "unknown" if r.fix.expected_error_km is None else console.distance(r.fix.expected_error_km),
                     r.fix.cells[0].token if r.fix.cells else "",
                     f"{r.fix.cells[0].probability:.0%}" if r.fix.cells else "",
                 )
-                for r in replies
+                for r in results
             ],
         )
         typer.echo("* the network's own; not calibrated against outcomes")
     else:
-        text = WRITERS["csv" if format is Format.table else format.value](replies)
+        text = WRITERS["csv" if format is Format.table else format.value](results)
         if out is None:
             typer.echo(text)
         else:
             from graticule.files import write_text
 
             write_text(out, text + "\n")
-    broken = [r for r in replies if r.fix is None]
+    broken = [r for r in results if r.fix is None]
     if broken:
         typer.secho(
-            f"{len(broken)} of {len(replies)} photos could not be read, such as {broken[0].photo}: {broken[0].error}",
+            f"{len(broken)} of {len(results)} photos could not be read, such as {broken[0].photo}: {broken[0].error}",
             fg="red",
             err=True,
         )
@@ -357,7 +357,7 @@ def report(
     out: Annotated[Path | None, typer.Option(help="The page; by default report.html in the bundle's folder.")] = None,
 ) -> None:
     """Write one HTML page with the numbers, maps, figures and examples of an evaluation."""
-    from graticule.report import write_report
+    from graticule.reporting.report import write_report
 
     page = write_report(
         bundle, evaluation or bundle / "evaluation" / "test", out or bundle / "report.html", photos=photos
@@ -369,9 +369,9 @@ def _asked(photos: list[Path], together: Together | None) -> "tuple[list[Path], 
     """The photos named, and which of them are answered together: as a table says, else those of each folder."""
     import numpy as np
 
-    from graticule.albums import Albums
-    from graticule.compare import albums_of
-    from graticule.photos import read_photos
+    from graticule.evaluation.baselines import albums_of
+    from graticule.inference.albums import Albums
+    from graticule.photos.table import read_photos
 
     [first, *more] = photos
     if not more and (first.suffix.lower() in TABLES or (first / "photos.parquet").is_file()):

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graticule.cli import say
+from graticule.cli import console
 from graticule.cli.options import SPLIT_BY, Column, Json, MaxRefused, Track, position
 from graticule.errors import BadRecipeError, BadTableError
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from graticule.photos import Photos
+    from graticule.photos.table import Photos
 
 app = typer.Typer(help="Make a dataset that trains: from a folder, a table, or a synthetic city.", no_args_is_help=True)
 
@@ -22,9 +22,9 @@ def data_folder(folder: Path, out: Path, max_refused: MaxRefused = 0.05) -> None
     """Read a folder of photos with GPS in their EXIF, or tar files and WebDataset shards of photos."""
     from graticule.sources.folder import import_folder
 
-    with say.progress("photos") as progress:
+    with console.progress("photos") as progress:
         import_folder(folder, out, max_refused=max_refused, progress=lambda done, total: progress(done, total, ""))
-    say.tell_dataset(out)
+    console.print_dataset(out)
 
 
 @app.command("table")
@@ -47,7 +47,7 @@ def data_table(
 
     given = {"path": path, "lat": lat, "lon": lon, "place": place, "sequence": sequence}
     given |= {"captured_at": captured_at, "heading": heading, "split": split}
-    with say.progress("photos") as progress:
+    with console.progress("photos") as progress:
         import_table(
             file,
             out,
@@ -56,7 +56,7 @@ def data_table(
             max_refused=max_refused,
             progress=lambda done, total: progress(done, total, ""),
         )
-    say.tell_dataset(out)
+    console.print_dataset(out)
 
 
 @app.command("city")
@@ -69,9 +69,9 @@ def data_city(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Make a synthetic city seen from its streets: no download, every street known, drives under other light."""
-    from graticule.sources.city import make_city
+    from graticule.sources.city.make import make_city
 
-    with say.progress("frames") as progress:
+    with console.progress("frames") as progress:
         make_city(
             out,
             frames=frames,
@@ -81,7 +81,7 @@ def data_city(
             seed=seed,
             progress=lambda done, total: progress(done, total, ""),
         )
-    say.tell_dataset(out)
+    console.print_dataset(out)
 
 
 @app.command("split")
@@ -112,10 +112,10 @@ def data_split(
     import numpy as np
     import polars as pl
 
-    from graticule.audit import audit
     from graticule.files import write_json
-    from graticule.photos import read_located
-    from graticule.splits import TRACKS, drive_source, drives, make_split, part_days
+    from graticule.photos.leakage import audit
+    from graticule.photos.splits import TRACKS, drive_source, drives, make_split, part_days
+    from graticule.photos.table import read_located
 
     if by and track:
         raise BadRecipeError(f"--track {track.value} is --by {TRACKS[track.value]}; give one of the two")
@@ -134,7 +134,7 @@ def data_split(
     if way in ("drive", "time"):
         about |= {"drives_from": drive_source(photos), "drives": len(np.unique(drives(photos)))}
     if as_json:
-        say.print_json(about | {"audit": found and found.to_json()})
+        console.print_json(about | {"audit": found and found.to_json()})
         return
     sources = {"rebuilt": "positions and times", "uploader+day": "uploader and day", "sequence": "sequence ids"}
     drawn = f", {about['drives']:,} drives from {sources[about['drives_from']]}" if "drives" in about else ""
@@ -142,7 +142,7 @@ def data_split(
     if way == "time":
         typer.echo("  ".join(f"{part} {first} to {last}" for part, (first, last) in days.items()))
     if found:
-        say.tell_audit(found.to_json())
+        console.print_audit(found.to_json())
 
 
 @app.command("sequences")
@@ -161,8 +161,8 @@ def data_sequences(
     """Rebuild missing sequences from uploader, time and position, or from the order of the rows."""
     import polars as pl
 
-    from graticule.photos import read_located
-    from graticule.splits import is_empty, rebuild_sequences
+    from graticule.photos.splits import is_empty, rebuild_sequences
+    from graticule.photos.table import read_located
 
     columns = _renamed(path=path, lat=lat, lon=lon, captured_at=captured_at, creator=creator)
     [photos] = read_located([source], columns)
@@ -189,9 +189,9 @@ def data_audit(
     as_json: Json = False,
 ) -> None:
     """Is this test set leaking from that training set? A page with a map, distances and the worst pairs."""
-    from graticule.audit_page import write_audit
-    from graticule.photos import read_located
-    from graticule.splits import make_split
+    from graticule.photos.splits import make_split
+    from graticule.photos.table import read_located
+    from graticule.reporting.audit_page import write_audit
 
     columns = _renamed(
         path=path, lat=lat, lon=lon, place=place, sequence=sequence, captured_at=captured_at, creator=creator
@@ -204,9 +204,9 @@ def data_audit(
         sides = [sides[0].take(parts == part) for part in ("train", "test")]
     found = write_audit(sides[0], sides[1], out).to_json()
     if as_json:
-        say.print_json(found)
+        console.print_json(found)
         return
-    say.tell_audit(found)
+    console.print_audit(found)
     typer.echo(f"open {(out / 'audit.html').resolve().as_uri()}")
 
 
@@ -240,10 +240,10 @@ def data_check(
     as_json: Json = False,
 ) -> None:
     """Find photos that teach nothing, with reasons and contact sheets; --apply marks them and deletes none."""
-    from graticule.quality import CHECKS, MARKING, REASONS, Limits, check_folder
-    from graticule.quality import apply as apply_marks
-    from graticule.quality import clear as clear_marks
-    from graticule.sheets import CONTACT, write_contact
+    from graticule.photos.quality import CHECKS, MARKING, REASONS, Limits, check_folder
+    from graticule.photos.quality import apply as apply_marks
+    from graticule.photos.quality import clear as clear_marks
+    from graticule.reporting.contact_sheets import CONTACT, write_contact
 
     if clear:
         clear_marks(dataset)
@@ -253,7 +253,7 @@ def data_check(
         raise BadTableError(f"{dataset} is not a dataset; say with --out where the findings go")
     folder = out or dataset / "check"
     limits, reasons = Limits().changed(limit or []), tuple(mark or MARKING)
-    with say.progress("photos") as progress:
+    with console.progress("photos") as progress:
         photos, checks = check_folder(dataset, folder, limits, progress=lambda done, total: progress(done, total, ""))
     marked = len(photos) - checks.marks(reasons).null_count()
     page = write_contact(photos, checks, folder / CONTACT, marking=reasons)
@@ -261,10 +261,10 @@ def data_check(
         apply_marks(dataset, checks, reasons)
     counts = checks.counts()
     if as_json:
-        say.print_json({"photos": len(photos), "reasons": counts, "marked": marked, "applied": apply,
+        console.print_json({"photos": len(photos), "reasons": counts, "marked": marked, "applied": apply,
                         "not_looked_for": checks.unknown, "out": str(folder)})  # fmt: skip
         return
-    say.print_table(
+    console.print_table(
         ("reason", "photos", "kept from training", "meaning"),
         [
             (name, f"{count:,}", "yes" if name in reasons else "", REASONS[name].text)

@@ -1,4 +1,4 @@
-"""The command that shows what an answer hangs on."""
+"""The command that shows what an answer depends on."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from graticule.cli import say
+from graticule.cli import console
 from graticule.cli.options import Arithmetic, Precision, expand, position
 from graticule.errors import BadTableError
 
@@ -40,13 +40,13 @@ def explain(
     score: Annotated[bool, typer.Option(help="Judge each map by deletion and insertion.")] = True,
     precision: Arithmetic = Precision.float32,
 ) -> None:
-    """Show which parts of photos the answers hang on, and where the probability lies on a map.
+    """Show which parts of photos the answers depend on, and where the probability lies on a map.
 
     Exit status 1 if a photo could not be explained; the others are.
     """
     from graticule.errors import BadPhotoError
-    from graticule.explained import explain_photo, names_of
-    from graticule.locate import load
+    from graticule.explaining.render import explain_photo, names_of
+    from graticule.inference.locate import load
 
     wanted = expand(photos)
     where = position(truth, "--truth") if truth else None
@@ -57,7 +57,7 @@ def explain(
     locator, failed = load(bundle, precision=precision.value), 0
     for photo, name in zip(wanted, names_of(wanted), strict=True):
         try:
-            with say.progress(photo.name) as progress:
+            with console.progress(photo.name) as progress:
                 written = explain_photo(
                     locator,
                     photo,

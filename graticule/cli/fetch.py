@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graticule.cli import say
+from graticule.cli import console
 from graticule.cli.options import MaxRefused, bounding_box, position
 from graticule.errors import BadRecipeError, BadTableError
 
 if TYPE_CHECKING:
-    from graticule.sources.service import Search, Service
+    from graticule.sources.web.service import Search, Service
 
 app = typer.Typer()
 
@@ -61,16 +61,16 @@ def data_streetscapes(
     max_refused: MaxRefused = 0.05,
 ) -> None:
     """Photos of Global Streetscapes: choose by city and more, fetch from Mapillary (MAPILLARY_TOKEN) and KartaView."""
-    from graticule.sources.streetscapes import import_streetscapes
+    from graticule.sources.web.streetscapes import import_streetscapes
 
-    with say.progress("photos") as progress:
+    with console.progress("photos") as progress:
         import_streetscapes(
             out, tables=tables, city=city, country=country, continent=continent,
             where=[_pair(text) for text in where or []], attributes=keep or [], since=_day("--since", since),
             until=_day("--until", until), pano=pano, size=size.value, limit=limit, rate=rate, at_once=at_once,
             max_refused=max_refused, with_images=images, progress=progress,
         )  # fmt: skip
-    _tell(out, images)
+    _print(out, images)
 
 
 @app.command("mapillary")
@@ -92,7 +92,7 @@ def data_mapillary(
     max_refused: MaxRefused = 0.05,
 ) -> None:
     """Photos of Mapillary: in a box, around a point, by id or sequence. The token is read from MAPILLARY_TOKEN."""
-    from graticule.sources.mapillary import Mapillary
+    from graticule.sources.web.mapillary import Mapillary
 
     search = _search(bbox, center, radius_km, ids, sequence, since, until, pano)
     service = Mapillary.from_environment(size.value)
@@ -118,7 +118,7 @@ def data_kartaview(
     max_refused: MaxRefused = 0.05,
 ) -> None:
     """Photos of KartaView: in a box, around a point, by id or sequence."""
-    from graticule.sources.kartaview import KartaView
+    from graticule.sources.web.kartaview import KartaView
 
     search = _search(bbox, center, radius_km, ids, sequence, since, until, pano)
     _collect(KartaView.from_environment(size.value), search, out, size, limit, rate, at_once, max_refused, images)
@@ -135,19 +135,19 @@ def _collect(
     max_refused: float,
     images: bool,
 ) -> None:
-    from graticule.sources.service import collect
+    from graticule.sources.web.service import collect
 
-    with say.progress("photos") as progress:
+    with console.progress("photos") as progress:
         collect(
             service, search, out, size=size.value, limit=limit, rate=rate, at_once=at_once, max_refused=max_refused,
             with_images=images, progress=progress,
         )  # fmt: skip
-    _tell(out, images)
+    _print(out, images)
 
 
-def _tell(out: Path, images: bool) -> None:
+def _print(out: Path, images: bool) -> None:
     if images:
-        say.tell_dataset(out)
+        console.print_dataset(out)
         return
     import polars as pl
 
@@ -165,7 +165,7 @@ def _search(
     until: str | None,
     pano: bool | None,
 ) -> "Search":
-    from graticule.sources.service import Search
+    from graticule.sources.web.service import Search
 
     return Search(
         bbox=bounding_box(bbox) if bbox else None,

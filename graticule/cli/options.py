@@ -73,7 +73,7 @@ def position(text: str, option: str) -> tuple[float, float]:
 
 def expand(photos: list[Path]) -> list[Path]:
     """Photos as a user names them: folders stand for the photos in them."""
-    from graticule.images import SUFFIXES
+    from graticule.photos.images import SUFFIXES
     from graticule.sources.folder import photo_paths
 
     wanted: list[Path] = []

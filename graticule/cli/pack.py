@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from graticule.cli import say
+from graticule.cli import console
 from graticule.cli.options import MaxRefused
 
 app = typer.Typer()
@@ -22,11 +22,11 @@ def data_pack(
     max_refused: MaxRefused = 0.05,
 ) -> None:
     """Pack photos into Parquet shards, which train as well from an object store; run again, it goes on."""
-    from graticule.photos import read_photos
+    from graticule.photos.table import read_photos
     from graticule.sources.pack import facts_of, pack
 
     photos, facts = read_photos(dataset), facts_of(dataset)
-    with say.progress("photos") as progress:
+    with console.progress("photos") as progress:
         pack(
             photos,
             out,
@@ -38,4 +38,4 @@ def data_pack(
             facts=facts,
             progress=lambda done, total: progress(done, total, ""),
         )
-    say.tell_dataset(out)
+    console.print_dataset(out)

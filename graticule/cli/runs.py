@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from graticule.cli import say
+from graticule.cli import console
 from graticule.cli.options import Json, Sets
 from graticule.errors import BadRecipeError
 
@@ -38,11 +38,11 @@ def sweep(
         if not sign:
             raise BadRecipeError(f"--vary takes name=value,value, such as split.by=random,sequence; found {pair!r}")
         tried[name.strip()] = [parse_overrides([f"x={value}"])["x"] for value in values.split(",") if value]
-    from graticule.data import default_store
-    from graticule.sweep import sweep as run
+    from graticule.evaluation.sweep import sweep as run
+    from graticule.model.data import default_store
 
     failed = 0
-    with say.progress("sweep") as progress:
+    with console.progress("sweep") as progress:
         overrides = parse_overrides(settings or [])
         for done in run(recipe, photos, out, tried, overrides=overrides, store=default_store(), progress=progress):
             failed += done.error is not None
@@ -64,22 +64,22 @@ def table(
     from dataclasses import asdict
 
     from graticule.files import write_text
-    from graticule.tables import TABLES, read_runs
+    from graticule.reporting.tables import TABLES, read_runs
 
     tables = TABLES[report.value](read_runs(runs))
     if out:
         write_text(out, "\n".join(one.to_markdown() for one in tables))
     if as_json:
-        say.print_json([asdict(one) for one in tables])
+        console.print_json([asdict(one) for one in tables])
         return
     for one in tables:
         typer.echo(one.title)
-        say.print_table(one.header, one.rows)
+        console.print_table(one.header, one.rows)
 
 
 @app.command()
 def card(folder: Annotated[Path, typer.Argument(help="A bundle, or a dataset.")]) -> None:
     """Write the model card of a bundle or the datasheet of a dataset anew, from what lies in its folder."""
-    from graticule.cards import write_card
+    from graticule.photos.cards import write_card
 
     typer.echo(f"written: {write_card(folder)}")

@@ -51,8 +51,8 @@ class Geolocator(nn.Module):
 
     def forward(self, images: Tensor) -> Output:
         """What the head says of a batch ``(B, 3, H, W)``."""
-        said: Output = self.head(self.features(images))
-        return said
+        output: Output = self.head(self.features(images))
+        return output
 
 
 def build_geolocator(recipe: Recipe, num_cells: int, *, fetch: bool = True) -> Geolocator:

@@ -27,7 +27,7 @@ class Frame(nn.Module):
 
     ``plane`` drops a place onto the tangent plane at the mean of the training photos (the orthographic projection:
     Snyder, Map Projections, USGS 1987, section 20), two coordinates; ``sphere`` keeps the three of the unit vector.
-    Both are scaled by what :meth:`settle` finds in the training rows. Float64 throughout: float32 ends at half a metre.
+    Both are scaled by what :meth:`fit` finds in the training rows. Float64 throughout: float32 ends at half a metre.
     """
 
     origin: Tensor
@@ -45,7 +45,7 @@ class Frame(nn.Module):
         self.register_buffer("std", torch.ones(self.size, dtype=torch.float64))
 
     @torch.no_grad()
-    def settle(self, places: Tensor) -> None:
+    def fit(self, places: Tensor) -> None:
         """Take the origin, the axes and the scale from these unit vectors, shape ``(N, 3)``."""
         places = places.double()
         if self.coordinates == "plane":
@@ -65,13 +65,13 @@ class Frame(nn.Module):
         self.mean.copy_(along.mean(dim=0))
         self.std.copy_(spread.clamp(min=1e-9))  # 6 mm
 
-    def of(self, places: Tensor) -> Tensor:
+    def normalise(self, places: Tensor) -> Tensor:
         """Normalised coordinates ``(B, K)`` of unit vectors ``(B, 3)``."""
         along: Tensor = (places.double() @ self.axes.T - self.mean) / self.std
         return along
 
     def places(self, coordinates: Tensor) -> Tensor:
-        """Unit vectors ``(B, 3)`` of normalised coordinates ``(B, K)``; the inverse of :meth:`of`."""
+        """Unit vectors ``(B, 3)`` of normalised coordinates ``(B, K)``; the inverse of :meth:`normalise`."""
         along = coordinates.double() * self.std + self.mean
         if self.coordinates == "sphere":
             unit: Tensor = nn.functional.normalize(along, dim=1)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from graticule.geo import EARTH_RADIUS_KM
+from graticule.geo.sphere import EARTH_RADIUS_KM
 from graticule.model.heads import Frame
 
 Kind = Literal["one_cell", "smoothed", "distance"]
@@ -57,4 +57,4 @@ def position_loss(position: Tensor, photos: Tensor, frame: Frame) -> Tensor:
     Args:
         position, photos: regressed and true unit vectors, shapes ``(B, 3)``.
     """
-    return functional.mse_loss(frame.of(position), frame.of(photos)).float()
+    return functional.mse_loss(frame.normalise(position), frame.normalise(photos)).float()

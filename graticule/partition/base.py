@@ -9,8 +9,8 @@ import numpy as np
 
 from graticule.errors import BadRecipeError, BadTableError
 from graticule.files import write_parquet
-from graticule.geo import Floats, Ints, check_latlon, chord_to_km, from_vectors, great_circle_km, unit_vectors
-from graticule.photos import Photos
+from graticule.geo.sphere import Floats, Ints, check_latlon, chord_to_km, from_vectors, great_circle_km, unit_vectors
+from graticule.photos.table import Photos
 
 NO_CELL = -1
 KIND = "graticule.kind"  # where a Parquet file says which division it holds; cells of S2 need not
@@ -79,7 +79,8 @@ class Partition(ABC):
 
     @abstractmethod
     def outlines(self) -> tuple[Any, Any]:
-        """Latitudes and longitudes of each class's border, degrees, as :func:`graticule.maps.rings` takes them.
+        """Latitudes and longitudes of each class's border, degrees, as
+        :func:`graticule.reporting.maps.rings` takes them.
 
         C arrays each, counter-clockwise seen from outside, not closed.
         """

@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from graticule import s2
 from graticule.errors import BadRecipeError
-from graticule.geo import Floats, Ints, from_vectors, unit_vectors
+from graticule.geo import s2
+from graticule.geo.sphere import Floats, Ints, from_vectors, unit_vectors
 from graticule.partition.base import NO_CELL, SPREAD_OF_SIDE, Partition, check_positions
 
 Keep = Literal["planet", "nested"]

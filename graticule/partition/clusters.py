@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from graticule import s2
-from graticule.geo import Floats, Ints, check_latlon, from_vectors, unit_vectors
+from graticule.geo import s2
+from graticule.geo.sphere import Floats, Ints, check_latlon, from_vectors, unit_vectors
 from graticule.partition.base import check_count, check_positions
 from graticule.partition.hulls import HullPartition, hulled, measure_with_hulls
 

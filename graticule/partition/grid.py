@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from graticule.geo import Floats, Ints, check_latlon
+from graticule.geo.sphere import Floats, Ints, check_latlon
 from graticule.partition.base import NO_CELL, MeasuredPartition, check_count, check_positions, measure, measured
 
 _LONGEST_EDGE = 60.0  # degrees between two points of an outline: past a half turn the way round is ambiguous

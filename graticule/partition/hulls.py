@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from graticule.geo import EARTH_RADIUS_KM, Floats, Ints, from_vectors, unit_vectors
+from graticule.geo.sphere import EARTH_RADIUS_KM, Floats, Ints, from_vectors, unit_vectors
 from graticule.partition.base import MeasuredPartition, measure, measured
 
 REACH_RAD = np.radians(75)  # photos farther from the middle of their class are strays and do not shape its hull
@@ -64,7 +64,7 @@ def hull(lat: Floats, lon: Floats, mean_lat: float, mean_lon: float, *, rim_km: 
     are straight lines, so the hull on that plane is the hull on the sphere.
 
     Args:
-        rim_km: the hull reaches so far beyond the points, lest the photos of one street have no outline.
+        rim_km: the hull reaches so far beyond the points, so that the photos of one street have an outline.
     """
     from scipy.spatial import ConvexHull
 

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from graticule.errors import BadRecipeError, BadTableError
-from graticule.geo import Ints, check_latlon, nearest_km
+from graticule.geo.sphere import Ints, check_latlon, nearest_km
 from graticule.partition.base import NO_CELL, check_positions
 from graticule.partition.hulls import HullPartition, hulled, measure_with_hulls
-from graticule.photos import Photos
+from graticule.photos.table import Photos
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,11 +14,11 @@ from typing import Any
 
 import polars as pl
 
-from graticule import images
 from graticule.errors import BadPhotoError, BadTableError
 from graticule.files import write_bytes
-from graticule.photos import OTHER_NAMES
-from graticule.sources.intake import Refusal
+from graticule.photos import images
+from graticule.photos.table import OTHER_NAMES
+from graticule.sources.ingest import Refusal
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_JSON_BYTES = 2**16  # a shard holds ten thousand, and all of them wait for their photos
@@ -34,13 +34,13 @@ def unpack_tars(tars: list[Path], root: Path, out: Path) -> tuple[pl.DataFrame, 
 
     Each tar gets a folder of its own, and a member ``a/b.jpg`` the name ``a__b.jpg`` in it. A file that is there at
     its full size is not written again. One photo is in memory at a time. Links, devices, photos of more than
-    :data:`graticule.images.MAX_BYTES` and JSON of more than :data:`MAX_JSON_BYTES` are refused unread.
+    :data:`graticule.photos.images.MAX_BYTES` and JSON of more than :data:`MAX_JSON_BYTES` are refused unread.
 
     Args:
         tars: files under ``root``, or ``root`` itself.
 
     Returns:
-        Candidates for :func:`graticule.sources.intake.admit`: ``path`` and the scalars of the JSON, ``latitude`` and
+        Candidates for :func:`graticule.sources.ingest.ingest`: ``path`` and the scalars of the JSON, ``latitude`` and
         its kin as ``lat, lon``; without any JSON position both columns are absent, so that EXIF is asked. And what
         was refused.
 

@@ -12,9 +12,9 @@ import numpy as np
 import polars as pl
 
 from graticule.errors import BadTableError
-from graticule.photos import numbers, read_table
+from graticule.photos.table import numbers, read_table
 from graticule.sources.folder import photo_paths
-from graticule.sources.intake import MAX_REFUSED, Progress, admit
+from graticule.sources.ingest import MAX_REFUSED, Progress, ingest
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def import_benchmark(
 
     Raises:
         BadTableError: no such folder, no table, a column is missing, or two photos have the name of one row.
-        TooManyRefusedError, WriteError: see :func:`graticule.sources.intake.admit`.
+        TooManyRefusedError, WriteError: see :func:`graticule.sources.ingest.ingest`.
     """
     known = BENCHMARKS[name]
     if not photos.is_dir():
@@ -78,7 +78,7 @@ def import_benchmark(
     rows, swapped = _positions(_renamed(read_table(file), file))
     files = photo_paths(photos, skip=out)
     rows = rows.with_columns(path=pl.Series(_paths(rows["path"].to_list(), files, photos), dtype=pl.String))
-    return admit(
+    return ingest(
         rows.with_columns(split=pl.lit("test")),
         photos,
         out,

@@ -6,9 +6,9 @@ from pathlib import Path
 import polars as pl
 
 from graticule.errors import BadTableError
-from graticule.images import FORMATS, SUFFIXES
+from graticule.photos.images import FORMATS, SUFFIXES
 from graticule.sources.archives import is_tar, unpack_tars
-from graticule.sources.intake import MAX_REFUSED, Progress, Refusal, admit
+from graticule.sources.ingest import MAX_REFUSED, Progress, Refusal, ingest
 
 
 def import_folder(
@@ -25,7 +25,7 @@ def import_folder(
 
     Raises:
         BadTableError: no such folder, no photos in it, photos beside tars, or a damaged tar.
-        TooManyRefusedError, WriteError: see :func:`graticule.sources.intake.admit`.
+        TooManyRefusedError, WriteError: see :func:`graticule.sources.ingest.ingest`.
     """
     if is_tar(folder) and folder.is_file():
         return _import_tars([folder], folder, out, max_refused, progress)
@@ -55,7 +55,7 @@ def import_folder(
             named.append(name)
         else:
             refused.append(Refusal(shown, "unreadable", "its name is not UTF-8, so no table can hold it; rename it"))
-    return admit(
+    return ingest(
         pl.DataFrame({"path": named}, schema={"path": pl.String}),
         folder,
         out,
@@ -75,7 +75,7 @@ def _import_tars(tars: list[Path], root: Path, out: Path, max_refused: float, pr
     candidates, refused = unpack_tars(tars, root, out)
     if candidates.is_empty() and not refused:
         raise BadTableError(f"{root} holds no photos: no member ends in {', '.join(sorted(SUFFIXES))}")
-    return admit(
+    return ingest(
         candidates,
         out,
         out,

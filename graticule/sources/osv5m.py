@@ -18,12 +18,12 @@ from typing import Any, cast
 
 import polars as pl
 
-from graticule import images
 from graticule.errors import BadPhotoError, BadRecipeError, BadTableError, SourceError
 from graticule.files import write_bytes
+from graticule.photos import images
 from graticule.sources.folder import photo_paths
-from graticule.sources.hub import SKIP, STREAM, RemoteFile, hub_file, hub_names, hub_open
-from graticule.sources.intake import MAX_REFUSED, Refusal, admit
+from graticule.sources.ingest import MAX_REFUSED, Refusal, ingest
+from graticule.sources.web.hub import SKIP, STREAM, RemoteFile, hub_file, hub_names, hub_open
 
 Told = Callable[[int, int, str], None]
 
@@ -105,7 +105,7 @@ def import_osv5m(
     Raises:
         BadTableError: no such local folder, no photo fits, or a zip cannot be opened.
         SourceError: the hub cannot be reached; run it again.
-        TooManyRefusedError, WriteError: see :func:`graticule.sources.intake.admit`.
+        TooManyRefusedError, WriteError: see :func:`graticule.sources.ingest.ingest`.
     """
     wanted, files = selection or Selection(), _Files(local)
     tables = {part: wanted.of(_scan(files.table(part))).collect(engine="streaming") for part in parts}
@@ -227,7 +227,7 @@ def _admit(
     progress: Told | None,
 ) -> Path:
     empty = [name for name in ("country", "region") if rows[name].null_count() == len(rows)]
-    return admit(
+    return ingest(
         rows.drop(empty),  # the table says nothing, so that the intake finds the country
         out,
         out,

@@ -23,12 +23,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from graticule import images
 from graticule.errors import BadPhotoError, BadRecipeError, BadTableError, TooManyRefusedError
 from graticule.files import atomic_file, parquet_bytes, write_parquet
-from graticule.photos import Photos, write_dataset
-from graticule.shards import IMAGE, MARK, open_url, url_of
-from graticule.sources.intake import HASH_SIDE, MAX_REFUSED, Progress
+from graticule.photos import images
+from graticule.photos.shards import IMAGE, MARK, open_url, url_of
+from graticule.photos.table import Photos, write_dataset
+from graticule.sources.ingest import HASH_SIDE, MAX_REFUSED, Progress
 
 VERSION = 1  # of the shards' form: raise it when the same settings give other bytes
 GROUP_PHOTOS, GROUP_BYTES = 64, 16 * 2**20  # a row group is read whole, and a worker holds several
@@ -110,17 +110,17 @@ def pack(
         done = 0
         for shard in shards:
 
-            def told(count: int, done: int = done) -> None:
+            def report_progress(count: int, done: int = done) -> None:
                 if progress:
                     progress(done + count, len(photos))
 
             if not (out / shard.name).exists():
                 again = set(table["path"][shard.rows])  # a photo refused before may have been mended
                 refused = {path: why for path, why in refused.items() if path not in again}
-                refused = _write_shard(out, shard, table, look, mark, refused, told)
+                refused = _write_shard(out, shard, table, look, mark, refused, report_progress)
             parts.append(_index(out, shard.name))
             done += len(shard.rows)
-            told(len(shard.rows))
+            report_progress(len(shard.rows))
             if len(refused) > max_refused * len(photos):
                 raise TooManyRefusedError(_too_many(refused, done, len(photos), max_refused, out))
     index = pl.concat(parts)
@@ -223,7 +223,7 @@ def _write_shard(
     look: _Look,
     mark: str,
     refused: Refused,
-    told: Callable[[int], None],
+    report_progress: Callable[[int], None],
 ) -> Refused:
     """Write a shard and, before it takes its name, the list of all that was refused so far."""
     refused = dict(refused)
@@ -232,21 +232,21 @@ def _write_shard(
         schema = _group(table[:0], [], []).schema.with_metadata(_metadata(mark))
         # Python's own file: a full disk is then an OSError.
         with aside.open("wb") as file, _writer(file, schema) as writer:
-            for group in _groups(look, shard.rows, table, refused, told):
+            for group in _groups(look, shard.rows, table, refused, report_progress):
                 writer.write_table(group.replace_schema_metadata(schema.metadata), row_group_size=len(group))
         write_parquet(out / "refused.parquet", _refusals(refused))
     return refused
 
 
 def _groups(
-    look: _Look, rows: NDArray[np.int64], table: pl.DataFrame, refused: Refused, told: Callable[[int], None]
+    look: _Look, rows: NDArray[np.int64], table: pl.DataFrame, refused: Refused, report_progress: Callable[[int], None]
 ) -> Iterator[pa.Table]:
     """Row groups one after another; who cannot be read is written down in ``refused``."""
     kept: list[int] = []
     pictures: list[Stored] = []
     size = 0
     for done, (row, found) in enumerate(look.each(rows), 1):
-        told(done)
+        report_progress(done)
         if isinstance(found, BadPhotoError):
             refused[table["path"][row]] = found.reason, str(found)
             continue

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from graticule.photos import read_table
-from graticule.sources.intake import MAX_REFUSED, Progress, admit
+from graticule.photos.table import read_table
+from graticule.sources.ingest import MAX_REFUSED, Progress, ingest
 
 
 def import_table(
@@ -27,8 +27,8 @@ def import_table(
 
     Raises:
         BadTableError: no such file, no rows, or a missing column.
-        TooManyRefusedError, WriteError: see :func:`graticule.sources.intake.admit`.
+        TooManyRefusedError, WriteError: see :func:`graticule.sources.ingest.ingest`.
     """
     candidates = read_table(file, columns, need=("path", "lat", "lon"))
     root = file.parent if photos_root is None else photos_root
-    return admit(candidates, root, out, source="table", max_refused=max_refused, progress=progress)
+    return ingest(candidates, root, out, source="table", max_refused=max_refused, progress=progress)

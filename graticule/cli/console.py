@@ -1,0 +1,140 @@
+"""What the commands say: numbers with their units, tables, progress bars."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+
+
+def print_dataset(out: Path) -> None:
+    from collections import Counter
+
+    import polars as pl
+
+    kept = pl.scan_parquet(out / "photos.parquet").select(pl.len()).collect().item()
+    refused = Counter(pl.read_parquet(out / "refused.parquet")["reason"].to_list())
+    reasons = ", ".join(f"{count} {reason}" for reason, count in refused.most_common())
+    typer.echo(f"{kept:,} photos in {out}" + (f"; refused {refused.total()}: {reasons}" if refused else ""))
+
+
+def print_metrics(facts: dict[str, Any]) -> None:
+    """The headline with its interval, then the rest as two columns."""
+    spans = facts.get("intervals", {})
+    if "held_out_reason" in facts:
+        typer.echo(facts["held_out_reason"])
+
+    def span(name: str, show: Any) -> str:
+        return f"  ({show(spans[name][0])} to {show(spans[name][1])})" if name in spans else ""
+
+    rows = [("photos", f"{facts['photos']:,}" + (" (synthetic)" if facts.get("synthetic") else ""))]
+    if "places" in facts and isinstance(facts["places"], int):
+        rows.append(("places", f"{facts['places']:,}"))
+    for name in ("median_km", "mean_km", "p90_km"):
+        rows.append((f"{name.removesuffix('_km')} error", distance(facts[name]) + span(name, distance)))
+    if facts.get("expected_error_km") is not None:
+        rows.append(("expected error, mean", distance(facts["expected_error_km"]) + "  (uncalibrated)"))
+    for name in ("top1", "top3", "top5"):
+        if facts.get(name) is not None:
+            rows.append((f"top-{name[3:]} cell", f"{facts[name]:.1%}" + span(name, percent)))
+    if facts.get("cross_entropy") is not None:
+        rows.append(("cross-entropy", f"{facts['cross_entropy']:.3f} nats"))
+    if facts.get("center_distance_km") is not None:
+        rows.append(("centre to centre, mean", distance(facts["center_distance_km"]) + "  (report A's distance)"))
+    if facts.get("regression_mean_km") is not None:
+        rows.append(("regressed position, median", distance(facts["regression_median_km"])))
+        rows.append(("regressed position, mean", distance(facts["regression_mean_km"])))
+    if facts.get("outside_cells"):
+        rows.append(("outside every cell", f"{facts['outside_cells']:,}"))
+    if facts.get("unreadable"):
+        rows.append(("unreadable", f"{facts['unreadable']:,}"))
+    for name, value in facts.items():
+        if name.startswith("within_") and value > 0 and (value < 1 or name == "within_25_m"):
+            label = name.removeprefix("within_").replace("_", " ")
+            rows.append((f"within {label}", percent(value) + span(name, percent)))
+    rows.append(("score of 5000", f"{facts['score']:.0f}  (map of {distance(facts['map_diagonal_km'])})"))
+    if "unmarked" in facts:
+        fine = facts["unmarked"]
+        low, high = (distance(end) for end in fine["intervals"]["median_km"])
+        rows.append(
+            ("without marked", f"{fine['photos']:,} photos, median {distance(fine['median_km'])}  ({low} to {high})")
+        )
+    for name, other in facts.get("others", {}).items():
+        low, high = (distance(end) for end in other["intervals"]["median_km"])
+        mean = distance(other["mean_km"])
+        rows.append((name, f"median {distance(other['median_km'])}  ({low} to {high}), mean {mean}"))
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        typer.echo(f"{name:<{width}}  {value}")
+
+
+def print_audit(audit: dict[str, Any]) -> None:
+    typer.echo(f"leak audit: {audit['verdict']}")
+    print_nearest(audit)
+
+
+def print_nearest(audit: dict[str, Any]) -> None:
+    near = "  ".join(
+        f"{name.removeprefix('within_').replace('_', ' ')} {share:.0%}"
+        for name, share in audit["nearest_within"].items()
+    )
+    typer.echo(f"nearest training photo within: {near}")
+
+
+def distance(km: float) -> str:
+    from graticule.geo.sphere import format_km
+
+    return format_km(km)
+
+
+def percent(share: float) -> str:
+    return f"{share:.1%}"
+
+
+@contextmanager
+def progress(name: str) -> Iterator[Any]:
+    """A progress bar on stderr, so that what is printed stays clean; called with done, total and a note."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        BarColumn(30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True)) as bars:
+        task = bars.add_task(name, total=None)
+
+        def show(done: int, total: int, note: str = "") -> None:
+            bars.update(task, completed=done, total=total, description=note or name)
+
+        yield show
+
+
+def print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*header, box=box.SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*row)
+    # Where nobody watches, a file or a pipe, nothing is cut or wrapped to a screen's width.
+    console = Console() if sys.stdout.isatty() else Console(width=200)
+    console.print(table)

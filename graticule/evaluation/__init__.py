@@ -1,0 +1,1 @@
+"""Honest numbers: metrics, baselines, folds, leak tables, sweeps."""

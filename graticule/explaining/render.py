@@ -1,0 +1,192 @@
+"""Explanations as files: a picture and its facts for each photo and method."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from graticule.errors import BadPhotoError, BadRecipeError
+from graticule.explaining import heatmaps
+from graticule.explaining.methods import METHODS, Curves, Explanation, curves, random_curves, token_grid
+from graticule.files import write_json
+from graticule.geo.sphere import format_km, great_circle_km
+from graticule.inference import decode
+from graticule.inference.locate import Locator
+from graticule.model.data import Progress, read_bytes, silent
+from graticule.partition import NO_CELL
+from graticule.photos import images
+from graticule.reporting import figures
+
+Point = tuple[float, float]
+Target = Literal["true", "predicted"]
+SHOWN_PX = 640  # longer side of the photo in a picture
+
+
+def explain_photo(
+    locator: Locator,
+    photo: Path,
+    out: Path,
+    methods: Sequence[str],
+    *,
+    name: str | None = None,
+    truth: Point | None = None,
+    target: Target = "predicted",
+    patch: int | None = None,
+    stride: int | None = None,
+    score: bool = True,
+    progress: Progress = silent,
+) -> list[Path]:
+    """Write a picture and its facts for each method: ``NAME-METHOD.png`` and ``NAME-METHOD.json``.
+
+    Args:
+        methods: of :data:`METHODS`, and ``map`` (the probability of every cell) and ``patches`` (as a transformer
+            sees the photo).
+        name: beginning of the files' names; the photo's own if left out.
+        truth: where the photo was taken, ``(lat, lon)``; its EXIF is asked if left out.
+        target: the cell asked about: the likeliest, or the one that holds the truth.
+        score: judge the methods' maps by :func:`curves` against random ones, in ``NAME-scores.png`` too.
+
+    Returns:
+        The files written.
+
+    Raises:
+        BadPhotoError: the photo cannot be read, or its true cell is asked about and unknown.
+        BadRecipeError: as the methods.
+        WriteError: the folder cannot be written.
+    """
+    name = name or photo.stem
+    data = read_bytes(photo)
+    truth = truth or _exif_position(data)
+    case = _case(locator, data, photo.name, truth, target)
+    row = case["row"]
+    synthetic = bool(locator.bundle.facts.get("synthetic", False))
+    written: list[Path] = []
+
+    def write(method: str, figure: Any, facts: dict[str, Any]) -> None:
+        written.append(figures.save(figure, out / f"{name}-{method}.png"))
+        known = {key: value for key, value in case.items() if key not in ("row", "all")}
+        arithmetic = {"precision": locator.bundle.model.precision}
+        write_json(out / f"{name}-{method}.json", {"method": method} | known | facts | arithmetic)
+        written.append(out / f"{name}-{method}.json")
+
+    shown = _shown(data)
+    if "map" in methods:
+        guess = (case["guess"]["lat"], case["guess"]["lon"])
+        chart = figures.probability_map(
+            locator.bundle.partition, case["all"], truth=truth, guess=guess, title=_map_title(case), synthetic=synthetic
+        )
+        write("map", chart, {})
+    if "patches" in methods:
+        rows, columns = token_grid(locator, data)
+        title = f"The {rows} x {columns} patches that the transformer sees"
+        write("patches", heatmaps.patches(shown, rows, columns, title=title), {"rows": rows, "columns": columns})
+    judged: dict[str, Curves] = {}
+    asked = [method for method in METHODS if method in methods]
+    if score and asked:
+        judged["random"] = random_curves(locator, data, target=row)
+    for method in asked:
+        options = {"patch": patch, "stride": stride, "progress": progress} if method == "occlusion" else {}
+        found = METHODS[method](locator, data, target=row, **options)
+        facts = _facts(found)
+        if score:
+            judged[method] = curves(locator, data, found.heat, target=row)
+            facts["scores"] = {key: _areas(judged[key]) for key in (method, "random")}
+        title = f"{photo.name}\nwhat the {target} cell {case['cell']} depends on (probability {found.probability:.1%})"
+        chart = heatmaps.explanation(
+            shown, found.heat, signed=found.signed, label=found.unit, method=method, title=title, synthetic=synthetic
+        )
+        write(method, chart, facts)
+    if judged:
+        chart = heatmaps.faithfulness({key: (c.share, c.deletion, c.insertion) for key, c in judged.items()})
+        written.append(figures.save(chart, out / f"{name}-scores.png"))
+    return written
+
+
+def names_of(photos: Sequence[Path]) -> list[str]:
+    """A name for each photo's files: its own without suffix, with a number where several share it."""
+    seen: Counter[str] = Counter()
+    names = []
+    for photo in photos:
+        seen[photo.stem] += 1
+        names.append(photo.stem if seen[photo.stem] == 1 else f"{photo.stem}-{seen[photo.stem]}")
+    return names
+
+
+def _exif_position(data: bytes) -> Point | None:
+    """Where the camera says that it was, unless that cannot be."""
+    facts = images.inspect(data)
+    if facts.lat is None or facts.lon is None or (facts.lat, facts.lon) == (0, 0):
+        return None
+    return (facts.lat, facts.lon) if abs(facts.lat) <= 90 and abs(facts.lon) <= 180 else None
+
+
+def _case(locator: Locator, data: bytes, name: str, truth: Point | None, target: Target) -> dict[str, Any]:
+    """What all explanations of a photo have in common: the answer, the truth where known, the cell asked about."""
+    partition = locator.bundle.partition
+    predictions = next(iter(locator.predict_batches([data])))
+    for error in predictions.errors.values():
+        raise error
+    if predictions.log_probability is None:
+        raise BadRecipeError("this bundle regresses positions and has no cells; explanations are about a cell")
+    probability = np.exp(predictions.log_probability[0])
+    true_row = int(partition.assign([truth[0]], [truth[1]])[0]) if truth else NO_CELL
+    if target == "true" and truth is None:
+        raise BadPhotoError("no position", f"the true cell of {name} is not known; give --truth LAT,LON")
+    if target == "true" and true_row == NO_CELL:
+        raise BadPhotoError("no position", f"{name} was taken in no cell of this bundle; ask for --target predicted")
+    row = true_row if target == "true" else int(probability.argmax())
+    fix = decode.fixes(predictions.points, probability[None], partition, top=5)[0]
+    error_km = float(great_circle_km(fix.lat, fix.lon, *truth)) if truth else None
+    return {
+        "photo": name,
+        "target": target,
+        "cell": partition.names[row],
+        "cell_lat": float(partition.lat[row]),
+        "cell_lon": float(partition.lon[row]),
+        "probability": float(probability[row]),
+        "truth": {"lat": truth[0], "lon": truth[1]} if truth else None,
+        "true_cell": partition.names[true_row] if true_row != NO_CELL else None,
+        "true_cell_probability": float(probability[true_row]) if true_row != NO_CELL else None,
+        "guess": {"lat": fix.lat, "lon": fix.lon, "expected_error_km": fix.expected_error_km, "error_km": error_km},
+        "likeliest_cells": [{"cell": cell.token, "probability": cell.probability} for cell in fix.cells],
+        "row": row,
+        "all": probability,
+    }
+
+
+def _map_title(case: Mapping[str, Any]) -> str:
+    guess, likeliest = case["guess"], case["likeliest_cells"][0]["probability"]
+    if guess["error_km"] is not None:
+        so = f"{format_km(guess['error_km'])} off"
+    else:
+        so = f"expected to be {format_km(guess['expected_error_km'])} off"
+    return f"{case['photo']}\nbest guess {so}; likeliest cell {likeliest:.0%}"
+
+
+def _facts(found: Explanation) -> dict[str, Any]:
+    """A map's numbers, with its strongest point in shares of the photo's width and height."""
+    height, width = found.heat.shape
+    y, x = divmod(int(found.heat.argmax()), width)
+    return {
+        "unit": found.unit,
+        "most": float(found.heat.max()),
+        "least": float(found.heat.min()),
+        "most_at": {"x": round((x + 0.5) / width, 4), "y": round((y + 0.5) / height, 4)},
+        "network_sees": {"height": height, "width": width},
+        "settings": found.settings,
+        "seconds": round(found.seconds, 2),
+    }
+
+
+def _areas(found: Curves) -> dict[str, float]:
+    return {"deletion_area": found.deletion_area, "insertion_area": found.insertion_area}
+
+
+def _shown(data: bytes) -> images.Pixels:
+    """The photo at the size of a picture, in its own aspect."""
+    photo = Image.fromarray(images.decode(data, shortest_side=SHOWN_PX // 2))
+    photo.thumbnail((SHOWN_PX, SHOWN_PX))
+    return np.asarray(photo)

@@ -1,0 +1,1 @@
+"""The sphere: positions and distances, S2 cells, borders."""

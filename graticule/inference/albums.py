@@ -1,0 +1,138 @@
+"""Several photos answered together: of one place, or along one drive. Pure arrays."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graticule.geo.sphere import EARTH_RADIUS_KM, Floats, chord_to_km, unit_vectors
+
+if TYPE_CHECKING:
+    from graticule.partition import Partition
+
+Together = Literal["place", "sequence"]
+STEP_SPACINGS = 0.5  # a frame lies about this far from the one before, in median distances between cells
+FARTHEST_STEPS = 12.0  # beyond it a step is as unlikely as any jump
+JUMP = 1e-3  # share of steps that may end anywhere: a ferry, a gap in the recording, a wrong order
+
+
+def pooled(log_probability: NDArray[np.floating[Any]]) -> Floats:
+    """What several photos of one place say of its cell together, log-probabilities of shape ``(C,)``.
+
+    The logarithmic opinion pool with equal weights (Genest and Zidek, "Combining probability distributions",
+    Statistical Science 1986, section 3): the geometric mean, normalised. It takes the photos for views of the same
+    scene, not for independent witnesses, so that ten stills of one webcam are no surer than two.
+
+    Args:
+        log_probability: one row a photo, shape ``(N, C)``.
+    """
+    return _normalised(np.asarray(log_probability, np.float64).mean(axis=0))
+
+
+class Motion:
+    """How a camera moves between the cells of a partition from one photo of a drive to the next.
+
+    Nearer cells are likelier, by the exponential of the distance between their mean positions. Neither speed nor
+    streets are known; half the usual distance between cells is what frames a few metres apart are like.
+
+    Args:
+        step_km: mean length of a step; by default half the median distance between neighbouring cells.
+    """
+
+    def __init__(self, partition: "Partition", step_km: float | None = None) -> None:
+        from scipy.sparse import coo_array
+        from scipy.spatial import KDTree
+
+        self.step_km = step_km or STEP_SPACINGS * float(np.median(partition.spacing_km()))
+        tree = KDTree(unit_vectors(partition.lat, partition.lon))
+        reach = 2 * np.sin(min(FARTHEST_STEPS * self.step_km / EARTH_RADIUS_KM, np.pi) / 2)
+        near = tree.sparse_distance_matrix(tree, reach, output_type="ndarray")
+        weight = np.exp(-chord_to_km(near["v"]) / self.step_km)
+        count = len(partition)
+        steps = coo_array((weight, (near["i"], near["j"])), shape=(count, count)).tocsr()
+        self._steps = steps.multiply(1 / steps.sum(axis=1)[:, None]).tocsr()
+        self._back = self._steps.T.tocsr()
+
+    def forward(self, probability: Floats) -> Floats:
+        """Where a camera is one photo later, shape ``(C,)``."""
+        moved: Floats = (1 - JUMP) * (self._back @ probability) + JUMP * probability.mean()
+        return moved
+
+    def backward(self, likelihood: Floats) -> Floats:
+        """How well each cell explains what was seen one photo later, shape ``(C,)``."""
+        explained: Floats = (1 - JUMP) * (self._steps @ likelihood) + JUMP * likelihood.mean()
+        return explained
+
+
+def along(log_probability: NDArray[np.floating[Any]], motion: Motion) -> Floats:
+    """What each photo of a drive says once all others of the drive are heard, log-probabilities ``(N, C)``.
+
+    The forward-backward algorithm of a hidden Markov model (Rabiner, Proc. IEEE 77(2), 1989, section III): the cell is
+    the state, :class:`Motion` the transition, and the photo's own probabilities stand for the likelihood of what it
+    shows, since cells hold about the same number of training photos.
+
+    Args:
+        log_probability: one row a photo in the order of the drive, shape ``(N, C)``.
+    """
+    seen = np.asarray(log_probability, np.float64)
+    seen = np.exp(seen - seen.max(axis=1, keepdims=True))
+    ahead, behind = np.empty_like(seen), np.ones_like(seen)
+    ahead[0] = seen[0]
+    for i in range(1, len(seen)):
+        ahead[i - 1] /= ahead[i - 1].sum()
+        ahead[i] = motion.forward(ahead[i - 1]) * seen[i]
+    for i in range(len(seen) - 2, -1, -1):
+        behind[i] = motion.backward(seen[i + 1] * behind[i + 1])
+        behind[i] /= behind[i].max()
+    with np.errstate(divide="ignore"):
+        return _normalised(np.log(ahead) + np.log(behind))
+
+
+@dataclass(frozen=True, eq=False)
+class Albums:
+    """Photos that are answered together.
+
+    Attributes:
+        together: ``place``, views of one scene; or ``sequence``, photos along a drive, in their order.
+        rows: row numbers of each album; every photo lies in one.
+    """
+
+    together: Together
+    rows: list[NDArray[np.int64]]
+
+    @classmethod
+    def of(cls, together: Together, codes: NDArray[np.int64], when: Floats | None = None) -> "Albums":
+        """Albums by group code, each in the order of ``when`` (any clock; NaN comes last), else as they stand.
+
+        Args:
+            codes, when: one a photo, shape ``(N,)``.
+        """
+        if not len(codes):
+            return cls(together, [])
+        order = np.lexsort((codes,) if when is None else (when, codes))
+        return cls(together, np.split(order, np.flatnonzero(np.diff(codes[order])) + 1))
+
+    def chunks(self, photos: int) -> Iterator[list[NDArray[np.int64]]]:
+        """Whole albums, some at a time: enough for so many photos, or one album that is larger."""
+        some: list[NDArray[np.int64]] = []
+        for album in self.rows:
+            some.append(album)
+            if sum(map(len, some)) >= photos:
+                yield some
+                some = []
+        if some:
+            yield some
+
+    def answer(self, log_probability: NDArray[np.floating[Any]], motion: Motion) -> Floats:
+        """What the photos of one album say together, each its own row, log-probabilities ``(N, C)``."""
+        if self.together == "sequence":
+            return along(log_probability, motion)
+        return np.tile(pooled(log_probability), (len(log_probability), 1))
+
+
+def _normalised(log_weight: Floats) -> Floats:
+    top = log_weight.max(axis=-1, keepdims=True)
+    found: Floats = log_weight - top - np.log(np.exp(log_weight - top).sum(axis=-1, keepdims=True))
+    return found

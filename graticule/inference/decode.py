@@ -1,0 +1,218 @@
+"""From the probabilities of cells to one point and the error to expect. Pure arrays."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graticule.geo.sphere import EARTH_RADIUS_KM, Floats, from_vectors, geojson_position, unit_vectors
+from graticule.partition import Partition
+
+Answer = Literal["median", "mode", "center", "regressed"]
+CANDIDATES = 32  # likeliest cells among which the search for the median starts
+MASS = 0.9999  # the search looks at the likeliest cells that hold so much; of all others it knows their pull
+STEPS = 30  # of Weiszfeld's iteration, which stops before when no answer gets better
+
+
+@dataclass(frozen=True, slots=True)
+class CellGuess:
+    """One likely cell.
+
+    Attributes:
+        token: its name in the partition: S2's token, the value of a column, or a row's own such as ``c07``.
+        lat, lon: mean position of the cell's training photos, degrees.
+        probability: in [0, 1].
+    """
+
+    token: str
+    lat: float
+    lon: float
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fix:
+    """The answer for one photo.
+
+    Attributes:
+        lat, lon: the point, degrees.
+        expected_error_km: mean distance of the truth from the point, if the probabilities were right. A network
+            without cells has no opinion of a single photo: its mean error on the validation photos stands here, or
+            None where it was never measured.
+        cells: the likeliest cells, likeliest first; none from a network without cells.
+        calibrated: whether the probabilities were checked against outcomes. Not yet: always False.
+    """
+
+    lat: float
+    lon: float
+    expected_error_km: float | None
+    cells: tuple[CellGuess, ...]
+    calibrated: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values with the units in their names."""
+        return {
+            "lat": round(self.lat, 7),
+            "lon": round(self.lon, 7),
+            "expected_error_km": None if self.expected_error_km is None else round(self.expected_error_km, 4),
+            "calibrated": self.calibrated,
+            "cells": [
+                {
+                    "token": cell.token,
+                    "lat": round(cell.lat, 7),
+                    "lon": round(cell.lon, 7),
+                    "probability": round(cell.probability, 6),
+                }
+                for cell in self.cells
+            ],
+        }
+
+    def to_geojson(self, properties: dict[str, Any]) -> dict[str, Any]:
+        """A GeoJSON feature (RFC 7946): the point, with the rest as properties."""
+        facts = {k: v for k, v in self.to_json().items() if k not in ("lat", "lon")}
+        return {
+            "type": "Feature",
+            "geometry": {"type": "Point", "coordinates": geojson_position(self.lat, self.lon)},
+            "properties": properties | facts,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """Answers for N photos: ``lat``, ``lon`` in degrees and ``expected_error_km`` (NaN: unknown), each ``(N,)``."""
+
+    lat: Floats
+    lon: Floats
+    expected_error_km: Floats
+
+
+def points(
+    probability: NDArray[np.floating[Any]] | None,
+    partition: Partition,
+    answer: Answer,
+    *,
+    position: Floats | None = None,
+    regression_error_km: float | None = None,
+) -> Points:
+    """Answer N photos.
+
+    Args:
+        probability: shape ``(N, C)``, rows summing to one; none from a network without cells.
+        answer: ``center`` is the centre of the likeliest cell, ``mode`` the mean position of its training
+            photos, ``median`` the point with the least expected distance to the truth, ``regressed`` the position
+            that the network gave.
+        position: unit vectors ``(N, 3)`` of a network that regresses.
+        regression_error_km: mean error of such positions where it was measured; expected where there are no cells.
+
+    Raises:
+        ValueError: the answer needs what was not given, or the shapes do not fit.
+    """
+    if answer == "regressed" and position is None:
+        raise ValueError("answer 'regressed' needs the positions of a network that regresses")
+    if probability is None:
+        if position is None or answer != "regressed":
+            raise ValueError(f"answer {answer!r} needs the probabilities of cells")
+        lat, lon = from_vectors(position)
+        return Points(lat, lon, np.full(len(lat), np.nan if regression_error_km is None else regression_error_km))
+    p = np.asarray(probability, np.float64)
+    if p.ndim != 2 or p.shape[1] != len(partition):
+        raise ValueError(f"probability should have shape (N, {len(partition)}), found {p.shape}")
+    cells, spread_rad = _on_the_sphere(partition)
+    best = p.argmax(axis=1)
+    if position is not None and answer == "regressed":
+        found = np.asarray(position, np.float64)
+    elif answer == "center":
+        found = unit_vectors(partition.center_lat, partition.center_lon)[best]
+    elif answer == "mode":
+        found = cells[best]
+    else:
+        found = np.stack([_median(row, cells, spread_rad) for row in p]) if len(p) else np.empty((0, 3))
+    lat, lon = from_vectors(found)
+    expected = (p * _distance_rad(found, cells, spread_rad)).sum(axis=1) * EARTH_RADIUS_KM
+    return Points(lat, lon, expected)
+
+
+def fixes(found: Points, probability: NDArray[np.floating[Any]] | None, partition: Partition, top: int) -> list[Fix]:
+    """The answers of :func:`points` as values, each with its ``top`` likeliest cells where there are cells."""
+    names = partition.names
+    cells: list[tuple[CellGuess, ...]] = [()] * len(found.lat)
+    if probability is not None:
+        order = np.argsort(-probability, axis=1, kind="stable")[:, :top]
+        cells = [
+            tuple(
+                CellGuess(names[j], float(partition.lat[j]), float(partition.lon[j]), float(probability[i, j]))
+                for j in order[i]
+            )
+            for i in range(len(probability))
+        ]
+    return [
+        Fix(float(lat), float(lon), None if np.isnan(expected) else float(expected), cells[i])
+        for i, (lat, lon, expected) in enumerate(zip(found.lat, found.lon, found.expected_error_km, strict=True))
+    ]
+
+
+@lru_cache(maxsize=4)  # measuring thousands of cells takes longer than answering a photo
+def _on_the_sphere(partition: Partition) -> tuple[Floats, Floats]:
+    """Mean positions as unit vectors ``(C, 3)`` and spreads ``(C,)`` in radians."""
+    return unit_vectors(partition.lat, partition.lon), partition.spread_km() / EARTH_RADIUS_KM
+
+
+def _chord(x: Floats, cells: Floats) -> Floats:
+    """Straight distances between unit vectors ``(N, 3)`` or ``(3,)`` and ``(C, 3)``: exact where arccos is not."""
+    # The matrix product loses digits below about 1e-8 rad, 6 cm on Earth: far finer than any cell.
+    chord: Floats = np.sqrt(np.clip(2 - 2 * (x @ cells.T), 0, 4))
+    return chord
+
+
+def _distance_rad(x: Floats, cells: Floats, spread_rad: Floats) -> Floats:
+    """Distance to expect from each point to a photo of each cell, shape ``(N, C)``.
+
+    A photo lies off the mean of its cell, in a direction that is at right angles to ours on average.
+    """
+    distance: Floats = np.hypot(2 * np.arcsin(_chord(x, cells) / 2), spread_rad)
+    return distance
+
+
+def _pull(x: Floats, p: Floats, cells: Floats, spread_rad: Floats) -> tuple[Floats, float]:
+    """Minus the gradient of the expected distance at ``x``, shape ``(3,)``, and the sum of Weiszfeld's weights."""
+    chord = _chord(x, cells)
+    arc = 2 * np.arcsin(chord / 2)
+    weight = p / np.hypot(arc, spread_rad)
+    # The logarithm of a cell seen from x is (cell - cos(arc) x) arc / sin(arc).
+    along = weight * arc / np.maximum(chord * np.sqrt(1 - chord**2 / 4), 1e-12)
+    along[chord < 1e-9] = weight[chord < 1e-9]
+    pull: Floats = along @ cells - (along @ (1 - chord**2 / 2)) * x
+    return pull, float(weight.sum())
+
+
+def _median(p: Floats, cells: Floats, spread_rad: Floats) -> Floats:
+    """The point with the least expected distance under ``p`` of shape ``(C,)``, shape ``(3,)``.
+
+    Starts at the best of the likeliest cells and follows Weiszfeld's iteration with the sphere's logarithm
+    (Fletcher, Venkatasubramanian, Joshi, "The geometric median on Riemannian manifolds", NeuroImage 2009); the spread
+    of the cells keeps it from sticking to a cell's mean. A step that does not help is not taken, so the answer is
+    never worse than the best candidate. The least likely cells, with 1 - ``MASS`` of the probability together, pull
+    all the while as they do at the start.
+    """
+    in_order = np.sort(p)[::-1]
+    held = np.cumsum(in_order)
+    likely = ~(p < in_order[np.searchsorted(held, MASS * held[-1])])  # NaN of a network that diverged stays
+    near, near_p, near_spread = cells[likely], p[likely], spread_rad[likely]
+    top = np.argpartition(-near_p, min(CANDIDATES, len(near_p)) - 1)[:CANDIDATES]
+    costs = _distance_rad(near[top], near, near_spread) @ near_p
+    x: Floats = near[top[costs.argmin()]]
+    rest, rest_weight = np.zeros(3), 0.0
+    if not likely.all():
+        rest, rest_weight = _pull(x, p[~likely], cells[~likely], spread_rad[~likely])
+    cost = costs.min() - rest @ x
+    for _ in range(STEPS):
+        pull, weight = _pull(x, near_p, near, near_spread)
+        moved = x + (pull + rest) / (weight + rest_weight)
+        moved /= np.linalg.norm(moved)
+        moved_cost = _distance_rad(moved, near, near_spread) @ near_p - rest @ moved
+        if not moved_cost < cost:
+            break
+        x, cost = moved, moved_cost
+    return x

@@ -1,0 +1,235 @@
+"""Photos in, fixes out: the only way from a bundle to an answer."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from graticule.config import Precision
+from graticule.errors import BadPhotoError, BadRecipeError
+from graticule.inference import decode
+from graticule.inference.albums import Albums, Motion
+from graticule.inference.decode import Answer, Fix, Points
+from graticule.model.bundle import Bundle
+from graticule.model.data import FeatureStore, Photo, Progress, encode, silent
+
+CHUNK = 1024  # photos answered at a time: bounds memory when a folder holds a million
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one photo: a fix, or the reason why there is none."""
+
+    photo: str | Path
+    fix: Fix | None
+    error: BadPhotoError | None
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What the network says of a batch of photos, and the answers made of it.
+
+    Attributes:
+        index: which photos, shape ``(B,)``.
+        points: the answers.
+        log_probability: of cells, shape ``(B, C)``; rows' exponentials sum to one. None from a head without cells.
+        position: regressed unit vectors, shape ``(B, 3)``. None from a head without a position.
+        errors: the photos of this batch that could not be read; they are not in ``index``.
+    """
+
+    index: NDArray[np.int64]
+    points: Points
+    log_probability: NDArray[np.float64] | None
+    position: NDArray[np.float64] | None
+    errors: dict[int, BadPhotoError]
+
+
+class Locator:
+    """A bundle ready to answer.
+
+    Args:
+        store: a store of features of a frozen encoder, for photos that are predicted often; none by default, so nothing
+            is kept.
+        device: where the network runs; the GPU if there is one.
+        precision: arithmetic of the encoder: ``float32`` gives the same answer on every processor, but for rounding;
+            ``bfloat16`` is faster where the processor or the card multiplies it, and moves probabilities a little.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        store: FeatureStore | None = None,
+        device: str | None = None,
+        precision: Precision = "float32",
+    ) -> None:
+        self.bundle = bundle
+        # Features of an encoder that was trained along would fill the store and never be asked for again.
+        self.store = store if bundle.recipe.encoder.frozen else None
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.bundle.model.to(self.device).eval()
+        self.bundle.model.precision = precision
+
+    @overload
+    def locate(self, photos: str | Path | bytes, *, top: int = 5) -> Fix: ...  # type: ignore[overload-overlap]
+    @overload
+    def locate(self, photos: Sequence[str | Path | bytes], *, together: Literal[True], top: int = 5) -> Fix: ...
+    @overload
+    def locate(
+        self, photos: Sequence[str | Path | bytes], *, together: Literal[False] = False, top: int = 5
+    ) -> list[Fix]: ...
+    def locate(
+        self, photos: str | Path | bytes | Sequence[str | Path | bytes], *, together: bool = False, top: int = 5
+    ) -> Fix | list[Fix]:
+        """Tell where one photo, each of several, or several of one place together were taken.
+
+        Args:
+            photos: a path or the bytes of a photo, or several of them.
+            together: the photos show one place from one spot; there is one answer for all of them.
+            top: how many likely cells each fix names.
+
+        Raises:
+            BadPhotoError: a photo cannot be read. To go on past such photos use :meth:`results`.
+            BadRecipeError: ``together`` of a bundle without cells.
+        """
+        one = isinstance(photos, str | Path | bytes)
+        asked: Sequence[str | Path | bytes] = [photos] if one else photos  # type: ignore[list-item,assignment]
+        albums = Albums("place", [np.arange(len(asked))]) if together else None
+        found = []
+        for result in self.results(asked, albums=albums, top=top):
+            if result.fix is None:
+                raise result.error or BadPhotoError("unreadable", f"{result.photo} cannot be read")
+            found.append(result.fix)
+        return found[0] if one or together else found
+
+    def results(
+        self,
+        photos: Sequence[str | Path | bytes],
+        *,
+        albums: Albums | None = None,
+        top: int = 5,
+        progress: Progress = silent,
+    ) -> Iterator[Result]:
+        """Answer photos in their order; one that cannot be read becomes a reply with its error.
+
+        Args:
+            albums: which photos to answer together; each by itself where there are none.
+
+        Raises:
+            BadRecipeError: albums for a bundle without cells.
+        """
+        waiting: dict[int, Result] = {}
+        names = [f"photo {i}" if isinstance(p, bytes) else p for i, p in enumerate(photos)]
+        inputs: list[Photo] = [p if isinstance(p, bytes) else Path(p) for p in photos]
+        done = 0
+        for predictions in self._in_chunks(inputs, albums):
+            probability = None if predictions.log_probability is None else np.exp(predictions.log_probability)
+            found = decode.fixes(predictions.points, probability, self.bundle.partition, top)
+            waiting |= {int(i): Result(names[i], fix, None) for i, fix in zip(predictions.index, found, strict=True)}
+            waiting |= {i: Result(names[i], None, error) for i, error in predictions.errors.items()}
+            progress(done + len(waiting), len(photos), "photos")
+            while done in waiting:
+                yield waiting.pop(done)
+                done += 1
+
+    def _in_chunks(self, photos: Sequence[Photo], albums: Albums | None) -> Iterator[Predictions]:
+        if albums is not None:
+            yield from self.predict_together(photos, albums)
+            return
+        for start in range(0, len(photos), CHUNK):
+            for predictions in self.predict_batches(photos[start : start + CHUNK]):
+                errors = {start + i: error for i, error in predictions.errors.items()}
+                yield replace(predictions, index=start + predictions.index, errors=errors)
+
+    def predict_together(
+        self, photos: Sequence[Photo], albums: Albums, *, progress: Progress = silent
+    ) -> Iterator[Predictions]:
+        """As :meth:`predict_batches`, but albums are answered together (:mod:`graticule.inference.albums`).
+
+        A photo that cannot be read has no say. Positions are those of cells, whatever the recipe's answer.
+
+        Raises:
+            BadRecipeError: the bundle has no cells.
+        """
+        partition, answer = self.bundle.partition, self.bundle.recipe.answer
+        if self.bundle.model.head.cells is None:
+            raise BadRecipeError("photos are answered together by what they say of cells; this bundle has none")
+        done = 0
+        for some in albums.chunks(CHUNK):
+            rows = np.concatenate(some)
+            logs = np.full((len(rows), len(partition)), np.nan)
+            errors: dict[int, BadPhotoError] = {}
+            for predictions in self.predict_batches([photos[i] for i in rows]):
+                if predictions.log_probability is not None:
+                    logs[predictions.index] = predictions.log_probability
+                errors |= {int(rows[i]): error for i, error in predictions.errors.items()}
+            read = ~np.isnan(logs[:, 0])
+            for album in np.split(np.arange(len(rows)), np.cumsum([len(album) for album in some])[:-1]):
+                heard = album[read[album]]
+                if len(heard):
+                    logs[heard] = albums.answer(logs[heard], self._motion)
+            done += len(rows)
+            progress(done, len(photos), f"photos of one {albums.together} together")
+            own: Answer = "median" if answer == "regressed" else answer
+            yield Predictions(rows[read], decode.points(np.exp(logs[read]), partition, own), logs[read], None, errors)
+
+    @cached_property
+    def _motion(self) -> Motion:
+        return Motion(self.bundle.partition)
+
+    @torch.inference_mode()
+    def predict_batches(self, photos: Sequence[Photo], *, progress: Progress = silent) -> Iterator[Predictions]:
+        """What the network says, batch by batch, in no particular order."""
+        bundle = self.bundle
+        for index, features, errors in encode(
+            bundle.model, bundle.preprocess, photos, store=self.store, progress=progress
+        ):
+            if not len(index):
+                none = np.empty(0)
+                yield Predictions(index, Points(none, none, none), None, None, errors)
+                continue
+            output = bundle.model.head(features)
+            logs = position = None
+            if output.logits is not None:
+                logits = output.logits.double() / bundle.recipe.temperature
+                logs = torch.log_softmax(logits, dim=1).cpu().numpy()
+            if output.position is not None:
+                position = output.position.cpu().numpy()
+            points = decode.points(
+                None if logs is None else np.exp(logs),
+                bundle.partition,
+                bundle.recipe.answer,
+                position=position,
+                regression_error_km=bundle.facts.get("regression_error_km"),
+            )
+            yield Predictions(index, points, logs, position, errors)
+
+    def features(self, photos: Sequence[Photo], *, progress: Progress = silent) -> NDArray[np.float32]:
+        """What the encoder makes of each photo, shape ``(N, F)``.
+
+        Raises:
+            BadPhotoError: a photo cannot be read.
+        """
+        bundle = self.bundle
+        out = np.empty((len(photos), bundle.model.encoder.num_features), np.float32)
+        for index, features, errors in encode(
+            bundle.model, bundle.preprocess, photos, store=self.store, progress=progress
+        ):
+            for error in errors.values():
+                raise error
+            out[index] = features.cpu().numpy()
+        return out
+
+
+def load(path: str | Path, *, device: str | None = None, precision: Precision = "float32") -> Locator:
+    """Open a bundle for answering; ``device`` and ``precision`` as for :class:`Locator`.
+
+    Raises:
+        BundleError: there is no whole bundle at ``path``.
+    """
+    return Locator(Bundle.read(Path(path)), device=device, precision=precision)

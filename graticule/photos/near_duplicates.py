@@ -1,0 +1,159 @@
+"""Photos that look alike: the same view taken twice, and one picture that stands for many places.
+
+Two photos look alike where their difference hashes (:func:`graticule.photos.images.difference_hash`) differ in few of
+64 bits. The search is exact, by bands: multi-index hashing of Norouzi, Punjani and Fleet, Fast Search in Hamming
+Space with Multi-Index Hashing (CVPR 2012).
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from graticule.geo import sphere
+from graticule.photos.images import hamming
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+MOST_PAIRS = 2_000_000  # compared at a time, to bound memory
+
+
+def near_hashes(hashes: ArrayLike, bits: int) -> Iterator[tuple[Ints, Ints]]:
+    """All pairs of hashes that differ in at most ``bits`` bits, each once, some at a time.
+
+    Cut into ``bits + 1`` bands, two such hashes agree in one band at least; so only hashes that share a band are
+    compared. Equal hashes are pairs too: give unique ones where many are equal.
+
+    Args:
+        hashes: uint64, shape ``(N,)``.
+        bits: from 0 to 63.
+
+    Yields:
+        Row numbers ``(i, j)``, each of shape ``(P,)``.
+
+    Raises:
+        ValueError: ``bits`` is out of range.
+    """
+    if not 0 <= bits <= 63:
+        raise ValueError(f"bits={bits}; hashes of 64 bits differ in 0 to 63 bits that can be searched for")
+    values = np.asarray(hashes, np.uint64)
+    edges = np.linspace(0, 64, bits + 2).astype(int)
+    bands = [np.uint64(((1 << (hi - lo)) - 1) << lo) for lo, hi in itertools.pairwise(edges.tolist())]
+    for number, band in enumerate(bands):
+        order = np.argsort(values & band, kind="stable")
+        ranked = values[order]
+        _, start, count = np.unique(ranked & band, return_index=True, return_counts=True)
+        end = np.repeat(start + count, count)
+        left = np.arange(len(values))
+        for shift in range(1, int(count.max(initial=1))):
+            left = left[left + shift < end[left]]
+            for some in np.array_split(left, len(left) // MOST_PAIRS + 1):
+                a, b = ranked[some], ranked[some + shift]
+                found = hamming(a, b) <= bits
+                for earlier in bands[:number]:  # a pair that agrees there was told there
+                    found &= (a ^ b) & earlier != 0
+                if found.any():
+                    yield order[some[found]], order[some[found] + shift]
+
+
+def near_duplicates(
+    lat: ArrayLike, lon: ArrayLike, hashes: ArrayLike, *, bits: int, within_km: float, place: ArrayLike | None = None
+) -> Ints:
+    """For each photo an earlier one that it repeats, shape ``(N,)``; -1 for those worth keeping.
+
+    A photo repeats another where both look alike and lie near each other or at one place. What it repeats is itself
+    kept, so a slow change over many views is not thinned to its first.
+
+    Args:
+        lat, lon: degrees, shape ``(N,)``.
+        hashes: uint64, shape ``(N,)``.
+        bits: look-alikes differ in at most so many of 64 bits.
+        within_km: how far apart two views of one thing may lie.
+        place: group codes, shape ``(N,)``; -1 is no place.
+    """
+    lats, lons, places = np.asarray(lat, np.float64), np.asarray(lon, np.float64), _codes(place, np.size(lat))
+    earlier: list[Ints] = []
+    later: list[Ints] = []
+    for i, j in _expanded(np.asarray(hashes, np.uint64), bits):
+        near = sphere.great_circle_km(lats[i], lons[i], lats[j], lons[j]) <= within_km
+        near |= (places[i] >= 0) & (places[i] == places[j])
+        earlier.append(np.minimum(i, j)[near])
+        later.append(np.maximum(i, j)[near])
+    like = np.full(len(lats), -1)
+    if earlier:
+        first, second = np.concatenate(earlier), np.concatenate(later)
+        order = np.lexsort((first, second))
+        for i, j in zip(first[order].tolist(), second[order].tolist(), strict=True):
+            if like[j] < 0 and like[i] < 0:
+                like[j] = i
+    return like
+
+
+def one_picture_for_many_places(
+    lat: ArrayLike, lon: ArrayLike, hashes: ArrayLike, tones: ArrayLike, *, bits: int, apart_km: float, places: int
+) -> Bools:
+    """Which photos are one picture shown at several places far apart, as the tile that says "no imagery"; ``(N,)``.
+
+    Args:
+        lat, lon: degrees, shape ``(N,)``.
+        hashes: uint64, shape ``(N,)``.
+        tones: grey levels that copies share, such as mean and percentiles, shape ``(N, T)``. A copy has each of
+            them within 3 levels of the median copy's: dark roads share a hash now and then, but not the light.
+        bits: copies differ in at most so many of 64 bits.
+        apart_km: places count as different beyond this.
+        places: how many different places make the picture a placeholder.
+    """
+    from scipy import sparse
+
+    copies = np.zeros(np.size(lat), bool)
+    if not copies.size:
+        return copies
+    lats, lons, tone = np.asarray(lat, np.float64), np.asarray(lon, np.float64), np.asarray(tones, np.float64)
+    unique, member = np.unique(np.asarray(hashes, np.uint64), return_inverse=True)
+    pairs = [np.stack(pair) for pair in near_hashes(unique, bits)]
+    i, j = np.concatenate(pairs, axis=1) if pairs else np.zeros((2, 0), np.int64)
+    graph: Any = sparse.coo_array((np.ones(len(i)), (i, j)), shape=(len(unique), len(unique)))
+    group = sparse.csgraph.connected_components(graph, directed=False)[1][member]
+    order = np.argsort(group, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
+        if len(rows) < places:
+            continue
+        same = rows[(np.abs(tone[rows] - np.median(tone[rows], axis=0)) <= 3).all(axis=1)]
+        copies[same] = _far_apart(lats[same], lons[same], apart_km, places)
+    return copies
+
+
+def _far_apart(lat: Floats, lon: Floats, apart_km: float, places: int) -> bool:
+    """Whether so many positions can be picked one after another, each far from all picked before."""
+    for _ in range(places):
+        if not len(lat):
+            return False
+        beyond = sphere.great_circle_km(lat[0], lon[0], lat, lon) > apart_km
+        lat, lon = lat[beyond], lon[beyond]
+    return True
+
+
+def _expanded(hashes: NDArray[np.uint64], bits: int) -> Iterator[tuple[Ints, Ints]]:
+    """Pairs of photos, from pairs of unique hashes: a thousand equal hashes are searched for once."""
+    unique, member, count = np.unique(hashes, return_inverse=True, return_counts=True)
+    order, start = np.argsort(member, kind="stable"), np.cumsum(count) - count
+    twice = np.flatnonzero(count > 1)
+    for u, v in itertools.chain([(twice, twice)], near_hashes(unique, bits)):
+        times = count[u] * count[v]
+        ends = np.cumsum(times)
+        for begin in range(0, int(times.sum()), MOST_PAIRS):
+            flat = np.arange(begin, min(begin + MOST_PAIRS, int(ends[-1])))
+            pair = np.searchsorted(ends, flat, side="right")
+            step = flat - (ends - times)[pair]
+            i = order[start[u[pair]] + step // count[v[pair]]]
+            j = order[start[v[pair]] + step % count[v[pair]]]
+            once = (u[pair] != v[pair]) | (i < j)
+            yield i[once], j[once]
+
+
+def _codes(place: ArrayLike | None, count: int) -> Ints:
+    return np.full(count, -1) if place is None else np.asarray(place, np.int64)

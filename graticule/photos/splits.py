@@ -1,0 +1,473 @@
+"""Train, val and test; folds; sequences rebuilt where their names are lost.
+
+Frames of one drive lie metres apart and look alike. Split by frame, a network is examined on what it has
+learned by heart, so the splits here keep whole places, drives, days or blocks of the map on one side.
+:mod:`graticule.photos.leakage` tells how far apart the sides really are.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import ArrayLike, NDArray
+
+from graticule.errors import BadRecipeError
+from graticule.geo import s2, sphere
+from graticule.photos.table import Photos, group_codes
+from graticule.photos.times import read_times
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Strings = NDArray[np.str_]
+Bools = NDArray[np.bool_]
+
+PARTS = ("train", "val", "test")
+BUFFER = "buffer"  # in no part: too near to a held-out photo, across a moment that divides, or of unknown time
+SHARES = (0.8, 0.1, 0.1)
+METHODS = ("random", "place", "drive", "sequence", "rebuilt", "day", "uploader", "block", "world", "time", "column")
+BLOCKS_KM = {"block": (0.2, 0.1), "world": (100.0, 10.0)}  # size and buffer where nothing is said
+TRACKS = {"revisit": "drive", "unseen": "block"}  # the two honest tracks of a city, by how they are split
+UPLOADER_COLUMNS = ("creator", "creator_id", "uploader", "user", "mly_creator_id")
+MAX_GAP_MINUTES, MAX_STEP_KM = 2.0, 1.0
+# Of gaps of 0.5 to 30 minutes and steps of 30 m to 1 km, these found the most pairs of photos that truly share a
+# sequence without merging many that do not: 100, 81 and 70 % of the pairs in three real tables; tests/test_splits.py.
+SAME_DRIVE_KM, SAME_DRIVE_S = 0.1, 10.0  # a car in town goes as far in as long
+DEALT = 10_000  # groups dealt one by one; the smaller ones beyond are shuffled and cut, as nobody could tell
+OTHER_NAMES = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
+
+
+def make_split(
+    photos: Photos,
+    by: str,
+    *,
+    shares: Sequence[float] = SHARES,
+    seed: int = 0,
+    block_km: float | None = None,
+    buffer_km: float | None = None,
+    strata: ArrayLike | None = None,
+) -> Strings:
+    """Say for each photo whether it is for ``train``, ``val`` or ``test``, or in no part: in the ``buffer``.
+
+    Args:
+        by: what stays whole on one side. ``random``, nothing, as report A does it and nobody should; ``time``,
+            see :func:`split_time`; ``block`` (200 m wide, 100 m apart) or ``world`` (100 km wide, 10 km apart),
+            see :func:`split_blocks`; ``column``, as the table's own column ``split`` says; or a group of
+            :func:`groups_of`, such as ``drive``, ``uploader+day`` or ``city``.
+        shares: of train, val and test; 0 leaves a part out. Not used by ``column``.
+        block_km, buffer_km: of ``block`` and ``world``, in place of the widths above.
+        strata: labels, shape ``(N,)``, such as the cell of each photo; ``random`` gives each the same shares.
+
+    Raises:
+        BadRecipeError: impossible shares, a column that is not there, or too few groups.
+    """
+    if by == "random":
+        return split_random(len(photos), shares, seed, strata)
+    if by in BLOCKS_KM:
+        block_km, buffer_km = block_sizes(by, block_km, buffer_km)
+        return split_blocks(photos.lat, photos.lon, shares, seed, block_km=block_km, buffer_km=buffer_km)
+    if by == "time":
+        return split_time(moments(photos), groups_of(photos, "drive"), shares)
+    if by == "column":
+        _need_column(photos, "split")
+        return _own_split(photos.column("split"))
+    return split_groups(groups_of(photos, by), shares, seed, name=by)
+
+
+def make_folds(photos: Photos, k: int, by: str = "place", seed: int = 0, *, block_km: float | None = None) -> Ints:
+    """Number each photo's fold, 0 to k - 1, shape ``(N,)``: whole groups, folds of nearly equal size.
+
+    Args:
+        by: ``random``, ``block``, ``world`` or a group of :func:`groups_of`. A fold of blocks has no buffer yet:
+            leave out what :func:`within_buffer` finds when you train on the other folds.
+
+    Raises:
+        BadRecipeError: fewer than two folds, a column that is not there, or fewer groups than folds.
+    """
+    if by == "random":
+        return fold_groups(np.arange(len(photos)), k, seed, name="photo")
+    if by in BLOCKS_KM:
+        return fold_groups(_blocks(photos.lat, photos.lon, block_sizes(by, block_km)[0]), k, seed, name="block")
+    return fold_groups(groups_of(photos, by), k, seed, name=by)
+
+
+def groups_of(photos: Photos, by: str) -> Ints:
+    """Group codes, shape ``(N,)``.
+
+    Args:
+        by: ``place``, see :meth:`Photos.places`; ``drive``, see :func:`drives`; ``day``, the calendar day of
+            ``captured_at`` where the photo was taken; ``uploader``, the column ``creator`` or ``uploader`` (photos
+            of unknown day are one group, and so are those of unknown uploader); ``rebuilt``, see
+            :func:`rebuild_sequences`; else a column, such as ``sequence`` or ``city``, in which each missing value
+            is a group of its own. Several joined by ``+`` make a group of each combination.
+
+    Raises:
+        BadRecipeError: a column that is not there, or is empty.
+    """
+    codes, *others = (_group(photos, name) for name in by.split("+"))
+    for other in others:
+        codes = np.unique(codes * (other.max() + 1) + other, return_inverse=True)[1].astype(np.int64)
+    return codes
+
+
+def drive_source(photos: Photos) -> str:
+    """What :func:`drives` starts from: ``sequence``, or without such a column ``uploader+day``, or ``rebuilt``."""
+    if not is_empty(photos, "sequence"):
+        return "sequence"
+    known = uploader_column(photos) and not is_empty(photos, "captured_at")
+    return "uploader+day" if known else "rebuilt"
+
+
+def drives(photos: Photos) -> Ints:
+    """Group codes of drives, shape ``(N,)``: sequences, and those together that one drive must have taken.
+
+    A sequence id is the name of an upload: a drive may have been cut into several, or have been uploaded twice
+    under other names. Where times are known, groups that come as near as :func:`drive_points` says are made one.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    codes = groups_of(photos, drive_source(photos))
+    if is_empty(photos, "captured_at"):
+        return codes
+    second = read_times(photos.frame["captured_at"])["second"]
+    rows = second.is_not_null().arg_true().to_numpy()
+    points = drive_points(photos.lat[rows], photos.lon[rows], second.to_numpy()[rows])
+    count = int(codes.max()) + 1
+    links = [np.empty(0, np.int64)]
+    for i, j, _ in sphere.near_pairs(points, points, 1.0):
+        links.append(np.unique(codes[rows[i]] * count + codes[rows[j]]))
+    ends = np.divmod(np.unique(np.concatenate(links)), count)
+    graph = coo_array((np.ones(len(ends[0])), ends), shape=(count, count))
+    merged: Ints = connected_components(graph, directed=False)[1].astype(np.int64)[codes]
+    return merged
+
+
+def drive_points(lat: ArrayLike, lon: ArrayLike, second: ArrayLike) -> Floats:
+    """Points in space and time, shape ``(N, 4)``; two photos no farther apart than 1 count as of one drive.
+
+    The distance is ``sqrt((d / 100 m)² + (t / 10 s)²)``.
+    """
+    xyz = sphere.unit_vectors(lat, lon) * (sphere.EARTH_RADIUS_KM / SAME_DRIVE_KM)  # a chord this short is as its arc
+    points: Floats = np.c_[xyz, np.asarray(second, np.float64) / SAME_DRIVE_S]
+    return points
+
+
+def rebuild_sequences(
+    photos: Photos, *, max_gap_minutes: float = MAX_GAP_MINUTES, max_step_km: float = MAX_STEP_KM
+) -> Ints:
+    """Guess which photos were taken on one drive, shape ``(N,)``, from uploader, time and position.
+
+    The photos of an uploader (all photos, where the column is missing) are put in the order of their time; a drive
+    ends at a pause longer than ``max_gap_minutes`` or a jump farther than ``max_step_km``. Photos without a time
+    keep the order of the table, and only a jump ends a drive. Uploads of two devices at one time become one drive:
+    rather too long than cut in two, of which one half would be examined on the other.
+    """
+    second = np.full(len(photos), np.nan) if is_empty(photos, "captured_at") else _seconds(photos)
+    uploader = _group(photos, "uploader") if uploader_column(photos) else np.zeros(len(photos), np.int64)
+    order = np.lexsort((second, uploader))  # stable, NaN last
+    here, after = order[:-1], order[1:]
+    step_km = sphere.great_circle_km(photos.lat[here], photos.lon[here], photos.lat[after], photos.lon[after])
+    pause = second[after] - second[here]
+    begins = (uploader[here] != uploader[after]) | (step_km > max_step_km) | (pause > 60 * max_gap_minutes)
+    begins |= np.isnan(second[here]) != np.isnan(second[after])
+    codes = np.empty(len(photos), np.int64)
+    codes[order] = np.cumsum(np.r_[0, begins][: len(photos)])
+    return codes
+
+
+def split_time(second: ArrayLike, drives: ArrayLike, shares: Sequence[float] = SHARES) -> Strings:
+    """Train before val before test, divided at two moments; a drive that is across one goes to ``buffer``.
+
+    The moments are chosen so that the parts come near their shares and few photos fall across: between drives,
+    where there is a pause. Photos of unknown time go to ``buffer`` too.
+
+    Args:
+        second: when each photo was taken, shape ``(N,)``, any origin; NaN where it is unknown.
+        drives: group codes, shape ``(N,)``.
+
+    Raises:
+        BadRecipeError: too few drives apart in time.
+    """
+    seconds = np.asarray(second, np.float64)
+    known = ~np.isnan(seconds)
+    _, drive, sizes = np.unique(np.asarray(drives)[known], return_inverse=True, return_counts=True)
+    start, end = np.full(len(sizes), np.inf), np.full(len(sizes), -np.inf)
+    np.minimum.at(start, drive, seconds[known])
+    np.maximum.at(end, drive, seconds[known])
+
+    candidates = np.unique(start)  # a cut at one of these has whole drives after it
+    ends, starts = np.argsort(end), np.argsort(start)
+    before = np.r_[0, np.cumsum(sizes[ends])][np.searchsorted(end[ends], candidates)]
+    begun = np.r_[0, np.cumsum(sizes[starts])][np.searchsorted(start[starts], candidates)]
+    target = np.cumsum(_checked_shares(shares)) * sizes.sum()
+
+    cost = np.abs((before + begun) / 2 - target[:2, None]) + (begun - before)
+
+    def cut(which: int, first: int, last: int) -> int:
+        return first + int(np.argmin(cost[which, first:last])) if first < last else len(candidates)
+
+    count = len(candidates)
+    _, val, test = (share > 0 for share in shares)
+    to_val = cut(0, 1, count - (val and test)) if val or test else count
+    to_test = (cut(1, to_val + 1, count) if val else to_val) if test else count
+    moment = np.r_[candidates, np.inf][[to_val, to_test]]
+    part = np.full(len(sizes), BUFFER, dtype="<U6")
+    part[end < moment[0]] = "train"
+    part[(start >= moment[0]) & (end < moment[1])] = "val"
+    part[start >= moment[1]] = "test"
+    missing = [name for name, share in zip(PARTS, shares, strict=True) if share > 0 and name not in part]
+    if missing:
+        raise BadRecipeError(
+            f"{len(sizes)} drives cannot be divided in time into {_wanted(shares)}: nothing is left for "
+            f"{' and '.join(missing)}. Bring more days, or split by sequence"
+        )
+    parts = np.full(len(seconds), BUFFER, dtype="<U6")
+    parts[known] = part[drive]
+    return parts
+
+
+def moments(photos: Photos) -> Floats:
+    """When each photo was taken, shape ``(N,)``: seconds since 1970 in UTC, a date alone at midnight, else NaN.
+
+    Raises:
+        BadRecipeError: there is no column ``captured_at``, or no value in it is a time.
+    """
+    _need_column(photos, "captured_at")
+    second = _seconds(photos)
+    if np.isnan(second).all():
+        raise BadRecipeError(
+            f"no value in the column 'captured_at' is a time, such as {photos.frame['captured_at'].drop_nulls()[0]!r}; "
+            f"write them like 2024-07-09T03:24:18+02:00, or as seconds since 1970"
+        )
+    return second
+
+
+def part_days(photos: Photos, parts: Strings) -> dict[str, tuple[str, str]]:
+    """First and last day (ISO) of each of the parts; empty where no time is known."""
+    if is_empty(photos, "captured_at"):
+        return {}
+    table = pl.DataFrame({"part": parts, "day": read_times(photos.frame["captured_at"])["day"]}).drop_nulls()
+    spans = table.group_by("part").agg(first=pl.col("day").min(), last=pl.col("day").max())
+    found = {row["part"]: (row["first"].isoformat(), row["last"].isoformat()) for row in spans.to_dicts()}
+    return {part: found[part] for part in (*PARTS, BUFFER) if part in found}
+
+
+def block_sizes(by: str, block_km: float | None = None, buffer_km: float | None = None) -> tuple[float, float]:
+    """Width of a block and of the strip around it: what is given, else what is usual for ``by``; kilometres."""
+    usual = BLOCKS_KM.get(by, BLOCKS_KM["block"])
+    return usual[0] if block_km is None else block_km, usual[1] if buffer_km is None else buffer_km
+
+
+def split_random(
+    count: int, shares: Sequence[float] = SHARES, seed: int = 0, strata: ArrayLike | None = None
+) -> Strings:
+    """Split by photo. Every stratum gets its shares to within one photo, the whole exactly."""
+    ends = np.rint(np.cumsum(_checked_shares(shares)) * count).astype(np.int64)
+    if len(np.unique([0, *ends])) <= np.count_nonzero(shares):
+        raise BadRecipeError(f"{count} photos are too few for {_wanted(shares)}")
+    labels = np.zeros(count) if strata is None else np.asarray(strata)
+    _, codes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    rng = np.random.default_rng(seed)
+    # Deal each stratum evenly along [0, 1) in random order, from a random start, then cut at the shares.
+    shuffled = rng.permutation(count)
+    by_stratum = shuffled[np.argsort(codes[shuffled], kind="stable")]
+    rank = np.empty(count)
+    rank[by_stratum] = np.arange(count) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    order = np.argsort((rank + rng.random(len(sizes))[codes]) / sizes[codes], kind="stable")
+    parts = np.empty(count, dtype="<U6")
+    for part, photos in zip(PARTS, np.split(order, ends[:-1]), strict=True):
+        parts[photos] = part
+    return parts
+
+
+def split_groups(groups: ArrayLike, shares: Sequence[float] = SHARES, seed: int = 0, *, name: str = "group") -> Strings:
+    """Split by group, each whole on one side, with sizes near the shares even where groups are few.
+
+    Larger groups are dealt first, at random among the parts with room for them and in proportion to that
+    room: each part gets large and small groups alike, and the small ones of the end fill it up.
+
+    Raises:
+        BadRecipeError: fewer groups than parts.
+    """
+    labels, codes, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    wanted = np.flatnonzero(_checked_shares(shares))
+    if len(labels) < len(wanted):
+        raise BadRecipeError(
+            f"there are only {len(labels)} {name}s, too few for {_wanted(shares)}: each part needs one of "
+            f"its own. Split by something finer, leave a part out, or bring more {name}s"
+        )
+    rng = np.random.default_rng(seed)
+    queue = _larger_first(sizes, rng)
+    room = np.where(np.asarray(shares) > 0, np.asarray(shares) * sizes.sum(), -np.inf)
+    part_of = np.full(len(sizes), -1)
+
+    # Every part first draws one group, the smallest part before others: one that fits, or else one of the
+    # smaller half, since with few drives the held-out shares may be smaller than any.
+    for part in sorted(wanted, key=lambda part: room[part]):
+        free = queue[part_of[queue] < 0]
+        fits = free[sizes[free] <= room[part]]
+        drawn = rng.choice(fits if len(fits) else free[-((len(free) + 1) // 2) :])
+        part_of[drawn] = part
+        room[part] -= sizes[drawn]
+
+    chances = rng.random(len(queue))
+    for group, luck in zip(queue[:DEALT], chances[:DEALT], strict=True):
+        if part_of[group] >= 0:
+            continue
+        open_room = np.where(room >= sizes[group], room, 0)
+        reach = np.cumsum(open_room)
+        part = np.searchsorted(reach, luck * reach[-1], side="right") if reach[-1] > 0 else room.argmax()
+        part_of[group] = part
+        room[part] -= sizes[group]
+    rest = queue[DEALT:][part_of[queue[DEALT:]] < 0]
+    part_of[rest] = _fill(sizes[rest], room, rng)
+    parts: Strings = np.array([*PARTS, BUFFER])[part_of[codes]]
+    return parts
+
+
+def split_blocks(
+    lat: ArrayLike,
+    lon: ArrayLike,
+    shares: Sequence[float] = SHARES,
+    seed: int = 0,
+    *,
+    block_km: float,
+    buffer_km: float,
+) -> Strings:
+    """Split by S2 cells about ``block_km`` wide, with a strip of ``buffer_km`` around what is held out.
+
+    A train or val photo within ``buffer_km`` of a test photo, and a train photo within it of a val photo,
+    goes to ``buffer``: two photos across a street must not be a question and its answer.
+
+    Raises:
+        BadRecipeError: too few blocks, or the buffer leaves a part without photos.
+    """
+    lats, lons = sphere.check_latlon(lat, lon)
+    parts = split_groups(_blocks(lats, lons, block_km), shares, seed, name="block")
+    for held_out, others in (("test", ["train", "val"]), ("val", ["train"])):
+        held, rest = parts == held_out, np.flatnonzero(np.isin(parts, others))
+        near = within_buffer(lats[rest], lons[rest], lats[held], lons[held], buffer_km)
+        parts[rest[near]] = BUFFER
+    for part, share in zip(PARTS, shares, strict=True):
+        if share > 0 and part not in parts:
+            raise BadRecipeError(
+                f"blocks of {sphere.format_km(block_km)} with a buffer of {sphere.format_km(buffer_km)} leave no "
+                f"photo for {part}; take larger blocks or a narrower buffer"
+            )
+    return parts
+
+
+def fold_groups(groups: ArrayLike, k: int, seed: int = 0, *, name: str = "group") -> Ints:
+    """Deal groups, larger ones first, each to the fold that has the fewest photos so far."""
+    _, codes, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    if k < 2:
+        raise BadRecipeError(f"folds={k}: there must be 2 or more, one to test on and the rest to train on")
+    if k > len(sizes):
+        raise BadRecipeError(f"there are only {len(sizes)} {name}s, too few for {k} folds; take {len(sizes)} or fewer")
+    filled = np.zeros(k, np.int64)
+    fold_of = np.empty(len(sizes), np.int64)
+    rng = np.random.default_rng(seed)
+    queue = _larger_first(sizes, rng)
+    for group in queue[:DEALT]:
+        fold_of[group] = filled.argmin()
+        filled[fold_of[group]] += sizes[group]
+    fold_of[queue[DEALT:]] = _fill(sizes[queue[DEALT:]], sizes.sum() / k - filled, rng)
+    return fold_of[codes]
+
+
+def within_buffer(lat: ArrayLike, lon: ArrayLike, to_lat: ArrayLike, to_lon: ArrayLike, buffer_km: float) -> Bools:
+    """Which of N points lie nearer than ``buffer_km`` to any of M others, shape ``(N,)``."""
+    if not np.size(lat) or not np.size(to_lat) or buffer_km <= 0:
+        return np.zeros(np.shape(lat), bool)
+    return sphere.nearest_km(lat, lon, to_lat, to_lon)[0] < buffer_km
+
+
+def _blocks(lat: ArrayLike, lon: ArrayLike, block_km: float) -> NDArray[np.uint64]:
+    """The S2 cell of each point, of the level whose cells are nearest to ``block_km`` wide on average."""
+    face_km = sphere.EARTH_RADIUS_KM * np.sqrt(4 * np.pi / 6)  # a square of a sixth of the Earth
+    level = int(np.clip(np.rint(np.log2(face_km / block_km)), 0, s2.MAX_LEVEL))
+    return s2.parents(s2.leaf_cells(lat, lon), level)
+
+
+def _larger_first(sizes: Ints, rng: np.random.Generator) -> Ints:
+    """Groups in random order, but by powers of two of their size, so that another seed is another split."""
+    shuffled = rng.permutation(len(sizes))
+    order: Ints = shuffled[np.argsort(-np.floor(np.log2(sizes[shuffled])), kind="stable")]
+    return order
+
+
+def _fill(sizes: Ints, room: Floats, rng: np.random.Generator) -> Ints:
+    """Many small groups, shuffled and laid end to end: where the middle of each falls says which room it fills."""
+    shuffled = rng.permutation(len(sizes))
+    middle = np.cumsum(sizes[shuffled]) - sizes[shuffled] / 2
+    reach = np.cumsum(np.maximum(room, 0))
+    filled = np.empty(len(sizes), np.int64)
+    filled[shuffled] = np.searchsorted(reach * (sizes.sum() / max(reach[-1], 1)), middle, side="left")
+    return filled
+
+
+def uploader_column(photos: Photos) -> str | None:
+    """The column that names who uploaded a photo; none where there is no such, or an empty one."""
+    return next((name for name in UPLOADER_COLUMNS if not is_empty(photos, name)), None)
+
+
+def is_empty(photos: Photos, name: str) -> bool:
+    """Whether a column is missing or holds nothing."""
+    return not photos.has(name) or photos.frame[name].null_count() == len(photos)
+
+
+def _group(photos: Photos, name: str) -> Ints:
+    if name == "place":
+        return photos.places()
+    if name == "drive":
+        return drives(photos)
+    if name == "rebuilt":
+        return rebuild_sequences(photos)
+    if name == "day":
+        _need_column(photos, "captured_at")
+        return group_codes(read_times(photos.frame["captured_at"])["day"].cast(pl.String).fill_null(""))
+    if name == "uploader" and (column := uploader_column(photos)):
+        return group_codes(photos.frame[column].cast(pl.String).fill_null(""))
+    _need_column(photos, name)
+    return photos.groups(name)
+
+
+def _seconds(photos: Photos) -> Floats:
+    times = read_times(photos.frame["captured_at"])
+    midnight = times["day"].cast(pl.Datetime("us")).dt.epoch("us").cast(pl.Float64) / 1e6
+    return times["second"].fill_null(midnight).fill_null(float("nan")).to_numpy()
+
+
+def _need_column(photos: Photos, name: str) -> None:
+    if is_empty(photos, name):
+        raise BadRecipeError(
+            f"the photos have no column {name!r} to split by, or it is empty. Split by {', '.join(METHODS)}, "
+            f"or by any column; they have: {', '.join(photos.frame.columns)}"
+        )
+
+
+def _own_split(values: NDArray[Any]) -> Strings:
+    named = [str(value).strip().lower() for value in values]
+    parts = np.array([OTHER_NAMES.get(value, value) for value in named])
+    unknown = sorted(set(parts.tolist()) - {*PARTS, BUFFER})
+    if unknown:
+        raise BadRecipeError(
+            f"the column 'split' holds {', '.join(map(repr, unknown[:5]))}; valid are {', '.join(PARTS)} and {BUFFER}"
+        )
+    if "train" not in parts:
+        raise BadRecipeError("the column 'split' gives no photo to train")
+    return parts
+
+
+def _checked_shares(shares: Sequence[float]) -> Floats:
+    values = np.asarray(shares, np.float64)
+    if values.shape != (3,) or (values < 0).any() or abs(values.sum() - 1) > 1e-6 or values[0] == 0:
+        raise BadRecipeError(
+            f"shares={tuple(shares)}: train, val and test are three shares that sum to 1, train above 0"
+        )
+    return values
+
+
+def _wanted(shares: Sequence[float]) -> str:
+    return ", ".join(f"{share:.0%} {part}" for part, share in zip(PARTS, shares, strict=True) if share > 0)

@@ -1,0 +1,1 @@
+"""A synthetic city, drawn frame by frame: photos whose truth is known, with no network."""

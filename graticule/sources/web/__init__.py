@@ -1,0 +1,1 @@
+"""Sources that answer over a network."""

@@ -1,0 +1,352 @@
+"""The loop: one optimiser over the stages of a recipe, what is watched, and checkpoints that resume exactly."""
+
+import logging
+import math
+import pickle
+import time
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import polars as pl
+import torch
+from lightning.pytorch.callbacks import Callback, Checkpoint
+from timm.optim import param_groups_weight_decay
+from torch import Tensor
+
+from graticule.config import Precision, Recipe
+from graticule.errors import BadRecipeError
+from graticule.files import write_text
+from graticule.geo.sphere import from_vectors, great_circle_km, unit_vectors
+from graticule.model.data import Progress
+from graticule.model.freezing import freeze, frozen_parameters
+from graticule.model.geolocator import Geolocator
+from graticule.model.heads import Head, Output
+from graticule.model.losses import cell_loss, position_loss
+from graticule.model.preprocess import Augment
+from graticule.partition import NO_CELL, Partition
+from graticule.training.schedules import Plateau, Schedule
+
+
+class TrainingModule(lightning.LightningModule):
+    """One training step, one validation step, one optimiser over all the stages.
+
+    What a step does depends on the weights, the photos and the step's number alone: its stage, its rate and its
+    chance are worked out afresh. So a run that goes on from the middle of an epoch is the run it would have been.
+
+    Args:
+        steps_per_epoch: batches of one epoch.
+
+    Raises:
+        BadRecipeError: a stage freezes what the network does not have, or all of it.
+    """
+
+    cells: Tensor
+
+    def __init__(
+        self, model: Geolocator, partition: Partition, recipe: Recipe, tau_km: float, steps_per_epoch: int
+    ) -> None:
+        super().__init__()
+        # A frozen encoder did its work before; only the head is trained, moved and saved in checkpoints.
+        self.net: Any = model.head if recipe.encoder.frozen else model
+        self.recipe, self.partition, self.tau_km = recipe, partition, tau_km
+        self.augment = Augment(recipe.augment.crop, recipe.augment.light, recipe.augment.erase)
+        cells = torch.from_numpy(unit_vectors(partition.lat, partition.lon)).float()
+        self.register_buffer("cells", cells, persistent=False)
+        self.schedule = Schedule(recipe.train, steps_per_epoch)
+        self.plateau = Plateau()
+        self.movable = {name for name, p in self.net.named_parameters() if p.requires_grad}
+        self.frozen = [frozen_parameters(model, stage.freeze) for stage in self.schedule.plan]
+        for stage, frozen in zip(self.schedule.plan, self.frozen, strict=True):
+            if self.movable <= frozen:
+                raise BadRecipeError(f"freeze: {list(stage.freeze)} leaves nothing to train; freeze less")
+        self.stage: int | None = None
+        self.seen = EpochMetrics()
+        if recipe.train.compile:
+            self.net.compile()
+
+    @property
+    def head(self) -> Head:
+        head: Head = self.net.head if isinstance(self.net, Geolocator) else self.net
+        return head
+
+    def on_train_batch_start(self, batch: Any, index: int) -> None:
+        step = self.global_step
+        step_now = self.schedule.at(step, self.plateau.factor)
+        if step_now.stage != self.stage:
+            self.stage = step_now.stage
+            freeze(self.net, self.frozen[step_now.stage], self.movable)
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"], group["betas"] = step_now.lr, (step_now.beta1, group["betas"][1])
+        # Dropout and augmentation depend on the seed and the step alone.
+        torch.manual_seed(int(np.random.SeedSequence((self.recipe.seed, step)).generate_state(1, np.uint64)[0] >> 1))
+
+    def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
+        inputs = batch["features"] if "features" in batch else self.augment(batch["images"] / 255)
+        return self._loss(self.net(inputs), batch)
+
+    def validation_step(self, batch: dict[str, Any], _: int) -> None:
+        output = self.net(batch["features"] if "features" in batch else batch["images"])
+        self.seen.add(output, self._losses(output, batch), batch["index"])
+
+    def _loss(self, output: Output, batch: dict[str, Any]) -> Tensor:
+        return sum((loss for loss, _ in self._losses(output, batch)), torch.zeros((), device=self.device))
+
+    def _losses(self, output: Output, batch: dict[str, Any]) -> list[tuple[Tensor, int]]:
+        """The parts of the loss, each with the number of photos that it is a mean of."""
+        target, found = self.recipe.target, []
+        if output.logits is not None:
+            loss = cell_loss(
+                output.logits.float(),
+                batch["row"],
+                batch["position"],
+                self.cells,
+                kind=target.kind,
+                smoothing=target.smoothing or 0.0,
+                tau_km=self.tau_km,
+            )
+            everywhere = target.kind == "distance"  # else a photo outside every cell has no target
+            found.append((loss, len(batch["row"]) if everywhere else int((batch["row"] != NO_CELL).sum())))
+        if output.position is not None and self.head.frame is not None:
+            loss = position_loss(output.position, batch["position"], self.head.frame)
+            found.append(((target.alpha or 1.0) * loss, len(batch["position"])))
+        return found
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        wanted = self.recipe.train
+        kept = getattr(getattr(self.net, "encoder", None), "body", None)  # such as position embeddings
+        named = {f"encoder.body.{name}" for name in getattr(kept, "no_weight_decay", set)()}
+        groups = param_groups_weight_decay(self.net, wanted.weight_decay, no_weight_decay_list=named)
+        kind = torch.optim.AdamW if wanted.optimizer == "adamw" else torch.optim.Adam
+        return kind(groups, lr=wanted.lr)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["plateau"] = asdict(self.plateau)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.plateau = Plateau(**checkpoint["plateau"])
+
+
+class History(Callback):
+    """Counts photos, keeps the history, tells the progress. Its state travels in the checkpoint."""
+
+    def __init__(self, recipe: Recipe, progress: Progress, path: Path | None) -> None:
+        self.recipe, self.progress, self.path = recipe, progress, path
+        self.rows: list[dict[str, float]] = []
+        self.total: Tensor | float = 0.0  # of the losses of the running epoch
+        self.steps, self.photos, self.seconds = 0, 0, 0.0
+        self.mark, self.reported = 0.0, 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        self._count_time()
+        running = {"total": float(self.total), "steps": self.steps, "photos": self.photos, "seconds": self.seconds}
+        return {"history": self.rows, "running": running}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rows = list(state["history"])
+        for name, value in state["running"].items():
+            setattr(self, name, value)
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        self.mark = time.monotonic()
+
+    def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
+        self.total, self.steps, self.photos, self.seconds, self.mark = 0.0, 0, 0, 0.0, time.monotonic()
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, _: int) -> None:
+        loss = outputs["loss"].detach()
+        self.total = self.total + loss.double()
+        self.steps += 1
+        self.photos += len(batch["index"])
+        now = time.monotonic()
+        if now - self.reported > 0.2:  # reading the loss waits for the GPU: not at every step
+            self.reported = now
+            rate = self.photos / max(self.seconds + now - self.mark, 1e-9)
+            note = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {loss:.3f}  {rate:.0f} photos/s"
+            self.progress(trainer.global_step, module.schedule.steps, note)
+
+    def on_validation_start(self, trainer: Any, module: Any) -> None:
+        self._count_time()
+
+    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+        self._count_time()
+        mean = float(self.total) / max(self.steps, 1)
+        found = validation(trainer, module)
+        for name, loss in (("loss", mean), ("validation loss", found.get("val_loss", mean))):
+            if not math.isfinite(loss):
+                raise BadRecipeError(
+                    f"the {name} became {loss} in epoch {trainer.current_epoch + 1}; lower train.lr "
+                    f"(now {self.recipe.train.lr}) or set train.precision: float32"
+                )
+        module.plateau.update(found.get("val_loss", mean))
+        row = {
+            "epoch": trainer.current_epoch + 1,
+            "stage": module.stage + 1,
+            "train_loss": round(mean, 5),
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "photos_per_second": round(self.photos / max(self.seconds, 1e-9), 1),
+        }
+        self.rows.append(row | {name: round(value, 5) for name, value in found.items()})
+        if self.path:
+            write_text(self.path, pl.DataFrame(self.rows).write_csv())
+        if trainer.global_step >= module.schedule.steps:
+            self.progress(trainer.global_step, trainer.global_step, f"{row['epoch']} epochs, loss {mean:.3f}")
+
+    def _count_time(self) -> None:
+        """Training's own seconds, up to now or to where validation began."""
+        now = time.monotonic()
+        if self.mark:
+            self.seconds += now - self.mark
+            self.mark = now
+
+
+class EpochMetrics:
+    """What the validation photos of one epoch gave: sums of losses, and an answer for each photo."""
+
+    def __init__(self) -> None:
+        self.index: list[Tensor] = []
+        self.cells: list[Tensor] = []  # the likeliest
+        self.positions: list[Tensor] = []
+        self.sums: dict[int, float] = {}  # of each part of the loss
+        self.counts: dict[int, int] = {}
+
+    def add(self, output: Output, losses: list[tuple[Tensor, int]], index: Tensor) -> None:
+        """One batch: its outputs, its mean losses with the photos that each is a mean of, and which photos they are."""
+        self.index.append(index.cpu())
+        if output.logits is not None:
+            self.cells.append(output.logits.argmax(dim=1).cpu())
+        if output.position is not None:
+            self.positions.append(output.position.cpu())
+        for part, (loss, count) in enumerate(losses):
+            self.counts[part] = self.counts.get(part, 0) + count
+            if count:
+                self.sums[part] = self.sums.get(part, 0.0) + count * float(loss)
+
+    def loss(self) -> float | None:
+        """The mean loss over the photos that count in each of its parts; none where no photo counts."""
+        parts = [self.sums[part] / self.counts[part] for part in self.sums]
+        return sum(parts) if parts else None
+
+
+def validation(trainer: Any, module: TrainingModule) -> dict[str, float]:
+    """What the validation photos of this epoch gave: the loss, and the error of each way to answer."""
+    seen, module.seen = module.seen, EpochMetrics()
+    if not seen.index:
+        return {}
+    places = trainer.val_dataloaders.dataset.extras["position"][torch.cat(seen.index)].numpy()
+    lat, lon = from_vectors(places)
+    loss = seen.loss()
+    found = {} if loss is None else {"val_loss": loss}
+    if seen.cells:
+        rows = torch.cat(seen.cells).numpy()
+        error_km = great_circle_km(lat, lon, module.partition.lat[rows], module.partition.lon[rows])
+        found["val_median_km"] = float(np.median(error_km))
+    if seen.positions:
+        error_km = great_circle_km(lat, lon, *from_vectors(torch.cat(seen.positions).numpy()))
+        found["val_regression_median_km"] = float(np.median(error_km))
+        found["val_regression_mean_km"] = float(error_km.mean())
+    return found
+
+
+class Checkpoints(Checkpoint):
+    """Writes ``path`` at the end of every so many epochs, and within an epoch once so many minutes have passed.
+
+    Lightning writes aside and renames, and calls checkpoints last, after the history of the epoch is complete.
+    """
+
+    def __init__(self, path: Path, epochs: int, minutes: float) -> None:
+        self.path, self.epochs, self.seconds = path, epochs, 60 * minutes
+        self.written = time.monotonic()
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
+        last = index + 1 >= trainer.num_training_batches  # the end of the epoch is about to be written
+        if not last and time.monotonic() - self.written > self.seconds:
+            self._write(trainer)
+
+    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+        if (trainer.current_epoch + 1) % self.epochs == 0:
+            self._write(trainer)
+
+    def _write(self, trainer: Any) -> None:
+        trainer.save_checkpoint(self.path)
+        self.written = time.monotonic()
+
+
+def run_epochs(
+    module: TrainingModule, loaders: list[Any], history: History, checkpoint: Path | None, resume: bool
+) -> None:
+    """Train with the first loader, validate with the second if there is one.
+
+    Args:
+        checkpoint: the file to keep the run in; none keeps nothing.
+        resume: go on from that file where it exists.
+    """
+    wanted = module.recipe.train
+    epochs = sum(stage.epochs for stage in wanted.plan)
+    callbacks: list[Callback] = [history]
+    if checkpoint:
+        every = max(1, epochs // 20) if module.recipe.encoder.frozen else 1
+        callbacks.append(Checkpoints(checkpoint, every, wanted.checkpoint_minutes))
+    with warnings.catch_warnings():
+        # Lightning's advice on workers and logging intervals is for its own users, not for ours.
+        warnings.filterwarnings("ignore", module="lightning")
+        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+        trainer = lightning.Trainer(
+            max_epochs=epochs,
+            accelerator="gpu" if torch.cuda.is_available() else "cpu",
+            devices=1,
+            precision=precision(module.recipe),
+            callbacks=callbacks,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=checkpoint is not None,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+        go_on = checkpoint if resume and checkpoint and checkpoint.exists() else None
+        val = loaders[1] if len(loaders) > 1 else None
+        if go_on:
+            _check_checkpoint(go_on)
+        trainer.fit(module, loaders[0], val, ckpt_path=go_on, weights_only=True)
+
+
+def _check_checkpoint(path: Path) -> None:
+    """Read a checkpoint as tensors and plain values alone: a pickle from a stranger could run code.
+
+    Raises:
+        BadRecipeError: it is damaged, or holds anything else.
+    """
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise BadRecipeError(
+            f"the checkpoint {path} cannot be resumed: it is damaged or holds more than tensors and numbers, which "
+            f"could run as code ({type(error).__name__}); remove it to train from the start"
+        ) from error
+
+
+def precision(recipe: Recipe) -> Any:
+    """Lightning's name of the arithmetic of a run; see :func:`chosen_precision`."""
+    return "bf16-mixed" if chosen_precision(recipe)[0] == "bfloat16" else "32-true"
+
+
+def chosen_precision(recipe: Recipe) -> tuple[Precision, str]:
+    """The arithmetic that a recipe trains in, and why in a few words.
+
+    ``auto`` is bfloat16 on a GPU that multiplies it and float32 elsewhere. A CPU's instruction set does not decide: two
+    machines would train two models from one recipe and seed.
+    """
+    wanted = recipe.train.precision
+    if recipe.encoder.frozen:
+        return "float32", "a head on the features of a frozen encoder takes no time"
+    if wanted != "auto":
+        return wanted, "as train.precision says"
+    if not torch.cuda.is_available():
+        return "float32", "train.precision: auto on a CPU"
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bfloat16", "train.precision: auto on a GPU that has it"
+    return "float32", "train.precision: auto on a GPU without bfloat16"
