@@ -258,6 +258,7 @@ class Train(Section):
     warmup: Share = 0.1
     precision: Precision | Literal["auto"] = "auto"
     compile: bool = False
+    check_memory: bool = True  # refuse a step that would not fit, before the first epoch
     share: Annotated[float, Field(gt=0, le=1)] = 1.0  # of each cell's training photos; the cells stay as they are
     checkpoint_minutes: Positive = 10.0  # and at the end of each epoch
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"

@@ -1,6 +1,7 @@
 """The training loop: what is counted, what decays, in which arithmetic."""
 
 import numpy as np
+import psutil
 import pytest
 import timm
 import torch
@@ -8,15 +9,17 @@ from torch.nn import functional
 from towns import make_town, tiny_recipe
 
 from graticule.config import Recipe
-from graticule.errors import BadRecipeError
+from graticule.errors import BadRecipeError, NotEnoughMemoryError
+from graticule.model.data import FeatureDataset
 from graticule.model.encoders import build_encoder
 from graticule.model.geolocator import build_geolocator
 from graticule.model.heads import Output
 from graticule.model.preprocess import Augment
 from graticule.partition import NO_CELL, CellPartition
 from graticule.training import loop
+from graticule.training import train as training
 from graticule.training.loop import EpochMetrics, TrainingModule, chosen_precision
-from graticule.training.train import fit
+from graticule.training.train import fit, saved_bytes
 
 
 @pytest.fixture(scope="module")
@@ -130,3 +133,53 @@ def test_a_size_that_a_transformer_does_not_take_is_refused_with_a_sentence(town
         BadRecipeError, match="vit_tiny_patch16_224 is made for photos of 224x224 and does not take 32x32"
     ):
         fit(tiny_recipe(encoder={"name": "vit_tiny_patch16_224"}), town)
+
+
+@pytest.mark.parametrize("encoder", ["test_vit", "test_resnet"])
+def test_the_memory_of_a_step_is_that_of_a_real_one(partition, encoder):
+    """The estimate from two photos against all that a training step on sixteen keeps, counted at its end."""
+    recipe = tiny_recipe(encoder={"name": encoder}, image={"height": 160, "width": 160})
+    model = build_geolocator(recipe, len(partition))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    estimate = 8 * saved_bytes(model, recipe, torch.zeros(2, 3, 160, 160))
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    weights, kept = {p.data_ptr() for p in model.parameters()}, {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    images = torch.rand(16, 3, 160, 160)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = functional.cross_entropy(model.train()(images).logits, torch.zeros(16, dtype=torch.int64))
+    real = sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in weights) + images.nbytes
+    assert loss.isfinite()
+    assert estimate == pytest.approx(real, rel=0.15)
+
+
+def test_a_step_that_seems_too_large_can_be_tried_all_the_same(town, monkeypatch):
+    class Free:
+        available = 1
+
+    monkeypatch.setattr(psutil, "virtual_memory", Free)
+    with pytest.raises(NotEnoughMemoryError, match="train.check_memory: false"):
+        fit(tiny_recipe(train={"epochs": 1}), town)
+    assert fit(tiny_recipe(train={"epochs": 1, "check_memory": False}), town).facts["cells"] == 4
+
+
+def test_each_of_several_processes_reads_its_own_share_of_the_photos(town, monkeypatch):
+    given = []
+
+    class Order(training.ShapeBatches):
+        def __init__(self, *args, **options):
+            given.append((options["rank"], options["world"]))
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr(training, "ShapeBatches", Order)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    training._loaders(
+        [training._Part(FeatureDataset(torch.zeros(8, 2), {}), np.zeros(8), np.zeros((8, 2), np.int64))], tiny_recipe()
+    )
+    assert given == [(1, 2)]

@@ -12,7 +12,7 @@ import polars as pl
 import psutil
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from graticule.config import Recipe
 from graticule.errors import BadRecipeError, NotEnoughMemoryError
@@ -244,6 +244,8 @@ def _with_coordinates(recipe: Recipe, photos: Photos) -> Recipe:
 def _loaders(parts: "list[_Part]", recipe: Recipe) -> list[Any]:
     """Batches of each part; those of the first are shuffled anew every epoch."""
     wanted = recipe.train
+    together = torch.distributed.is_available() and torch.distributed.is_initialized()
+    rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if together else (0, 1)
     workers = 0 if recipe.encoder.frozen else worker_count(len(parts[0].rows), wanted.workers)
     return [
         Batches(
@@ -255,6 +257,8 @@ def _loaders(parts: "list[_Part]", recipe: Recipe) -> list[Any]:
                 drop_small=i == 0,
                 blocks=part.dataset.blocks(),
                 workers=workers,
+                rank=rank,
+                world=world,
             ),
             workers,
             pin=torch.cuda.is_available(),
@@ -320,30 +324,18 @@ class _Part:
 
 
 def check_memory(model: Geolocator, shapes: NDArray[np.int64], recipe: Recipe, device: str) -> None:
-    """Refuse a training step that would not fit, before the first epoch.
+    """Refuse a training step that would not fit, before the first epoch; ``train.check_memory: false`` leaves it out.
 
-    Weights, gradients and AdamW's two moments take 16 bytes a weight; activations are measured on one photo.
+    Weights, gradients and AdamW's two moments take 16 bytes a weight; what a photo takes is measured.
 
     Raises:
         NotEnoughMemoryError: saying how much is needed, how much is free, and a batch size that fits.
     """
-    if recipe.encoder.frozen:
+    if recipe.encoder.frozen or not recipe.train.check_memory:
         return
     fixed = 16 * sum(p.numel() for p in model.parameters())
-    sizes: list[int] = []
-
-    def count(_: nn.Module, __: Any, output: Any) -> None:
-        if isinstance(output, Tensor):
-            sizes.append(output.numel() * output.element_size())
-
-    hooks = [m.register_forward_hook(count) for m in model.modules() if not list(m.children())]
     height, width = (int(v) for v in shapes[shapes.prod(axis=1).argmax()])
-    with torch.no_grad():
-        model.eval()(torch.zeros(1, 3, height, width, device=device))
-    for hook in hooks:
-        hook.remove()
-    model.train()
-    per_photo = sum(sizes) + 4 * 3 * height * width
+    per_photo = saved_bytes(model, recipe, torch.zeros(2, 3, height, width, device=device)) / 2
     free = torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
     needed = fixed + recipe.train.batch_size * per_photo
     if needed > free:
@@ -351,8 +343,34 @@ def check_memory(model: Geolocator, shapes: NDArray[np.int64], recipe: Recipe, d
         advice = f"train.batch_size: {most} would fit" if most >= 1 else "choose a smaller encoder or photo size"
         raise NotEnoughMemoryError(
             f"a step of {recipe.encoder.name} with train.batch_size: {recipe.train.batch_size} at {height}x{width} "
-            f"needs about {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free; {advice}"
+            f"needs about {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free; {advice}, or go on all the "
+            f"same with train.check_memory: false"
         )
+
+
+def saved_bytes(model: Geolocator, recipe: Recipe, images: Tensor) -> int:
+    """Bytes that a forward pass over ``images`` keeps for the backward pass, in the arithmetic of the recipe.
+
+    Each storage counts once, and the weights not at all. Batch normalisation does as in evaluation, so that the pass
+    leaves the network as it was.
+    """
+    own = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
+    sizes: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    half = chosen_precision(recipe)[0] == "bfloat16"
+    model.eval()
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with hooks, torch.autocast(images.device.type, torch.bfloat16, enabled=half):
+        output = model(images)  # while the answer lives, so does all that was kept, and no address is used twice
+    del output
+    model.train()
+    return sum(sizes.values()) + images.nbytes
 
 
 def run_fingerprint(recipe: Recipe, photos: Photos, split: NDArray[Any]) -> str:
