@@ -156,7 +156,7 @@ def test_a_bundle_tells_no_one_where_it_was_trained(folder, town):
 
 def test_every_format_holds_every_photo(locator, town, tmp_path):
     results = list(locator.results([town.paths()[0], tmp_path / "a&b<c>.jpg"]))
-    texts = {name: write(results) for name, write in WRITERS.items()}
+    texts = {name: "".join(write(results)) for name, write in WRITERS.items()}
     rows = json.loads(texts["json"])
     assert rows[0]["lat"] == pytest.approx(results[0].fix.lat, abs=1e-6)
     assert "there is no file" in rows[1]["error"]
@@ -165,3 +165,27 @@ def test_every_format_holds_every_photo(locator, town, tmp_path):
     assert features[1]["geometry"] is None
     assert len(texts["csv"].splitlines()) == 3
     assert "a&amp;b&lt;c&gt;.jpg" in texts["kml"]
+
+
+@pytest.mark.parametrize("name", sorted(WRITERS))
+def test_a_format_is_written_while_photos_are_still_being_answered(locator, town, name):
+    answered = []
+
+    def results():
+        for result in locator.results(town.paths()[:8]):
+            answered.append(result)
+            yield result
+
+    pieces = WRITERS[name](results())
+    while not answered:
+        next(pieces)
+    assert len(answered) == 1
+
+
+def test_json_in_pieces_is_the_json_of_the_whole(locator, town):
+    results = list(locator.results([*town.paths()[:3], "missing.jpg"]))
+    for some in (results, []):
+        text = "".join(WRITERS["json"](some))
+        assert text == json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+        text = "".join(WRITERS["geojson"](some))
+        assert text == json.dumps(json.loads(text), indent=2, ensure_ascii=False)

@@ -1,5 +1,7 @@
 """The commands around cells, scores and models. Each imports its rooms when it runs: torch takes seconds."""
 
+import sys
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -304,14 +306,32 @@ def predict(
 ) -> None:
     """Tell where photos were taken. Exit status 1 if one could not be read."""
     from graticule.inference.formats import WRITERS
-    from graticule.inference.locate import load
+    from graticule.inference.locate import Result, load
 
     wanted, albums = _asked(photos, together)
+    broken: list[Result] = []
+
+    def counted(results: Iterable[Result]) -> Iterator[Result]:
+        for result in results:
+            if result.fix is None:
+                broken.append(result)
+            yield result
+
+    locator = load(bundle, precision=precision.value)
     with console.progress("photos") as progress:
-        results = list(
-            load(bundle, precision=precision.value).results(wanted, albums=albums, top=top, progress=progress)
-        )
-    if format is Format.table and out is None:
+        results = counted(locator.results(wanted, albums=albums, top=top, progress=progress))
+        if out is not None:
+            from graticule.files import atomic_file
+
+            with atomic_file(out) as aside, aside.open("w", encoding="utf-8") as file:
+                file.writelines(WRITERS["csv" if format is Format.table else format.value](results))
+                file.write("\n")
+        elif format is not Format.table and not sys.stdout.isatty():
+            for piece in WRITERS[format.value](results):
+                typer.echo(piece, nl=False)
+            typer.echo()
+        held = list(results)  # on a terminal the answers wait until the bar is gone
+    if out is None and format is Format.table:
         console.print_table(
             ("photo", "lat", "lon", "expected error", "likeliest cell", "probability*"),
             [
@@ -325,22 +345,15 @@ def predict(
                     r.fix.cells[0].token if r.fix.cells else "",
                     f"{r.fix.cells[0].probability:.0%}" if r.fix.cells else "",
                 )
-                for r in results
+                for r in held
             ],
         )
         typer.echo("* the network's own; not calibrated against outcomes")
-    else:
-        text = WRITERS["csv" if format is Format.table else format.value](results)
-        if out is None:
-            typer.echo(text)
-        else:
-            from graticule.files import write_text
-
-            write_text(out, text + "\n")
-    broken = [r for r in results if r.fix is None]
+    elif out is None and sys.stdout.isatty():
+        typer.echo("".join(WRITERS[format.value](held)))
     if broken:
         typer.secho(
-            f"{len(broken)} of {len(results)} photos could not be read, such as {broken[0].photo}: {broken[0].error}",
+            f"{len(broken)} of {len(wanted)} photos could not be read, such as {broken[0].photo}: {broken[0].error}",
             fg="red",
             err=True,
         )

@@ -1,9 +1,13 @@
-"""Replies as text that other programs read: JSON, CSV, GeoJSON, KML."""
+"""Results as text that other programs read: JSON, CSV, GeoJSON, KML; written while the photos are answered.
+
+Each writer gives the text in pieces, one or more a photo, so that a million photos need no more memory than one.
+"""
 
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator
+from textwrap import indent
 from typing import Any
 from xml.sax.saxutils import escape
 
@@ -13,12 +17,12 @@ from graticule.inference.locate import Result
 FIELDS = ("photo", "lat", "lon", "expected_error_km", "calibrated", "cell", "probability", "error")
 
 
-def to_json(results: Sequence[Result]) -> str:
+def to_json(results: Iterable[Result]) -> Iterator[str]:
     """A list in the order of the photos; ``error`` stands where there is no fix."""
-    return json.dumps([_plain(result) for result in results], indent=2, ensure_ascii=False)
+    yield from _array((_plain(result) for result in results), "")
 
 
-def to_csv(results: Sequence[Result]) -> str:
+def to_csv(results: Iterable[Result]) -> Iterator[str]:
     """One row a photo with its likeliest cell; empty fields and ``error`` where there is no fix."""
     text = io.StringIO()
     writer = csv.DictWriter(text, FIELDS, lineterminator="\n", extrasaction="ignore")
@@ -28,38 +32,49 @@ def to_csv(results: Sequence[Result]) -> str:
         if result.fix and result.fix.cells:
             row |= {"cell": result.fix.cells[0].token, "probability": round(result.fix.cells[0].probability, 6)}
         writer.writerow(row)
-    return text.getvalue()
+        yield text.getvalue()
+        text.seek(0)
+        text.truncate()
+    yield text.getvalue()
 
 
-def to_geojson(results: Sequence[Result]) -> str:
+def to_geojson(results: Iterable[Result]) -> Iterator[str]:
     """A FeatureCollection (RFC 7946); a photo without a fix is a feature without geometry."""
-    features: list[dict[str, Any]] = []
-    for result in results:
-        if result.fix:
-            features.append(result.fix.to_geojson({"photo": str(result.photo)}))
-        else:
-            features.append({"type": "Feature", "geometry": None, "properties": _plain(result)})
-    return json.dumps({"type": "FeatureCollection", "features": features}, indent=2, ensure_ascii=False)
+    yield '{\n  "type": "FeatureCollection",\n  "features": '
+    yield from _array((_feature(result) for result in results), "  ")
+    yield "\n}"
 
 
-def to_kml(results: Sequence[Result]) -> str:
+def to_kml(results: Iterable[Result]) -> Iterator[str]:
     """OGC KML 2.2 placemarks; photos without a fix are placemarks without a point."""
-    lines = [
-        '<?xml version="1.0" encoding="UTF-8"?>',
-        '<kml xmlns="http://www.opengis.net/kml/2.2"><Document>',
-    ]
+    yield '<?xml version="1.0" encoding="UTF-8"?>\n<kml xmlns="http://www.opengis.net/kml/2.2"><Document>\n'
     for result in results:
         if result.fix:
             expected = result.fix.expected_error_km
             off = "error unknown" if expected is None else f"about {format_km(expected)} off"
-            says = f"{off}, not calibrated"
+            text = f"{off}, not calibrated"
             lon, lat = f"{result.fix.lon:.7f}", f"{result.fix.lat:.7f}"
             point = f"<Point><coordinates>{lon},{lat}</coordinates></Point>"
         else:
-            says, point = str(result.error), ""
-        name, says = escape(str(result.photo)), escape(says)
-        lines.append(f"<Placemark><name>{name}</name><description>{says}</description>{point}</Placemark>")
-    return "\n".join([*lines, "</Document></kml>"])
+            text, point = str(result.error), ""
+        name, text = escape(str(result.photo)), escape(text)
+        yield f"<Placemark><name>{name}</name><description>{text}</description>{point}</Placemark>\n"
+    yield "</Document></kml>"
+
+
+def _array(values: Iterable[dict[str, Any]], margin: str) -> Iterator[str]:
+    """A JSON array as ``json.dumps`` with an indent of 2 writes it, ``margin`` being that of its closing bracket."""
+    before = "[\n"
+    for value in values:
+        yield before + indent(json.dumps(value, indent=2, ensure_ascii=False), margin + "  ")
+        before = ",\n"
+    yield "[]" if before == "[\n" else f"\n{margin}]"
+
+
+def _feature(result: Result) -> dict[str, Any]:
+    if result.fix:
+        return result.fix.to_geojson({"photo": str(result.photo)})
+    return {"type": "Feature", "geometry": None, "properties": _plain(result)}
 
 
 def _plain(result: Result) -> dict[str, Any]:
@@ -68,4 +83,5 @@ def _plain(result: Result) -> dict[str, Any]:
     return {"photo": str(result.photo), "error": str(result.error)}
 
 
-WRITERS = {"json": to_json, "csv": to_csv, "geojson": to_geojson, "kml": to_kml}
+Writer = Callable[[Iterable[Result]], Iterator[str]]
+WRITERS: dict[str, Writer] = {"json": to_json, "csv": to_csv, "geojson": to_geojson, "kml": to_kml}
