@@ -94,3 +94,32 @@ def test_the_card_command_renews_a_datasheet(tmp_path):
 def test_a_folder_that_is_neither_is_refused(tmp_path):
     with pytest.raises(BadTableError, match="neither a bundle"):
         write_card(tmp_path)
+
+
+def written_bundle(folder, recipe="name: town", **evaluations):
+    (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    (folder / "bundle.json").write_text(
+        json.dumps({"versions": {"graticule": "0"}, "facts": {"photos": 3, "cells": 2}})
+    )
+    for part, metrics in evaluations.items():
+        (folder / "evaluation" / part).mkdir(parents=True)
+        (folder / "evaluation" / part / "metrics.json").write_text(json.dumps({"photos": 3} | metrics))
+    return model_card(folder)
+
+
+def test_a_recipes_name_is_neither_html_nor_markup_in_the_card(tmp_path):
+    name = "<script>alert(1)</script> [a](b)"
+    text = written_bundle(tmp_path, f"name: '{name}'\n# ```\n# ````")
+    prose = text.split("---\n", 2)[2]
+    assert "# &lt;script&gt;alert(1)&lt;/script&gt; \\[a\\](b)" in prose
+    assert "<script>" not in prose.split("`````yaml")[0]
+    assert ModelCard(text).data.model_name == name
+
+
+@pytest.mark.parametrize("held_out", [False, None])
+def test_a_number_that_is_not_held_out_is_no_result_and_comes_last(tmp_path, held_out):
+    memory = {"held_out": held_out, "median_km": 0.032, "held_out_reason": "NOT held out."}
+    honest = {"held_out": True, "median_km": 0.256, "held_out_reason": "Held out by place."}
+    text = written_bundle(tmp_path, all=memory, test=honest)
+    assert [result.metric_value for result in ModelCard(text).data.eval_results] == [0.256]
+    assert text.index("256 m") < text.index("Not shown to be held out, so no result of this model: part `all`")

@@ -81,3 +81,13 @@ def test_a_date_without_a_zone_to_try_again_at_is_utc(monkeypatch):
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+def test_no_join_that_keeps_the_left_rows_leaves_their_order_to_the_library():
+    wrong = []
+    for where, name, node in calls():
+        given = {word.arg: word.value for word in node.keywords}
+        how = ast.unparse(given["how"]) if "how" in given else ""
+        if name == "join" and "left" in how and "maintain_order" not in given:
+            wrong.append(where)
+    assert wrong == []
