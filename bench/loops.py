@@ -28,8 +28,8 @@ from torchvision.transforms.v2 import functional as vision
 
 from bench.table import Row, print_table
 from graticule.config import Recipe, parse_overrides, read_recipe
-from graticule.model.data import worker_count
 from graticule.model.geolocator import Geolocator, build_geolocator
+from graticule.model.loading import worker_count
 from graticule.photos.table import Photos, read_photos
 from graticule.sources.city.make import make_city
 from graticule.training.loop import precision

@@ -18,7 +18,7 @@ import polars as pl
 from bench.decoding import noisy_gradients
 from bench.table import Row, print_table
 from graticule.config import parse_recipe
-from graticule.model.data import Batches, PhotoDataset, ShapeBatches, shapes_of
+from graticule.model.loading import Batches, PhotoDataset, ShapeBatches, shapes_of
 from graticule.model.preprocess import Preprocess
 from graticule.photos.table import Photos, read_photos
 from graticule.sources.pack import pack

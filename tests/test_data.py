@@ -12,16 +12,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from towns import make_town
 
 from graticule.errors import BadRecipeError
-from graticule.model.data import (
-    POOL,
-    Batches,
-    FeatureDataset,
-    FeatureStore,
-    PhotoDataset,
-    ShapeBatches,
-    default_store,
-    shapes_of,
-)
+from graticule.model.features import FeatureStore, default_store
+from graticule.model.loading import POOL, Batches, FeatureDataset, PhotoDataset, ShapeBatches, shapes_of
 from graticule.model.preprocess import Preprocess
 from graticule.photos.images import content_hash
 from graticule.photos.table import read_photos

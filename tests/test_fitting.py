@@ -10,10 +10,10 @@ from towns import make_town, tiny_recipe
 
 from graticule.config import Recipe
 from graticule.errors import BadRecipeError, NotEnoughMemoryError
-from graticule.model.data import FeatureDataset
 from graticule.model.encoders import build_encoder
 from graticule.model.geolocator import build_geolocator
 from graticule.model.heads import Output
+from graticule.model.loading import FeatureDataset
 from graticule.model.preprocess import Augment
 from graticule.partition import NO_CELL, CellPartition
 from graticule.training import loop

@@ -14,7 +14,7 @@ from graticule.geo.sphere import great_circle_km
 from graticule.inference.formats import WRITERS
 from graticule.inference.locate import Locator
 from graticule.model.bundle import FILES, INDEX, Bundle
-from graticule.model.data import FeatureStore
+from graticule.model.features import FeatureStore
 from graticule.training.train import fit, train
 
 

@@ -16,7 +16,8 @@ from towns import make_town, tiny_recipe
 from graticule.config import Cells, parse_recipe
 from graticule.errors import BadPhotoError, BadRecipeError, BundleError, NotEnoughMemoryError
 from graticule.model.bundle import Bundle
-from graticule.model.data import FeatureStore, ShapeBatches
+from graticule.model.features import FeatureStore
+from graticule.model.loading import ShapeBatches
 from graticule.photos.table import Photos
 from graticule.training.train import fit, train
 

@@ -139,7 +139,7 @@ def train(
     from graticule.config import parse_overrides, read_recipe
 
     plan = read_recipe(recipe, parse_overrides(settings or []))
-    from graticule.model.data import default_store
+    from graticule.model.features import default_store
     from graticule.photos.table import read_photos
     from graticule.training.loop import chosen_precision
     from graticule.training.train import train as run
@@ -174,7 +174,7 @@ def evaluate(
 ) -> None:
     """Measure a bundle on photos whose place is known. Exit status 1 if training has seen their drives."""
     from graticule.evaluation.evaluate import evaluate_folder
-    from graticule.model.data import default_store
+    from graticule.model.features import default_store
 
     folder = out or bundle / "evaluation" / split
     with console.progress("photos") as progress:
@@ -216,7 +216,7 @@ def crossval(
 
     plan = read_recipe(recipe, parse_overrides(settings or []))
     from graticule.evaluation.evaluate import crossval as run
-    from graticule.model.data import default_store
+    from graticule.model.features import default_store
     from graticule.photos.table import read_photos
 
     with console.progress("folds") as progress:

@@ -39,7 +39,7 @@ def sweep(
             raise BadRecipeError(f"--vary takes name=value,value, such as split.by=random,sequence; found {pair!r}")
         tried[name.strip()] = [parse_overrides([f"x={value}"])["x"] for value in values.split(",") if value]
     from graticule.evaluation.sweep import sweep as run
-    from graticule.model.data import default_store
+    from graticule.model.features import default_store
 
     failed = 0
     with console.progress("sweep") as progress:

@@ -8,7 +8,7 @@ from graticule.geo.sphere import Floats, great_circle_km
 from graticule.inference.albums import Albums, Together
 from graticule.inference.gallery import Gallery
 from graticule.inference.locate import Locator
-from graticule.model.data import Progress, silent
+from graticule.model.loading import Progress, silent
 from graticule.photos.splits import is_empty, moments
 from graticule.photos.table import Photos
 

@@ -19,7 +19,8 @@ from graticule.geo.sphere import from_vectors, great_circle_km, map_scale
 from graticule.inference.albums import Together
 from graticule.inference.locate import Locator
 from graticule.model.bundle import TRAINING, Bundle
-from graticule.model.data import FeatureStore, Progress, silent
+from graticule.model.features import FeatureStore
+from graticule.model.loading import Progress, silent
 from graticule.partition import NO_CELL
 from graticule.photos.cards import write_card
 from graticule.photos.leakage import LeakAudit, audit

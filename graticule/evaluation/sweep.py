@@ -12,7 +12,8 @@ from graticule.errors import BadRecipeError, GraticuleError
 from graticule.evaluation.evaluate import METRICS, evaluate_folder
 from graticule.files import write_json
 from graticule.model.bundle import INDEX
-from graticule.model.data import FeatureStore, Progress, silent
+from graticule.model.features import FeatureStore
+from graticule.model.loading import Progress, silent
 from graticule.photos.table import read_photos
 from graticule.training.train import check_same_run, run_fingerprint, split_photos, train
 

@@ -23,7 +23,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from graticule.errors import BadRecipeError
 from graticule.inference.locate import Locator
-from graticule.model.data import Photo, Progress, read_bytes, silent
+from graticule.model.loading import Photo, Progress, read_bytes, silent
 
 Floats = NDArray[np.float64]
 Heat = NDArray[np.float32]

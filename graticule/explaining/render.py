@@ -15,7 +15,7 @@ from graticule.files import write_json
 from graticule.geo.sphere import format_km, great_circle_km
 from graticule.inference import decode
 from graticule.inference.locate import Locator
-from graticule.model.data import Progress, read_bytes, silent
+from graticule.model.loading import Progress, read_bytes, silent
 from graticule.partition import NO_CELL
 from graticule.photos import images
 from graticule.reporting import figures

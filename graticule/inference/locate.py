@@ -16,7 +16,8 @@ from graticule.inference import decode
 from graticule.inference.albums import Albums, Motion
 from graticule.inference.decode import Answer, Fix, Points
 from graticule.model.bundle import Bundle
-from graticule.model.data import FeatureStore, Photo, Progress, encode, silent
+from graticule.model.features import FeatureStore, encode
+from graticule.model.loading import Photo, Progress, silent
 
 CHUNK = 1024  # photos answered at a time: bounds memory when a folder holds a million
 

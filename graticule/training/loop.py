@@ -21,10 +21,10 @@ from graticule.config import Precision, Recipe
 from graticule.errors import BadRecipeError
 from graticule.files import write_text
 from graticule.geo.sphere import from_vectors, great_circle_km, unit_vectors
-from graticule.model.data import Progress
 from graticule.model.freezing import freeze, frozen_parameters
 from graticule.model.geolocator import Geolocator
 from graticule.model.heads import Head, Output
+from graticule.model.loading import Progress
 from graticule.model.losses import cell_loss, position_loss
 from graticule.model.preprocess import Augment
 from graticule.partition import NO_CELL, Partition

@@ -19,20 +19,19 @@ from graticule.errors import BadRecipeError, NotEnoughMemoryError
 from graticule.files import write_json, write_parquet
 from graticule.geo.sphere import great_circle_km, map_scale, spherical_mean, unit_vectors
 from graticule.model.bundle import INDEX, TRAINING, Bundle
-from graticule.model.data import (
+from graticule.model.features import FeatureStore, encode
+from graticule.model.geolocator import Geolocator, build_geolocator
+from graticule.model.heads import PLANE_REACH_KM
+from graticule.model.loading import (
     Batches,
     FeatureDataset,
-    FeatureStore,
     PhotoDataset,
     Progress,
     ShapeBatches,
-    encode,
     shapes_of,
     silent,
     worker_count,
 )
-from graticule.model.geolocator import Geolocator, build_geolocator
-from graticule.model.heads import PLANE_REACH_KM
 from graticule.model.preprocess import Preprocess
 from graticule.partition import NO_CELL, Partition, grow
 from graticule.photos.cards import write_card
