@@ -22,7 +22,7 @@ from graticule.model.loading import Batches, PhotoDataset, ShapeBatches, shapes_
 from graticule.model.preprocess import Preprocess
 from graticule.photos.table import Photos, read_photos
 from graticule.sources.pack import pack
-from graticule.training.train import fit
+from graticule.training.fit import fit
 
 COUNT, DRAWN, BATCH, SIDE = 512, 32, 32, 224
 SLACK = 0.97  # what two runs of one thing differ by on this kind of machine

@@ -2,7 +2,7 @@
 
 python -m bench.training
 
-A mid-sized encoder is trained on photos from disk by ``graticule.training.train.fit``, and by a plain loop over tensors
+A mid-sized encoder is trained on photos from disk by ``graticule.training.fit.fit``, and by a plain loop over tensors
 that lie in memory, in turns. The goal is about wall time, which needs a machine left alone: the range over the pairs
 tells how far to trust it. Processor time stands beside it and is no substitute: it falls when a core waits and rises
 when two threads share a core. Augmentation is off: it is work that a recipe asks for. Setting up, checkpoints and
@@ -27,7 +27,7 @@ from graticule.config import Recipe, parse_recipe
 from graticule.model.bundle import Bundle
 from graticule.model.geolocator import build_geolocator
 from graticule.photos.table import Photos
-from graticule.training.train import fit
+from graticule.training.fit import fit
 
 GOAL = 5  # percent
 COUNT, BATCH, EPOCHS = 128, 32, 3  # photos, photos a step, and epochs of which the first is for warming up

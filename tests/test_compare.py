@@ -11,11 +11,11 @@ from towns import make_town, tiny_recipe
 
 from graticule.errors import BadPhotoError, BadRecipeError
 from graticule.evaluation.baselines import albums_of
-from graticule.evaluation.evaluate import crossval
+from graticule.evaluation.folds import crossval
 from graticule.inference import albums
 from graticule.inference.albums import Albums
 from graticule.inference.locate import Locator, load
-from graticule.training.train import fit
+from graticule.training.fit import fit
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,14 @@ from towns import make_town, tiny_recipe
 
 from graticule.config import parse_recipe
 from graticule.errors import BadTableError, LeakError
-from graticule.evaluation.evaluate import crossval, evaluate, leak_table
+from graticule.evaluation.evaluate import evaluate
+from graticule.evaluation.folds import crossval
+from graticule.evaluation.leak_table import leak_table
 from graticule.geo.sphere import great_circle_km
 from graticule.model.bundle import Bundle
 from graticule.photos.table import Photos
-from graticule.training.train import split_photos, train
+from graticule.training.prepare import split_photos
+from graticule.training.train import train
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ from graticule.geo.sphere import from_vectors, great_circle_km, unit_vectors
 from graticule.inference.locate import Locator
 from graticule.model.heads import Frame, Head, Output
 from graticule.model.losses import position_loss
-from graticule.training.train import fit, train
+from graticule.training.fit import fit
+from graticule.training.train import train
 
 ACROSS = [(-16.51, 179.99), (-16.51, -179.99), (-16.49, 179.99), (-16.49, -179.99)]  # Taveuni, Fiji
 PLACES = {"town": QUARTERS, "across 180 degrees": ACROSS, "pole": [(89.99, lon) for lon in (0, 90, 180, -90)]}

@@ -15,7 +15,8 @@ from graticule.inference.formats import WRITERS
 from graticule.inference.locate import Locator
 from graticule.model.bundle import FILES, INDEX, Bundle
 from graticule.model.features import FeatureStore
-from graticule.training.train import fit, train
+from graticule.training.fit import fit
+from graticule.training.train import train
 
 
 @pytest.fixture(scope="module")

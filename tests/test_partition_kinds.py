@@ -30,7 +30,8 @@ from graticule.partition import (
 )
 from graticule.photos.table import Photos
 from graticule.reporting import maps
-from graticule.training.train import split_photos, train
+from graticule.training.prepare import split_photos
+from graticule.training.train import train
 
 SETTINGS = {
     "s2": {"split_above": 60, "drop_below": 5},

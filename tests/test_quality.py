@@ -9,7 +9,8 @@ from test_cli import graticule
 from towns import make_town, tiny_recipe
 
 from graticule.errors import BadRecipeError, BadTableError
-from graticule.evaluation.evaluate import crossval, evaluate
+from graticule.evaluation.evaluate import evaluate
+from graticule.evaluation.folds import crossval
 from graticule.photos.quality import MARKING, REASONS, Limits, apply, check, clear, measure
 from graticule.photos.table import read_photos
 from graticule.reporting.contact_sheets import write_contact
@@ -271,7 +272,7 @@ def test_marked_photos_train_in_no_fold(marked_town, monkeypatch):
         trained.extend(photos.frame["path"])
         return fit(recipe, photos, **options)
 
-    from graticule.evaluation import evaluate as room
+    from graticule.evaluation import folds as room
 
     fit = room.fit
     monkeypatch.setattr(room, "fit", watched)

@@ -16,8 +16,9 @@ from graticule.config import parse_overrides, parse_recipe, read_recipe
 from graticule.errors import BadRecipeError
 from graticule.model.bundle import Bundle
 from graticule.model.geolocator import build_geolocator
+from graticule.training.fit import fit
 from graticule.training.loop import Checkpoints
-from graticule.training.train import fit, train
+from graticule.training.train import train
 
 SMALL = (
     "cells.split_above=30", "cells.drop_below=5", "split.val=0.17", "split.test=0.17", "image.height=32",

@@ -19,7 +19,8 @@ from graticule.model.bundle import Bundle
 from graticule.model.features import FeatureStore
 from graticule.model.loading import ShapeBatches
 from graticule.photos.table import Photos
-from graticule.training.train import fit, train
+from graticule.training.fit import fit
+from graticule.training.train import train
 
 
 @pytest.fixture(scope="module")

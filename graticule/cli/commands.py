@@ -215,7 +215,7 @@ def crossval(
     from graticule.config import parse_overrides, read_recipe
 
     plan = read_recipe(recipe, parse_overrides(settings or []))
-    from graticule.evaluation.evaluate import crossval as run
+    from graticule.evaluation.folds import crossval as run
     from graticule.model.features import default_store
     from graticule.photos.table import read_photos
 
@@ -259,7 +259,7 @@ def leak(
     plan = read_recipe(recipe, parse_overrides(settings or []))
     from dataclasses import asdict
 
-    from graticule.evaluation.evaluate import leak_table
+    from graticule.evaluation.leak_table import leak_table
     from graticule.files import write_json
     from graticule.photos.table import read_photos
 

@@ -1,36 +1,30 @@
-"""A bundle and photos to honest numbers: one evaluation, K folds, and what a leaking split would have claimed."""
+"""A bundle and photos to honest numbers."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
-from graticule.config import Precision, Recipe
+from graticule.config import Precision
 from graticule.errors import BadTableError, LeakError
-from graticule.evaluation.baselines import BASELINES, neighbour_errors_km, with_baselines
-from graticule.evaluation.metrics import TOP, bootstrap_intervals, by_group, cross_entropies, position_metrics, top_hits
+from graticule.evaluation.baselines import with_baselines
+from graticule.evaluation.predictions import predict_rows, summary
 from graticule.files import write_json, write_parquet
-from graticule.geo.sphere import from_vectors, great_circle_km, map_scale
+from graticule.geo.sphere import map_scale
 from graticule.inference.albums import Together
 from graticule.inference.locate import Locator
 from graticule.model.bundle import TRAINING, Bundle
 from graticule.model.features import FeatureStore
 from graticule.model.loading import Progress, silent
-from graticule.partition import NO_CELL
 from graticule.photos.cards import write_card
 from graticule.photos.leakage import LeakAudit, audit
-from graticule.photos.splits import BLOCKS_KM, block_sizes, make_folds, within_buffer
-from graticule.photos.table import MARKED, Photos, read_photos
-from graticule.training.train import AUDIT, PHOTOS, RUN, fit, split_photos
+from graticule.photos.table import Photos, read_photos
+from graticule.training.prepare import AUDIT, PHOTOS, RUN
 
 METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"
-SHOWN_CELLS = 20  # likeliest cells kept for each photo, for the probability maps of the report
-CARRIED = ("place", "sequence", "country", "heading", "captured_at", MARKED)
 
 
 @dataclass(frozen=True)
@@ -170,275 +164,6 @@ def training_photos(bundle: Bundle) -> Photos | None:
     return Photos(pl.read_parquet(bundle.path / TRAINING / PHOTOS), Path(run.get("root", bundle.path)))
 
 
-def predict_rows(locator: Locator, photos: Photos, *, progress: Progress = silent) -> pl.DataFrame:
-    """One row a photo: truth, answer, error and what the network said of the cells.
-
-    A photo that cannot be read has nulls and its reason in ``error``. ``true_cell`` is null outside every cell.
-    ``center_distance_km`` is report A's distance, centre of the predicted cell to centre of the true cell: zero
-    whenever the cell is right, however large the cell. A network without cells leaves null what is about cells;
-    ``regression_error_km`` is the error of a regressed position, whichever answer was asked for.
-    """
-    partition = locator.bundle.partition
-    true_row = partition.rows_of(photos)
-    count = len(photos)
-    number = {
-        name: np.full(count, np.nan)
-        for name in ("predicted_lat", "predicted_lon", "expected_error_km", "probability", "nll", "regression_error_km")
-    }
-    read = np.zeros(count, bool)
-    best = np.full(count, NO_CELL)
-    has_cells = locator.bundle.model.head.cells is not None
-    hits = {f"top{k}": np.zeros(count, bool) for k in TOP}
-    reasons: list[str | None] = [None] * count
-    shown = min(SHOWN_CELLS, len(partition))
-    likely = np.zeros((count, shown), np.int64)
-    likely_probability = np.zeros((count, shown))
-    for predictions in locator.predict_batches(photos.paths(), progress=progress):
-        for i, error in predictions.errors.items():
-            reasons[i] = str(error)
-        index, log_probability = predictions.index, predictions.log_probability
-        read[index] = True
-        number["predicted_lat"][index] = predictions.points.lat
-        number["predicted_lon"][index] = predictions.points.lon
-        number["expected_error_km"][index] = predictions.points.expected_error_km
-        if predictions.position is not None:
-            spot = from_vectors(predictions.position)
-            number["regression_error_km"][index] = great_circle_km(photos.lat[index], photos.lon[index], *spot)
-        if log_probability is None:
-            continue
-        likely[index] = np.argsort(-log_probability, axis=1, kind="stable")[:, :shown]
-        likely_probability[index] = np.exp(np.take_along_axis(log_probability, likely[index], axis=1))
-        best[index] = likely[index, 0]
-        number["probability"][index] = likely_probability[index, 0]
-        number["nll"][index] = cross_entropies(log_probability, true_row[index])
-        for name, hit in top_hits(log_probability, true_row[index]).items():
-            hits[name][index] = hit
-    error_km = np.full(count, np.nan)
-    error_km[read] = great_circle_km(
-        photos.lat[read], photos.lon[read], number["predicted_lat"][read], number["predicted_lon"][read]
-    )
-    between = np.full(count, np.nan)
-    both = (best != NO_CELL) & (true_row != NO_CELL)
-    lat, lon = partition.center_lat, partition.center_lon
-    between[both] = great_circle_km(lat[best[both]], lon[best[both]], lat[true_row[both]], lon[true_row[both]])
-    names = [*partition.names, None]  # NO_CELL takes the last
-    nothing: list[None] = [None] * count
-    texts, numbers = pl.List(pl.String), pl.List(pl.Float64)
-    return photos.frame.select("path", "lat", "lon", *(c for c in CARRIED if photos.has(c))).with_columns(
-        pl.Series("place_code", photos.places()),
-        pl.Series("true_cell", [names[i] for i in true_row], pl.String),
-        pl.Series("predicted_cell", [names[i] for i in best], pl.String),
-        *(pl.Series(name, values).fill_nan(None) for name, values in number.items()),
-        pl.Series("error_km", error_km).fill_nan(None),
-        pl.Series("center_distance_km", between).fill_nan(None),
-        *(pl.Series(name, values if has_cells else nothing, pl.Boolean) for name, values in hits.items()),
-        pl.Series("top_cells", [[names[j] for j in row] for row in likely] if has_cells else nothing, texts),
-        pl.Series("top_probabilities", likely_probability.round(5).tolist() if has_cells else nothing, numbers),
-        pl.Series("error", reasons, pl.String),
-    )
-
-
-def summary(rows: pl.DataFrame, scale_km: float) -> dict[str, Any]:
-    """The numbers of :func:`predict_rows`, pooled; 95 % intervals are resampled by place.
-
-    Where some photo is marked, ``unmarked`` holds the position metrics of the others.
-
-    Raises:
-        BadTableError: no photo could be read.
-    """
-    read = rows.filter(pl.col("error").is_null())
-    if read.is_empty():
-        raise BadTableError(f"none of the {len(rows)} photos could be read, so there is nothing to measure")
-    error_km, place = read["error_km"].to_numpy(), read["place_code"].to_numpy()
-    hits = {f"top{k}": read[f"top{k}"].to_numpy() for k in TOP if read[f"top{k}"].null_count() == 0}
-    regressed = read["regression_error_km"]
-    return {
-        "photos": len(read),
-        "unreadable": len(rows) - len(read),
-        "places": int(read["place_code"].n_unique()),
-        "outside_cells": int(read["true_cell"].null_count()),
-        **{f"top{k}": read[f"top{k}"].mean() for k in TOP},  # null, as the next, where the network has no cells
-        "cross_entropy": read["nll"].mean(),  # of the photos inside a cell; outside it would be infinite
-        **position_metrics(error_km, scale_km),
-        "map_diagonal_km": scale_km,
-        "center_distance_km": read["center_distance_km"].mean(),
-        "regression_median_km": regressed.median(),
-        "regression_mean_km": regressed.mean(),
-        "expected_error_km": read["expected_error_km"].mean(),
-        "intervals": {
-            name: list(ends) for name, ends in bootstrap_intervals(error_km, scale_km, place, shares=hits).items()
-        },
-        "by_country": by_group(error_km, read["country"].to_numpy()) if "country" in read.columns else [],
-        **_unmarked(read, scale_km),
-        **_others(read, scale_km),
-    }
-
-
-def _others(read: pl.DataFrame, scale_km: float) -> dict[str, Any]:
-    """Position metrics of what else answered these photos, by name; nothing where nothing else was asked."""
-    found = {}
-    for column, name in BASELINES.items():
-        if column in read.columns:
-            error_km, place = read[column].to_numpy(), read["place_code"].to_numpy()
-            spans = bootstrap_intervals(error_km, scale_km, place)
-            intervals = {key: list(ends) for key, ends in spans.items()}
-            found[name] = {"photos": len(read), **position_metrics(error_km, scale_km), "intervals": intervals}
-    return {"others": found} if found else {}
-
-
-def _unmarked(read: pl.DataFrame, scale_km: float) -> dict[str, Any]:
-    """Position metrics without the marked photos; nothing where none is marked, or all are."""
-    fine = read.filter(pl.col(MARKED).is_null()) if MARKED in read.columns else read
-    if len(fine) in (0, len(read)):
-        return {}
-    error_km, place = fine["error_km"].to_numpy(), fine["place_code"].to_numpy()
-    intervals = bootstrap_intervals(error_km, scale_km, place)
-    return {
-        "unmarked": {
-            "photos": len(fine),
-            **position_metrics(error_km, scale_km),
-            "intervals": {name: list(ends) for name, ends in intervals.items()},
-        }
-    }
-
-
-def crossval(
-    recipe: Recipe,
-    photos: Photos,
-    *,
-    folds: int,
-    group: str,
-    baseline: bool = False,
-    together: Together | None = None,
-    store: FeatureStore | None = None,
-    progress: Progress = silent,
-) -> Evaluation:
-    """Train and test on K grouped folds; each photo is asked about once, by a model that never saw its group.
-
-    Args:
-        group: ``block``, ``world`` or a group of :func:`graticule.photos.splits.groups_of`, such as ``place``.
-        baseline, together: as for :func:`evaluate`.
-
-    Marked photos are asked about, but train in no fold.
-    """
-    block_km, buffer_km = block_sizes(group, recipe.split.block_km, recipe.split.buffer_km)
-    number = make_folds(photos, folds, group, recipe.seed, block_km=block_km)
-    parts: list[pl.DataFrame] = []
-    audits: list[LeakAudit] = []
-    cells: list[int] = []
-    for fold in range(folds):
-        test = photos.take(number == fold)
-        rest = (number != fold) & photos.may_train()
-        if group in BLOCKS_KM:  # blocks touch: what lies beside the test's would give it away
-            rest &= ~within_buffer(photos.lat, photos.lon, test.lat, test.lon, buffer_km)
-        train = photos.take(rest)
-
-        def report_progress(done: int, total: int, note: str, fold: int = fold) -> None:
-            progress(done, total, f"fold {fold + 1}/{folds}  {note}")
-
-        bundle = fit(recipe, train, store=store, progress=report_progress)
-        locator = Locator(bundle, store=store)
-        rows = predict_rows(locator, test, progress=report_progress)
-        known = train if baseline else None
-        rows = with_baselines(rows, locator, test, known, together=together, seed=recipe.seed, progress=report_progress)
-        parts.append(rows.with_columns(pl.lit(fold).alias("fold")))
-        audits.append(audit(train, test))
-        cells.append(len(bundle.partition))
-    # Place codes count within a fold; a place lies in one fold where it is the group, else its parts stay apart.
-    rows = pl.concat(parts, how="vertical_relaxed").with_columns(
-        pl.struct("fold", "place_code").rank("dense").alias("place_code")
-    )
-    scale_km, _ = map_scale(photos.lat, photos.lon, None)
-    median_km = [float(np.median(part["error_km"].drop_nulls().to_numpy())) for part in parts]
-    facts = {
-        "recipe": recipe.name,
-        "encoder": recipe.encoder.name,
-        "answer": recipe.answer,
-        "folds": folds,
-        "group": group,
-        "synthetic": photos.synthetic,
-        "cells": cells,
-        "never_trained": int((~photos.may_train()).sum()),
-        "median_km_by_fold": median_km,
-        "audits": [replace(a, worst=[]).to_json() for a in audits],
-    }
-    return Evaluation(facts | summary(rows, scale_km), rows, _worst(audits))
-
-
-@dataclass(frozen=True, slots=True)
-class LeakRow:
-    """One line of the leak table: a method on a split."""
-
-    split: str
-    method: str
-    train_photos: int
-    test_photos: int
-    top1: float | None
-    center_distance_km: float | None
-    median_km: float
-    mean_km: float
-    within_25_m: float
-    within_5_m_of_training: float
-    shared_sequences: int | None
-
-
-def leak_table(
-    recipe: Recipe,
-    photos: Photos,
-    methods: Sequence[str],
-    *,
-    store: FeatureStore | None = None,
-    progress: Progress = silent,
-) -> list[LeakRow]:
-    """The same recipe and a 1-nearest-neighbour on its encoder, on each of several splits.
-
-    What a split by frame promises beyond the split by drive is leak, not skill.
-
-    Args:
-        methods: values of ``split.by``, such as ``("random", "sequence")``.
-    """
-    table: list[LeakRow] = []
-    for by in methods:
-        own = recipe.model_copy(update={"split": recipe.split.model_copy(update={"by": by})})
-        split = split_photos(own, photos)
-        # Validation photos train too: nothing is tuned here, and the report's split had no third part.
-        train = photos.take(((split == "train") | (split == "val")) & photos.may_train())
-        test = photos.take(split == "test")
-
-        def report_progress(done: int, total: int, note: str, by: str = by) -> None:
-            progress(done, total, f"split by {by}  {note}")
-
-        bundle = fit(own, train, store=store, progress=report_progress)
-        locator = Locator(bundle, store=store)
-        leak = audit(train, test)
-        rows = predict_rows(locator, test, progress=report_progress)
-        top1: Any = rows["top1"].mean()
-        centers: Any = rows["center_distance_km"].mean()
-        nearest_km, _ = neighbour_errors_km(locator, train, test, seed=own.seed, progress=report_progress)
-        learned = own.target.kind if own.head.kind != "position" else "position"
-        methods_run: list[tuple[str, float | None, float | None, NDArray[np.float64]]] = [
-            (f"{learned}, {own.answer}", top1, centers, rows["error_km"].to_numpy()),
-            ("1-nearest neighbour", None, None, nearest_km),
-        ]
-        table += [
-            LeakRow(
-                split=by,
-                method=method,
-                train_photos=len(train),
-                test_photos=len(test),
-                top1=hit,
-                center_distance_km=between_km,
-                median_km=float(np.median(error_km)),
-                mean_km=float(error_km.mean()),
-                within_25_m=float((error_km <= 0.025).mean()),
-                within_5_m_of_training=leak.nearest_within["within_5_m"],
-                shared_sequences=leak.shared_sequences,
-            )
-            for method, hit, between_km, error_km in methods_run
-        ]
-    return table
-
-
 def _choose(photos: Photos, training: Photos | None, split: str) -> Photos:
     """The photos of one part: as training divided them, else as the table's own column says."""
     if split == "all":
@@ -462,8 +187,3 @@ def _choose(photos: Photos, training: Photos | None, split: str) -> Photos:
         f"none of these {len(photos)} photos is in the part {split!r}: the bundle was not trained on this table, "
         f"and it has no such value in a column 'split'; use --split all to ask about every photo"
     )
-
-
-def _worst(audits: Sequence[LeakAudit]) -> LeakAudit:
-    """The audit of the fold whose test photos lie nearest to training photos."""
-    return min(audits, key=lambda a: a.median_nearest_km)

@@ -15,7 +15,8 @@ from graticule.model.bundle import INDEX
 from graticule.model.features import FeatureStore
 from graticule.model.loading import Progress, silent
 from graticule.photos.table import read_photos
-from graticule.training.train import check_same_run, run_fingerprint, split_photos, train
+from graticule.training.prepare import check_same_run, run_fingerprint, split_photos
+from graticule.training.train import train
 
 PLAN = "sweep.json"
 PARTS = ("val", "test")

@@ -147,7 +147,7 @@ def map_scale(lat: Floats, lon: Floats, given_km: float | None) -> tuple[float, 
     """The diagonal of the map that photos at these positions are scored on, and where it comes from.
 
     Of a model the positions are those of its whole table, test photos included: the map that it was made to play on,
-    the same by :func:`graticule.evaluation.evaluate.evaluate` and by :func:`graticule.evaluation.evaluate.crossval`.
+    the same by :func:`graticule.evaluation.evaluate.evaluate` and by :func:`graticule.evaluation.folds.crossval`.
 
     Raises:
         BadRecipeError: the given one is no positive distance.

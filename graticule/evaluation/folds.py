@@ -1,0 +1,89 @@
+"""Honest numbers for small collections: train and test on K grouped folds, and pool."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+
+from graticule.config import Recipe
+from graticule.evaluation.baselines import with_baselines
+from graticule.evaluation.evaluate import Evaluation
+from graticule.evaluation.predictions import predict_rows, summary
+from graticule.geo.sphere import map_scale
+from graticule.inference.albums import Together
+from graticule.inference.locate import Locator
+from graticule.model.features import FeatureStore
+from graticule.model.loading import Progress, silent
+from graticule.photos.leakage import LeakAudit, audit
+from graticule.photos.splits import BLOCKS_KM, block_sizes, make_folds, within_buffer
+from graticule.photos.table import Photos
+from graticule.training.fit import fit
+
+
+def crossval(
+    recipe: Recipe,
+    photos: Photos,
+    *,
+    folds: int,
+    group: str,
+    baseline: bool = False,
+    together: Together | None = None,
+    store: FeatureStore | None = None,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Train and test on K grouped folds; each photo is asked about once, by a model that never saw its group.
+
+    Args:
+        group: ``block``, ``world`` or a group of :func:`graticule.photos.splits.groups_of`, such as ``place``.
+        baseline, together: as for :func:`graticule.evaluation.evaluate.evaluate`.
+
+    Marked photos are asked about, but train in no fold.
+    """
+    block_km, buffer_km = block_sizes(group, recipe.split.block_km, recipe.split.buffer_km)
+    number = make_folds(photos, folds, group, recipe.seed, block_km=block_km)
+    parts: list[pl.DataFrame] = []
+    audits: list[LeakAudit] = []
+    cells: list[int] = []
+    for fold in range(folds):
+        test = photos.take(number == fold)
+        rest = (number != fold) & photos.may_train()
+        if group in BLOCKS_KM:  # blocks touch: what lies beside the test's would give it away
+            rest &= ~within_buffer(photos.lat, photos.lon, test.lat, test.lon, buffer_km)
+        train = photos.take(rest)
+
+        def report_progress(done: int, total: int, note: str, fold: int = fold) -> None:
+            progress(done, total, f"fold {fold + 1}/{folds}  {note}")
+
+        bundle = fit(recipe, train, store=store, progress=report_progress)
+        locator = Locator(bundle, store=store)
+        rows = predict_rows(locator, test, progress=report_progress)
+        known = train if baseline else None
+        rows = with_baselines(rows, locator, test, known, together=together, seed=recipe.seed, progress=report_progress)
+        parts.append(rows.with_columns(pl.lit(fold).alias("fold")))
+        audits.append(audit(train, test))
+        cells.append(len(bundle.partition))
+    # Place codes count within a fold; a place lies in one fold where it is the group, else its parts stay apart.
+    rows = pl.concat(parts, how="vertical_relaxed").with_columns(
+        pl.struct("fold", "place_code").rank("dense").alias("place_code")
+    )
+    scale_km, _ = map_scale(photos.lat, photos.lon, None)
+    median_km = [float(np.median(part["error_km"].drop_nulls().to_numpy())) for part in parts]
+    facts = {
+        "recipe": recipe.name,
+        "encoder": recipe.encoder.name,
+        "answer": recipe.answer,
+        "folds": folds,
+        "group": group,
+        "synthetic": photos.synthetic,
+        "cells": cells,
+        "never_trained": int((~photos.may_train()).sum()),
+        "median_km_by_fold": median_km,
+        "audits": [replace(a, worst=[]).to_json() for a in audits],
+    }
+    return Evaluation(facts | summary(rows, scale_km), rows, _worst(audits))
+
+
+def _worst(audits: Sequence[LeakAudit]) -> LeakAudit:
+    """The audit of the fold whose test photos lie nearest to training photos."""
+    return min(audits, key=lambda a: a.median_nearest_km)

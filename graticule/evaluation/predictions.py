@@ -1,0 +1,150 @@
+"""One row a photo, with what was predicted and how far off; and the rows summed up."""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from graticule.errors import BadTableError
+from graticule.evaluation.baselines import BASELINES
+from graticule.evaluation.metrics import TOP, bootstrap_intervals, by_group, cross_entropies, position_metrics, top_hits
+from graticule.geo.sphere import from_vectors, great_circle_km
+from graticule.inference.locate import Locator
+from graticule.model.loading import Progress, silent
+from graticule.partition import NO_CELL
+from graticule.photos.table import MARKED, Photos
+
+SHOWN_CELLS = 20  # likeliest cells kept for each photo, for the probability maps of the report
+CARRIED = ("place", "sequence", "country", "heading", "captured_at", MARKED)
+
+
+def predict_rows(locator: Locator, photos: Photos, *, progress: Progress = silent) -> pl.DataFrame:
+    """One row a photo: truth, answer, error and what the network said of the cells.
+
+    A photo that cannot be read has nulls and its reason in ``error``. ``true_cell`` is null outside every cell.
+    ``center_distance_km`` is report A's distance, centre of the predicted cell to centre of the true cell: zero
+    whenever the cell is right, however large the cell. A network without cells leaves null what is about cells;
+    ``regression_error_km`` is the error of a regressed position, whichever answer was asked for.
+    """
+    partition = locator.bundle.partition
+    true_row = partition.rows_of(photos)
+    count = len(photos)
+    number = {
+        name: np.full(count, np.nan)
+        for name in ("predicted_lat", "predicted_lon", "expected_error_km", "probability", "nll", "regression_error_km")
+    }
+    read = np.zeros(count, bool)
+    best = np.full(count, NO_CELL)
+    has_cells = locator.bundle.model.head.cells is not None
+    hits = {f"top{k}": np.zeros(count, bool) for k in TOP}
+    reasons: list[str | None] = [None] * count
+    shown = min(SHOWN_CELLS, len(partition))
+    likely = np.zeros((count, shown), np.int64)
+    likely_probability = np.zeros((count, shown))
+    for predictions in locator.predict_batches(photos.paths(), progress=progress):
+        for i, error in predictions.errors.items():
+            reasons[i] = str(error)
+        index, log_probability = predictions.index, predictions.log_probability
+        read[index] = True
+        number["predicted_lat"][index] = predictions.points.lat
+        number["predicted_lon"][index] = predictions.points.lon
+        number["expected_error_km"][index] = predictions.points.expected_error_km
+        if predictions.position is not None:
+            spot = from_vectors(predictions.position)
+            number["regression_error_km"][index] = great_circle_km(photos.lat[index], photos.lon[index], *spot)
+        if log_probability is None:
+            continue
+        likely[index] = np.argsort(-log_probability, axis=1, kind="stable")[:, :shown]
+        likely_probability[index] = np.exp(np.take_along_axis(log_probability, likely[index], axis=1))
+        best[index] = likely[index, 0]
+        number["probability"][index] = likely_probability[index, 0]
+        number["nll"][index] = cross_entropies(log_probability, true_row[index])
+        for name, hit in top_hits(log_probability, true_row[index]).items():
+            hits[name][index] = hit
+    error_km = np.full(count, np.nan)
+    error_km[read] = great_circle_km(
+        photos.lat[read], photos.lon[read], number["predicted_lat"][read], number["predicted_lon"][read]
+    )
+    between = np.full(count, np.nan)
+    both = (best != NO_CELL) & (true_row != NO_CELL)
+    lat, lon = partition.center_lat, partition.center_lon
+    between[both] = great_circle_km(lat[best[both]], lon[best[both]], lat[true_row[both]], lon[true_row[both]])
+    names = [*partition.names, None]  # NO_CELL takes the last
+    nothing: list[None] = [None] * count
+    texts, numbers = pl.List(pl.String), pl.List(pl.Float64)
+    return photos.frame.select("path", "lat", "lon", *(c for c in CARRIED if photos.has(c))).with_columns(
+        pl.Series("place_code", photos.places()),
+        pl.Series("true_cell", [names[i] for i in true_row], pl.String),
+        pl.Series("predicted_cell", [names[i] for i in best], pl.String),
+        *(pl.Series(name, values).fill_nan(None) for name, values in number.items()),
+        pl.Series("error_km", error_km).fill_nan(None),
+        pl.Series("center_distance_km", between).fill_nan(None),
+        *(pl.Series(name, values if has_cells else nothing, pl.Boolean) for name, values in hits.items()),
+        pl.Series("top_cells", [[names[j] for j in row] for row in likely] if has_cells else nothing, texts),
+        pl.Series("top_probabilities", likely_probability.round(5).tolist() if has_cells else nothing, numbers),
+        pl.Series("error", reasons, pl.String),
+    )
+
+
+def summary(rows: pl.DataFrame, scale_km: float) -> dict[str, Any]:
+    """The numbers of :func:`predict_rows`, pooled; 95 % intervals are resampled by place.
+
+    Where some photo is marked, ``unmarked`` holds the position metrics of the others.
+
+    Raises:
+        BadTableError: no photo could be read.
+    """
+    read = rows.filter(pl.col("error").is_null())
+    if read.is_empty():
+        raise BadTableError(f"none of the {len(rows)} photos could be read, so there is nothing to measure")
+    error_km, place = read["error_km"].to_numpy(), read["place_code"].to_numpy()
+    hits = {f"top{k}": read[f"top{k}"].to_numpy() for k in TOP if read[f"top{k}"].null_count() == 0}
+    regressed = read["regression_error_km"]
+    return {
+        "photos": len(read),
+        "unreadable": len(rows) - len(read),
+        "places": int(read["place_code"].n_unique()),
+        "outside_cells": int(read["true_cell"].null_count()),
+        **{f"top{k}": read[f"top{k}"].mean() for k in TOP},  # null, as the next, where the network has no cells
+        "cross_entropy": read["nll"].mean(),  # of the photos inside a cell; outside it would be infinite
+        **position_metrics(error_km, scale_km),
+        "map_diagonal_km": scale_km,
+        "center_distance_km": read["center_distance_km"].mean(),
+        "regression_median_km": regressed.median(),
+        "regression_mean_km": regressed.mean(),
+        "expected_error_km": read["expected_error_km"].mean(),
+        "intervals": {
+            name: list(ends) for name, ends in bootstrap_intervals(error_km, scale_km, place, shares=hits).items()
+        },
+        "by_country": by_group(error_km, read["country"].to_numpy()) if "country" in read.columns else [],
+        **_unmarked(read, scale_km),
+        **_others(read, scale_km),
+    }
+
+
+def _others(read: pl.DataFrame, scale_km: float) -> dict[str, Any]:
+    """Position metrics of what else answered these photos, by name; nothing where nothing else was asked."""
+    found = {}
+    for column, name in BASELINES.items():
+        if column in read.columns:
+            error_km, place = read[column].to_numpy(), read["place_code"].to_numpy()
+            spans = bootstrap_intervals(error_km, scale_km, place)
+            intervals = {key: list(ends) for key, ends in spans.items()}
+            found[name] = {"photos": len(read), **position_metrics(error_km, scale_km), "intervals": intervals}
+    return {"others": found} if found else {}
+
+
+def _unmarked(read: pl.DataFrame, scale_km: float) -> dict[str, Any]:
+    """Position metrics without the marked photos; nothing where none is marked, or all are."""
+    fine = read.filter(pl.col(MARKED).is_null()) if MARKED in read.columns else read
+    if len(fine) in (0, len(read)):
+        return {}
+    error_km, place = fine["error_km"].to_numpy(), fine["place_code"].to_numpy()
+    intervals = bootstrap_intervals(error_km, scale_km, place)
+    return {
+        "unmarked": {
+            "photos": len(fine),
+            **position_metrics(error_km, scale_km),
+            "intervals": {name: list(ends) for name, ends in intervals.items()},
+        }
+    }

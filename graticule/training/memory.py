@@ -1,0 +1,62 @@
+"""Whether a training step fits into memory, asked before the first epoch."""
+
+import numpy as np
+import psutil
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from graticule.config import Recipe
+from graticule.errors import NotEnoughMemoryError
+from graticule.model.geolocator import Geolocator
+from graticule.training.loop import chosen_precision
+
+
+def check_memory(model: Geolocator, shapes: NDArray[np.int64], recipe: Recipe, device: str) -> None:
+    """Refuse a training step that would not fit, before the first epoch; ``train.check_memory: false`` leaves it out.
+
+    Weights, gradients and AdamW's two moments take 16 bytes a weight; what a photo takes is measured.
+
+    Raises:
+        NotEnoughMemoryError: saying how much is needed, how much is free, and a batch size that fits.
+    """
+    if recipe.encoder.frozen or not recipe.train.check_memory:
+        return
+    fixed = 16 * sum(p.numel() for p in model.parameters())
+    height, width = (int(v) for v in shapes[shapes.prod(axis=1).argmax()])
+    per_photo = saved_bytes(model, recipe, torch.zeros(2, 3, height, width, device=device)) / 2
+    free = torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
+    needed = fixed + recipe.train.batch_size * per_photo
+    if needed > free:
+        most = int((0.8 * free - fixed) // per_photo)
+        advice = f"train.batch_size: {most} would fit" if most >= 1 else "choose a smaller encoder or photo size"
+        raise NotEnoughMemoryError(
+            f"a step of {recipe.encoder.name} with train.batch_size: {recipe.train.batch_size} at {height}x{width} "
+            f"needs about {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free; {advice}, or go on all the "
+            f"same with train.check_memory: false"
+        )
+
+
+def saved_bytes(model: Geolocator, recipe: Recipe, images: Tensor) -> int:
+    """Bytes that a forward pass over ``images`` keeps for the backward pass, in the arithmetic of the recipe.
+
+    Each storage counts once, and the weights not at all. Batch normalisation does as in evaluation, so that the pass
+    leaves the network as it was.
+    """
+    own = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
+    sizes: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    half = chosen_precision(recipe)[0] == "bfloat16"
+    model.eval()
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with hooks, torch.autocast(images.device.type, torch.bfloat16, enabled=half):
+        output = model(images)  # while the answer lives, so does all that was kept, and no address is used twice
+    del output
+    model.train()
+    return sum(sizes.values()) + images.nbytes
