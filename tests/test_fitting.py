@@ -16,8 +16,8 @@ from graticule.model.heads import Output
 from graticule.model.loading import FeatureDataset
 from graticule.model.preprocess import Augment
 from graticule.partition import NO_CELL, CellPartition
-from graticule.training import loop
 from graticule.training import fit as training
+from graticule.training import loop
 from graticule.training.fit import fit
 from graticule.training.loop import EpochMetrics, TrainingModule, chosen_precision
 from graticule.training.memory import saved_bytes
