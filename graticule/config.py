@@ -7,14 +7,26 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from graticule.choices import (
+    Answer,
+    Coordinates,
+    HeadKind,
+    Interpolation,
+    Keep,
+    Optimizer,
+    PartitionKind,
+    Pooling,
+    Precision,
+    Resize,
+    ScheduleName,
+    TargetKind,
+    TokenPosition,
+)
 from graticule.errors import BadRecipeError
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
-
-
-Precision = Literal["float32", "bfloat16"]
 
 
 class Section(BaseModel):
@@ -31,11 +43,11 @@ class Cells(Section):
     of a column, such as ``label: city``.
     """
 
-    kind: Literal["s2", "grid", "kmeans", "gaussian", "label"] = "s2"
+    kind: PartitionKind = "s2"
     split_above: Count | None = None  # of s2: 1000, 50, 18 and planet where nothing is said
     drop_below: Count | None = None
     max_level: Annotated[int, Field(ge=0, le=30)] | None = None
-    keep: Literal["planet", "nested"] | None = None
+    keep: Keep | None = None
     rows: Count | None = None
     columns: Count | None = None
     clusters: Count | None = None
@@ -104,11 +116,11 @@ class Image(Section):
     the one that the encoder's weights were trained with.
     """
 
-    resize: Literal["squash", "fit"] = "squash"
+    resize: Resize = "squash"
     height: Count | None = None
     width: Count | None = None
     longest: Count | None = None
-    interpolation: Literal["bilinear", "bicubic"] | None = None  # none: that of the encoder's weights
+    interpolation: Interpolation | None = None  # none: that of the encoder's weights
     mean: tuple[float, float, float] | None = None  # of RGB in [0, 1]; none: the encoder's own
     std: tuple[Positive, Positive, Positive] | None = None
 
@@ -142,7 +154,7 @@ class Then(Section):
 
     vit: str = "vit_small_patch16_224"
     grid: Count = 14  # the feature map is pooled to grid x grid tokens
-    position: Literal["none", "learned"] = "none"
+    position: TokenPosition = "none"
     weights: str | None = None  # as encoder.weights; none given: pretrained or none, as the encoder's
 
 
@@ -152,7 +164,7 @@ class Encoder(Section):
     name: str = "resnet50"
     weights: str = "pretrained"  # or "none", or the path of a local state dict
     frozen: bool = False
-    pooling: Literal["own", "average", "average+gem"] = "own"
+    pooling: Pooling = "own"
     inner: tuple[str, ...] = ()  # modules within, such as blocks.4, whose mean and spread stand beside the output
     options: dict[str, Any] = {}
     then: Then | None = None
@@ -191,10 +203,10 @@ class Head(Section):
     photo lies within 1,000 km of their mean, where it stretches distances by at most 1.3 %.
     """
 
-    kind: Literal["cells", "position", "both"] = "cells"
+    kind: HeadKind = "cells"
     hidden: Annotated[int, Field(ge=0)] | None = None  # none: as wide as a feature for position, else no such layer
     dropout: Share = 0.0
-    coordinates: Literal["auto", "plane", "sphere"] = "auto"
+    coordinates: Coordinates | Literal["auto"] = "auto"
 
 
 class Target(Section):
@@ -206,7 +218,7 @@ class Target(Section):
     mean squared error of the position against the cells' loss where the head has both (report A, section 3.4).
     """
 
-    kind: Literal["one_cell", "smoothed", "distance"] = "one_cell"
+    kind: TargetKind = "one_cell"
     smoothing: Share | None = None
     tau_km: Positive | None = None
     tau_spacings: Positive | None = None
@@ -222,9 +234,6 @@ class Target(Section):
         if self.kind != "distance" and given:
             raise ValueError(f"{given[0]} goes with kind: distance; this recipe says kind: {self.kind}")
         return self
-
-
-ScheduleName = Literal["onecycle", "cosine", "constant", "plateau"]
 
 
 class Stage(Section):
@@ -251,7 +260,7 @@ class Train(Section):
     stages: tuple[Stage, ...] = ()  # none: one stage of so many epochs with nothing frozen
     epochs: Count = Field(default_factory=lambda data: sum(s.epochs for s in data.get("stages", ())) or 20)
     batch_size: Count = 64
-    optimizer: Literal["adamw", "adam"] = "adamw"
+    optimizer: Optimizer = "adamw"
     lr: Positive = 1e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     schedule: ScheduleName = "onecycle"
@@ -274,9 +283,6 @@ class Train(Section):
     def plan(self) -> tuple[Stage, ...]:
         """The stages, of which there is always at least one."""
         return self.stages or (Stage(epochs=self.epochs),)
-
-
-Answer = Literal["median", "mode", "center", "regressed"]
 
 
 def _answer_of_the_head(data: dict[str, Any]) -> Answer:

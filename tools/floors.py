@@ -16,7 +16,7 @@ BEGIN, END = "<!-- floors: written by tools/floors.py -->", "<!-- floors: end --
 ROUND = 50  # lines are told in steps, so that not every edit asks for a new table
 
 FLOORS = [
-    {"errors"},
+    {"errors", "choices"},
     {"files", "config", "geo"},
     {"photos"},
     {"partition", "sources"},

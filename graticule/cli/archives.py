@@ -1,8 +1,7 @@
 """``graticule data ...``: datasets from published archives and benchmarks."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,10 +11,7 @@ from graticule.cli.options import MaxRefused, bounding_box
 app = typer.Typer()
 
 
-class Part(StrEnum):
-    train = "train"
-    test = "test"
-    both = "both"
+Part = Literal["train", "test", "both"]
 
 
 @app.command("osv5m")
@@ -26,7 +22,7 @@ def data_osv5m(
     region: Annotated[list[str] | None, typer.Option(help="A region such as Texas; may be repeated.")] = None,
     bbox: Annotated[str | None, typer.Option(help="S,W,N,E in degrees.")] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many photos of each part.")] = None,
-    split: Annotated[Part, typer.Option(help="Which official part.")] = Part.both,
+    split: Annotated[Part, typer.Option(help="Which official part.")] = "both",
     local: Annotated[Path | None, typer.Option(help="A copy of the dataset, instead of the hub.")] = None,
     max_refused: MaxRefused = 0.05,
 ) -> None:
@@ -34,7 +30,7 @@ def data_osv5m(
     from graticule.sources.osv5m import PARTS, Selection, import_osv5m
 
     wanted = Selection(country or (), region or (), bounding_box(bbox) if bbox else None, share, limit)
-    parts = PARTS if split is Part.both else (split.value,)
+    parts = PARTS if split == "both" else (split,)
     with console.progress("OpenStreetView-5M") as progress:
         import_osv5m(out, wanted, parts=parts, local=local, max_refused=max_refused, progress=progress)
     console.print_dataset(out)

@@ -2,14 +2,14 @@
 
 import sys
 from collections.abc import Iterable, Iterator
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from graticule.choices import Keep, PartitionKind, Together
 from graticule.cli import console
-from graticule.cli.options import SPLIT_BY, Arithmetic, Column, Json, Precision, Sets, expand
+from graticule.cli.options import SPLIT_BY, Arithmetic, Column, Json, Sets, expand
 
 if TYPE_CHECKING:
     from graticule.inference.albums import Albums
@@ -19,39 +19,15 @@ app = typer.Typer()
 TABLES = (".csv", ".tsv", ".parquet", ".pq")
 
 
-class Keep(StrEnum):
-    planet = "planet"
-    nested = "nested"
-
-
-class Kind(StrEnum):
-    s2 = "s2"
-    grid = "grid"
-    kmeans = "kmeans"
-    gaussian = "gaussian"
-    label = "label"
-
-
-class Baseline(StrEnum):
-    knn = "knn"
-
-
-Together = Literal["place", "sequence"]
-
-
-class Format(StrEnum):
-    table = "table"
-    json = "json"
-    csv = "csv"
-    geojson = "geojson"
-    kml = "kml"
+Baseline = Literal["knn"]
+Format = Literal["table", "json", "csv", "geojson", "kml"]
 
 
 @app.command()
 def cells(
     points: Annotated[Path, typer.Argument(help="A dataset, or any CSV or Parquet with lat, lon.")],
     out: Annotated[Path, typer.Option(help="Where the cells go.")] = Path("cells.parquet"),
-    kind: Annotated[Kind, typer.Option(help="How to divide: S2 cells, a grid, clusters, or a column.")] = Kind.s2,
+    kind: Annotated[PartitionKind, typer.Option(help="How to divide: S2 cells, a grid, clusters, or a column.")] = "s2",
     split_above: Annotated[int | None, typer.Option(help="s2: split a cell with more photos. [default: 1000]")] = None,
     drop_below: Annotated[int | None, typer.Option(help="s2: drop a cell with fewer photos. [default: 50]")] = None,
     max_level: Annotated[int | None, typer.Option(help="s2: finest level. [default: 18]")] = None,
@@ -70,10 +46,10 @@ def cells(
     from graticule.config import parse_recipe
 
     given = {
-        "split_above": split_above, "drop_below": drop_below, "max_level": max_level, "keep": keep and keep.value,
+        "split_above": split_above, "drop_below": drop_below, "max_level": max_level, "keep": keep,
         "rows": rows, "columns": columns, "clusters": clusters, "label": label,
     }  # fmt: skip
-    wanted = parse_recipe({"cells": {"kind": kind.value} | given}, where="the options").cells
+    wanted = parse_recipe({"cells": {"kind": kind} | given}, where="the options").cells
     from graticule.partition import grow
     from graticule.photos.table import read_labels, read_points
 
@@ -169,7 +145,7 @@ def evaluate(
     allow_leak: Annotated[
         bool, typer.Option("--allow-leak", help="Measure photos of drives that training has seen, and say so.")
     ] = False,
-    precision: Arithmetic = Precision.float32,
+    precision: Arithmetic = "float32",
     as_json: Json = False,
 ) -> None:
     """Measure a bundle on photos whose place is known. Exit status 1 if training has seen their drives."""
@@ -187,7 +163,7 @@ def evaluate(
             baseline=baseline is not None,
             together=together,
             store=default_store(),
-            precision=precision.value,
+            precision=precision,
             progress=progress,
         )
     if as_json:
@@ -295,14 +271,14 @@ def leak(
 def predict(
     bundle: Path,
     photos: Annotated[list[Path], typer.Argument(help="Photos, folders of photos, or one dataset or table.")],
-    format: Annotated[Format, typer.Option(help="How to write the answers.")] = Format.table,
+    format: Annotated[Format, typer.Option(help="How to write the answers.")] = "table",
     out: Annotated[Path | None, typer.Option(help="Write to a file instead of the screen.")] = None,
     top: Annotated[int, typer.Option(min=1, max=100, help="How many likely cells to name.")] = 5,
     together: Annotated[
         Together | None,
         typer.Option(help="Answer photos of a place or along a drive together: the table's, or those of a folder."),
     ] = None,
-    precision: Arithmetic = Precision.float32,
+    precision: Arithmetic = "float32",
 ) -> None:
     """Tell where photos were taken. Exit status 1 if one could not be read."""
     from graticule.inference.formats import WRITERS
@@ -317,21 +293,21 @@ def predict(
                 broken.append(result)
             yield result
 
-    locator = load(bundle, precision=precision.value)
+    locator = load(bundle, precision=precision)
     with console.progress("photos") as progress:
         results = counted(locator.results(wanted, albums=albums, top=top, progress=progress))
         if out is not None:
             from graticule.files import atomic_file
 
             with atomic_file(out) as aside, aside.open("w", encoding="utf-8") as file:
-                file.writelines(WRITERS["csv" if format is Format.table else format.value](results))
+                file.writelines(WRITERS["csv" if format == "table" else format](results))
                 file.write("\n")
-        elif format is not Format.table and not sys.stdout.isatty():
-            for piece in WRITERS[format.value](results):
+        elif format != "table" and not sys.stdout.isatty():
+            for piece in WRITERS[format](results):
                 typer.echo(piece, nl=False)
             typer.echo()
         held = list(results)  # on a terminal the answers wait until the bar is gone
-    if out is None and format is Format.table:
+    if out is None and format == "table":
         console.print_table(
             ("photo", "lat", "lon", "expected error", "likeliest cell", "probability*"),
             [
@@ -350,7 +326,7 @@ def predict(
         )
         typer.echo("* the network's own; not calibrated against outcomes")
     elif out is None and sys.stdout.isatty():
-        typer.echo("".join(WRITERS[format.value](held)))
+        typer.echo("".join(WRITERS[format](held)))
     if broken:
         typer.secho(
             f"{len(broken)} of {len(wanted)} photos could not be read, such as {broken[0].photo}: {broken[0].error}",

@@ -118,10 +118,10 @@ def data_split(
     from graticule.photos.table import read_located
 
     if by and track:
-        raise BadRecipeError(f"--track {track.value} is --by {TRACKS[track.value]}; give one of the two")
+        raise BadRecipeError(f"--track {track} is --by {TRACKS[track]}; give one of the two")
     columns = _renamed(path=path, lat=lat, lon=lon, sequence=sequence, captured_at=captured_at, creator=creator)
     [photos] = read_located([source], columns)
-    way = TRACKS[track.value] if track else by or "sequence"
+    way = TRACKS[track] if track else by or "sequence"
     shares = (1 - val - test, val, test)
     parts = make_split(photos, way, shares=shares, seed=seed, block_km=block_km, buffer_km=buffer_km)
     found = audit(photos.take(parts == "train"), photos.take(parts == "test")) if "test" in parts else None

@@ -2,18 +2,18 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from graticule.cli import console
-from graticule.cli.options import Arithmetic, Precision, expand, position
+from graticule.cli.options import Arithmetic, expand, position
 from graticule.errors import BadTableError
 
 app = typer.Typer()
 
 
-class Method(StrEnum):
+class Method(StrEnum):  # typer takes no list of literals
     occlusion = "occlusion"
     saliency = "saliency"
     integrated_gradients = "integrated-gradients"
@@ -22,9 +22,7 @@ class Method(StrEnum):
     map = "map"
 
 
-class Target(StrEnum):
-    true = "true"
-    predicted = "predicted"
+Target = Literal["true", "predicted"]
 
 
 @app.command()
@@ -33,12 +31,12 @@ def explain(
     photos: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
     out: Annotated[Path, typer.Option(help="Folder of the pictures.")],
     method: Annotated[list[Method], typer.Option(help="May be repeated.")] = [Method.occlusion, Method.map],  # noqa: B006
-    target: Annotated[Target, typer.Option(help="The cell asked about.")] = Target.predicted,
+    target: Annotated[Target, typer.Option(help="The cell asked about.")] = "predicted",
     truth: Annotated[str | None, typer.Option(help="LAT,LON of the photo, degrees; by default its EXIF's.")] = None,
     patch: Annotated[int | None, typer.Option(min=1, help="Occlusion: side of the square, network pixels.")] = None,
     stride: Annotated[int | None, typer.Option(min=1, help="Occlusion: step of the square, network pixels.")] = None,
     score: Annotated[bool, typer.Option(help="Judge each map by deletion and insertion.")] = True,
-    precision: Arithmetic = Precision.float32,
+    precision: Arithmetic = "float32",
 ) -> None:
     """Show which parts of photos the answers depend on, and where the probability lies on a map.
 
@@ -54,7 +52,7 @@ def explain(
         raise BadTableError(
             f"--truth is where one photo was taken, but there are {len(wanted)}; explain them one by one"
         )
-    locator, failed = load(bundle, precision=precision.value), 0
+    locator, failed = load(bundle, precision=precision), 0
     for photo, name in zip(wanted, names_of(wanted), strict=True):
         try:
             with console.progress(photo.name) as progress:
@@ -65,7 +63,7 @@ def explain(
                     [m.value for m in method],
                     name=name,
                     truth=where,
-                    target=target.value,
+                    target=target,
                     patch=patch,
                     stride=stride,
                     score=score,

@@ -1,9 +1,8 @@
 """``graticule data streetscapes|mapillary|kartaview``: photos from the network into a dataset."""
 
 from datetime import date
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,16 +11,14 @@ from graticule.cli.options import MaxRefused, bounding_box, position
 from graticule.errors import BadRecipeError, BadTableError
 
 if TYPE_CHECKING:
-    from graticule.sources.web.service import Search, Service
+    from collections.abc import Callable
+
+    from graticule.sources.web.service import Service
 
 app = typer.Typer()
 
 
-class Size(StrEnum):
-    small = "256"
-    medium = "1024"
-    large = "2048"
-    original = "original"
+Size = Literal["256", "1024", "2048", "original"]
 
 
 Box = Annotated[str | None, typer.Option(help="SOUTH,WEST,NORTH,EAST of a box, degrees: latitude first.")]
@@ -53,7 +50,7 @@ def data_streetscapes(
     since: Since = None,
     until: Until = None,
     pano: Pano = None,
-    size: Sizes = Size.medium,
+    size: Sizes = "1024",
     limit: Limit = None,
     rate: Rate = 20,
     at_once: AtOnce = 16,
@@ -67,82 +64,72 @@ def data_streetscapes(
         import_streetscapes(
             out, tables=tables, city=city, country=country, continent=continent,
             where=[_pair(text) for text in where or []], attributes=keep or [], since=_day("--since", since),
-            until=_day("--until", until), pano=pano, size=size.value, limit=limit, rate=rate, at_once=at_once,
+            until=_day("--until", until), pano=pano, size=size, limit=limit, rate=rate, at_once=at_once,
             max_refused=max_refused, with_images=images, progress=progress,
         )  # fmt: skip
     _print(out, images)
 
 
-@app.command("mapillary")
-def data_mapillary(
-    out: Path,
-    bbox: Box = None,
-    center: Center = None,
-    radius_km: Radius = 1.0,
-    ids: Ids = None,
-    sequence: Sequences = None,
-    since: Since = None,
-    until: Until = None,
-    pano: Pano = None,
-    size: Sizes = Size.medium,
-    limit: Limit = None,
-    rate: Rate = 20,
-    at_once: AtOnce = 16,
-    images: Images = True,
-    max_refused: MaxRefused = 0.05,
-) -> None:
-    """Photos of Mapillary: in a box, around a point, by id or sequence. The token is read from MAPILLARY_TOKEN."""
+def _data_service(make: "Callable[[str], Service]", usual_rate: float) -> "Callable[..., None]":
+    """The command of a service that is searched; ``make`` gets it for a size of photos."""
+
+    def command(
+        out: Path,
+        bbox: Box = None,
+        center: Center = None,
+        radius_km: Radius = 1.0,
+        ids: Ids = None,
+        sequence: Sequences = None,
+        since: Since = None,
+        until: Until = None,
+        pano: Pano = None,
+        size: Sizes = "1024",
+        limit: Limit = None,
+        rate: Rate = usual_rate,
+        at_once: AtOnce = 16,
+        images: Images = True,
+        max_refused: MaxRefused = 0.05,
+    ) -> None:
+        from graticule.sources.web.service import Search, collect
+
+        search = Search(
+            bbox=bounding_box(bbox) if bbox else None,
+            center=position(center, "--center") if center else None,
+            radius_km=radius_km,
+            ids=_lines(ids) if ids else (),
+            sequences=tuple(sequence or ()),
+            since=_day("--since", since),
+            until=_day("--until", until),
+            pano=pano,
+        )
+        service = make(size)
+        with console.progress("photos") as progress:
+            collect(
+                service, search, out, size=size, limit=limit, rate=rate, at_once=at_once, max_refused=max_refused,
+                with_images=images, progress=progress,
+            )  # fmt: skip
+        _print(out, images)
+
+    return command
+
+
+def _mapillary(size: str) -> "Service":
     from graticule.sources.web.mapillary import Mapillary
 
-    search = _search(bbox, center, radius_km, ids, sequence, since, until, pano)
-    service = Mapillary.from_environment(size.value)
-    _collect(service, search, out, size, limit, rate, at_once, max_refused, images)
+    return Mapillary.from_environment(size)
 
 
-@app.command("kartaview")
-def data_kartaview(
-    out: Path,
-    bbox: Box = None,
-    center: Center = None,
-    radius_km: Radius = 1.0,
-    ids: Ids = None,
-    sequence: Sequences = None,
-    since: Since = None,
-    until: Until = None,
-    pano: Pano = None,
-    size: Sizes = Size.medium,
-    limit: Limit = None,
-    rate: Rate = 10,
-    at_once: AtOnce = 16,
-    images: Images = True,
-    max_refused: MaxRefused = 0.05,
-) -> None:
-    """Photos of KartaView: in a box, around a point, by id or sequence."""
+def _kartaview(size: str) -> "Service":
     from graticule.sources.web.kartaview import KartaView
 
-    search = _search(bbox, center, radius_km, ids, sequence, since, until, pano)
-    _collect(KartaView.from_environment(size.value), search, out, size, limit, rate, at_once, max_refused, images)
+    return KartaView.from_environment(size)
 
 
-def _collect(
-    service: "Service",
-    search: "Search",
-    out: Path,
-    size: Size,
-    limit: int | None,
-    rate: float,
-    at_once: int,
-    max_refused: float,
-    images: bool,
-) -> None:
-    from graticule.sources.web.service import collect
-
-    with console.progress("photos") as progress:
-        collect(
-            service, search, out, size=size.value, limit=limit, rate=rate, at_once=at_once, max_refused=max_refused,
-            with_images=images, progress=progress,
-        )  # fmt: skip
-    _print(out, images)
+WAYS = "in a box, around a point, by id or sequence."
+app.command("mapillary", help=f"Photos of Mapillary: {WAYS} The token is read from MAPILLARY_TOKEN.")(
+    _data_service(_mapillary, usual_rate=20)
+)
+app.command("kartaview", help=f"Photos of KartaView: {WAYS}")(_data_service(_kartaview, usual_rate=10))
 
 
 def _print(out: Path, images: bool) -> None:
@@ -153,30 +140,6 @@ def _print(out: Path, images: bool) -> None:
 
     found = pl.scan_parquet(out / "found.parquet").select(pl.len()).collect().item()
     typer.echo(f"{found:,} photos found, listed in {out / 'found.parquet'}; none was fetched")
-
-
-def _search(
-    bbox: str | None,
-    center: str | None,
-    radius_km: float,
-    ids: Path | None,
-    sequences: list[str] | None,
-    since: str | None,
-    until: str | None,
-    pano: bool | None,
-) -> "Search":
-    from graticule.sources.web.service import Search
-
-    return Search(
-        bbox=bounding_box(bbox) if bbox else None,
-        center=position(center, "--center") if center else None,
-        radius_km=radius_km,
-        ids=_lines(ids) if ids else (),
-        sequences=tuple(sequences or ()),
-        since=_day("--since", since),
-        until=_day("--until", until),
-        pano=pano,
-    )
 
 
 def _lines(file: Path) -> tuple[str, ...]:

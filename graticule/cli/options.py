@@ -1,11 +1,11 @@
 """Options that several commands share."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from graticule.choices import Precision
 from graticule.errors import BadRecipeError, BadTableError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -14,20 +14,13 @@ Sets = Annotated[list[str] | None, typer.Option("--set", help="Change one settin
 Column = typer.Option(help="The table's own name of this column.")
 
 
-class Precision(StrEnum):
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-
-
 Arithmetic = Annotated[
     Precision,
     typer.Option("--precision", help="float32 answers alike on every machine; bfloat16 is faster on some, less exact."),
 ]
 
 
-class Track(StrEnum):
-    revisit = "revisit"
-    unseen = "unseen"
+Track = Literal["revisit", "unseen"]
 
 
 SPLIT_BY = (

@@ -1,8 +1,7 @@
 """The commands around many runs: sweeps, the reports' tables, cards."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -13,9 +12,7 @@ from graticule.errors import BadRecipeError
 app = typer.Typer()
 
 
-class Report(StrEnum):
-    a = "a"
-    b = "b"
+Report = Literal["a", "b"]
 
 
 @app.command()
@@ -66,7 +63,7 @@ def table(
     from graticule.files import write_text
     from graticule.reporting.tables import TABLES, read_runs
 
-    tables = TABLES[report.value](read_runs(runs))
+    tables = TABLES[report](read_runs(runs))
     if out:
         write_text(out, "\n".join(one.to_markdown() for one in tables))
     if as_json:

@@ -3,9 +3,10 @@
 import numpy as np
 import polars as pl
 
+from graticule.choices import Together
 from graticule.errors import BadTableError
 from graticule.geo.sphere import Floats, great_circle_km
-from graticule.inference.albums import Albums, Together
+from graticule.inference.albums import Albums
 from graticule.inference.gallery import Gallery
 from graticule.inference.locate import Locator
 from graticule.model.loading import Progress, silent

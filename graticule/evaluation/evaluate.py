@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from graticule.config import Precision
+from graticule.choices import Precision, Together
 from graticule.errors import BadTableError, LeakError
 from graticule.evaluation.baselines import with_baselines
 from graticule.evaluation.predictions import predict_rows, summary
 from graticule.files import write_json, write_parquet
 from graticule.geo.sphere import map_scale
-from graticule.inference.albums import Together
 from graticule.inference.locate import Locator
 from graticule.model.bundle import TRAINING, Bundle
 from graticule.model.features import FeatureStore

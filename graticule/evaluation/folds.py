@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 
+from graticule.choices import Together
 from graticule.config import Recipe
 from graticule.evaluation.baselines import with_baselines
 from graticule.evaluation.evaluate import Evaluation
 from graticule.evaluation.predictions import predict_rows, summary
 from graticule.geo.sphere import map_scale
-from graticule.inference.albums import Together
 from graticule.inference.locate import Locator
 from graticule.model.features import FeatureStore
 from graticule.model.loading import Progress, silent

@@ -5,12 +5,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from graticule.choices import MapScale
 from graticule.errors import BadTableError
 from graticule.evaluation.metrics import bootstrap_intervals, position_metrics
 from graticule.files import write_parquet
@@ -50,7 +51,7 @@ class ScoreReport:
     intervals: dict[str, tuple[float, float]]
     places: str
     map_diagonal_km: float
-    map_diagonal_from: Literal["given", "world", "positions"]
+    map_diagonal_from: MapScale
     row: Ints
     error_km: Floats
     refused: dict[int, str]

@@ -7,11 +7,12 @@ Conventions kept by the whole package:
 """
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from graticule.choices import MapScale
 from graticule.errors import BadCoordinateError, BadRecipeError
 
 EARTH_RADIUS_KM = 6371.0088  # mean radius R1; Moritz (2000), Geodetic Reference System 1980
@@ -143,7 +144,7 @@ def map_diagonal_km(lat: ArrayLike, lon: ArrayLike) -> float:
     return min(2 * reach_km, np.pi * EARTH_RADIUS_KM)
 
 
-def map_scale(lat: Floats, lon: Floats, given_km: float | None) -> tuple[float, Literal["given", "world", "positions"]]:
+def map_scale(lat: Floats, lon: Floats, given_km: float | None) -> tuple[float, MapScale]:
     """The diagonal of the map that photos at these positions are scored on, and where it comes from.
 
     Of a model the positions are those of its whole table, test photos included: the map that it was made to play on,

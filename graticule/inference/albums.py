@@ -2,17 +2,17 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from graticule.choices import Together
 from graticule.geo.sphere import EARTH_RADIUS_KM, Floats, chord_to_km, unit_vectors
 
 if TYPE_CHECKING:
     from graticule.partition import Partition
 
-Together = Literal["place", "sequence"]
 STEP_SPACINGS = 0.5  # a frame lies about this far from the one before, in median distances between cells
 FARTHEST_STEPS = 12.0  # beyond it a step is as unlikely as any jump
 JUMP = 1e-3  # share of steps that may end anywhere: a ferry, a gap in the recording, a wrong order

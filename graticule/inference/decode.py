@@ -2,15 +2,15 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from graticule.choices import Answer
 from graticule.geo.sphere import EARTH_RADIUS_KM, Floats, from_vectors, geojson_position, unit_vectors
 from graticule.partition import Partition
 
-Answer = Literal["median", "mode", "center", "regressed"]
 CANDIDATES = 32  # likeliest cells among which the search for the median starts
 MASS = 0.9999  # the search looks at the likeliest cells that hold so much; of all others it knows their pull
 STEPS = 30  # of Weiszfeld's iteration, which stops before when no answer gets better

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from graticule.config import Precision
+from graticule.choices import Answer, Precision
 from graticule.errors import BadPhotoError, BadRecipeError
 from graticule.inference import decode
 from graticule.inference.albums import Albums, Motion
-from graticule.inference.decode import Answer, Fix, Points
+from graticule.inference.decode import Fix, Points
 from graticule.model.bundle import Bundle
 from graticule.model.features import FeatureStore, encode
 from graticule.model.loading import Photo, Progress, silent

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import timm
 import torch
@@ -12,10 +12,9 @@ import torchvision
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
+from graticule.choices import Interpolation, Pooling
 from graticule.errors import BadRecipeError
 
-Interpolation = Literal["bilinear", "bicubic"]
-Pooling = Literal["own", "average", "average+gem"]
 HALF = (0.5, 0.5, 0.5)
 GEM_POWER = 3.0  # Radenovic, Tolias, Chum, "Fine-tuning CNN image retrieval", TPAMI 2019, section 3.2
 

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from graticule.config import Precision, Recipe
+from graticule.choices import Precision
+from graticule.config import Recipe
 from graticule.errors import BadRecipeError
 from graticule.model.encoders import Encoder, build_encoder
 from graticule.model.heads import Head, Output

@@ -1,12 +1,12 @@
 """Features to logits over cells, to a position, or to both."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-Kind = Literal["cells", "position", "both"]
-Coordinates = Literal["plane", "sphere"]
+from graticule.choices import Coordinates, HeadKind
+
 PLANE_REACH_KM = 1000.0
 
 
@@ -102,7 +102,7 @@ class Head(nn.Module):
         num_cells: int,
         hidden: int = 0,
         dropout: float = 0.0,
-        kind: Kind = "cells",
+        kind: HeadKind = "cells",
         coordinates: Coordinates = "sphere",
     ) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """A CNN whose feature map becomes the tokens of a transformer, as report B built GeoViT."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import timm
 import torch
@@ -10,6 +10,7 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from graticule.choices import TokenPosition
 from graticule.errors import BadRecipeError
 from graticule.model.encoders import Encoder, build_encoder
 
@@ -24,7 +25,7 @@ class Hybrid(nn.Module):
             ``learned``: the transformer's own position embedding, resized to the grid, and its final norm.
     """
 
-    def __init__(self, cnn: nn.Module, vit: VisionTransformer, grid: int, position: Literal["none", "learned"]) -> None:
+    def __init__(self, cnn: nn.Module, vit: VisionTransformer, grid: int, position: TokenPosition) -> None:
         super().__init__()
         self.grid = grid
         self.cnn = cnn
@@ -59,7 +60,7 @@ def build_hybrid(
     vit_weights: str,
     *,
     grid: int,
-    position: Literal["none", "learned"],
+    position: TokenPosition,
     options: Mapping[str, Any] | None = None,
 ) -> Encoder:
     """Join a timm CNN and a timm transformer; images are scaled as the CNN's weights want them.

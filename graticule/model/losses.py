@@ -1,15 +1,12 @@
 """What the network's answer is compared with."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from graticule.choices import TargetKind
 from graticule.geo.sphere import EARTH_RADIUS_KM
 from graticule.model.heads import Frame
-
-Kind = Literal["one_cell", "smoothed", "distance"]
 
 
 def distance_targets(photos: Tensor, cells: Tensor, tau_km: float) -> Tensor:
@@ -33,7 +30,7 @@ def cell_loss(
     photos: Tensor,
     cells: Tensor,
     *,
-    kind: Kind,
+    kind: TargetKind,
     smoothing: float,
     tau_km: float,
 ) -> Tensor:

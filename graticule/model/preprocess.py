@@ -1,7 +1,7 @@
 """From a photo's bytes to the tensor a model eats. It travels with the weights; training and serving share it."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as vision
 
+from graticule.choices import Interpolation, Resize
 from graticule.photos.images import decode
 
 STRIDE = 16  # the patch of most transformers; convolutions take any side
@@ -23,13 +24,13 @@ class Preprocess:
         mean, std: of RGB in [0, 1].
     """
 
-    resize: Literal["squash", "fit"]
+    resize: Resize
     height: int
     width: int
     longest: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    interpolation: Interpolation = "bilinear"
 
     def shape_for(self, height: int, width: int) -> tuple[int, int]:
         """Height and width that a photo of this size is resized to; ``fit`` never enlarges a side."""

@@ -5,13 +5,13 @@ are a :class:`Partition`: positions to rows, the middle of each row, its outline
 """
 
 from pathlib import Path
-from typing import Literal
 
 from numpy.typing import ArrayLike
 
+from graticule.choices import Keep, PartitionKind
 from graticule.errors import BadRecipeError, BadTableError
 from graticule.partition.base import KIND, NO_CELL, Partition
-from graticule.partition.cells import CellPartition, Keep
+from graticule.partition.cells import CellPartition
 from graticule.partition.clusters import GaussianPartition, KMeansPartition
 from graticule.partition.grid import GridPartition
 from graticule.partition.labels import LabelPartition
@@ -28,7 +28,6 @@ __all__ = [
     "read_partition",
 ]
 
-Kind = Literal["s2", "grid", "kmeans", "gaussian", "label"]
 KINDS: dict[str, type[Partition]] = {
     one.kind: one for one in (CellPartition, GridPartition, KMeansPartition, GaussianPartition, LabelPartition)
 }
@@ -37,7 +36,7 @@ KINDS: dict[str, type[Partition]] = {
 def grow(
     lat: ArrayLike,
     lon: ArrayLike,
-    kind: Kind = "s2",
+    kind: PartitionKind = "s2",
     *,
     split_above: int = 1000,
     drop_below: int = 50,

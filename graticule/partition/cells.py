@@ -1,17 +1,16 @@
 """Adaptive cells: small where photos are dense, large where they are rare. The classes of the classifier."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from graticule.choices import Keep
 from graticule.errors import BadRecipeError
 from graticule.geo import s2
 from graticule.geo.sphere import Floats, Ints, from_vectors, unit_vectors
 from graticule.partition.base import NO_CELL, SPREAD_OF_SIDE, Partition, check_positions
-
-Keep = Literal["planet", "nested"]
 
 _CHUNK = 1 << 13  # photos at a time, where several numbers are held of each
 _BUCKET_BITS = 17  # half a megabyte of buckets

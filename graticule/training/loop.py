@@ -17,7 +17,8 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from timm.optim import param_groups_weight_decay
 from torch import Tensor
 
-from graticule.config import Precision, Recipe
+from graticule.choices import Precision
+from graticule.config import Recipe
 from graticule.errors import BadRecipeError
 from graticule.files import write_text
 from graticule.geo.sphere import from_vectors, great_circle_km, unit_vectors

@@ -1,0 +1,19 @@
+"""The words that recipes, functions and commands choose from, each list written once."""
+
+from typing import Literal
+
+PartitionKind = Literal["s2", "grid", "kmeans", "gaussian", "label"]
+Keep = Literal["planet", "nested"]  # which S2 cells stay: PlaNet's leaves, or every fitting one at any level
+Resize = Literal["squash", "fit"]
+Interpolation = Literal["bilinear", "bicubic"]
+Pooling = Literal["own", "average", "average+gem"]
+TokenPosition = Literal["none", "learned"]  # position embedding of a transformer on a feature map
+HeadKind = Literal["cells", "position", "both"]
+Coordinates = Literal["plane", "sphere"]
+TargetKind = Literal["one_cell", "smoothed", "distance"]
+ScheduleName = Literal["onecycle", "cosine", "constant", "plateau"]
+Optimizer = Literal["adamw", "adam"]
+Precision = Literal["float32", "bfloat16"]
+Answer = Literal["median", "mode", "center", "regressed"]
+Together = Literal["place", "sequence"]
+MapScale = Literal["given", "world", "positions"]
