@@ -1,11 +1,20 @@
 """What a run may be told: one frozen tree, read from one YAML file. Nothing here opens a photo or a model."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from graticule.choices import (
     Answer,
@@ -14,7 +23,6 @@ from graticule.choices import (
     Interpolation,
     Keep,
     Optimizer,
-    PartitionKind,
     Pooling,
     Precision,
     Resize,
@@ -35,44 +43,18 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Cells(Section):
-    """The division of the map: what the classes are.
+class S2Cells(Section):
+    """Adaptive S2 cells (PlaNet, arXiv 1602.05314, section 3.1; ``nested`` as report A wrote it)."""
 
-    ``s2`` are adaptive cells (PlaNet, arXiv 1602.05314, section 3.1; ``nested`` as report A wrote it), ``grid`` the
-    quantile grid of report A's notebook, ``kmeans`` and ``gaussian`` clusters of the photos, and ``label`` the values
-    of a column, such as ``label: city``.
-    """
-
-    kind: PartitionKind = "s2"
-    split_above: Count | None = None  # of s2: 1000, 50, 18 and planet where nothing is said
-    drop_below: Count | None = None
-    max_level: Annotated[int, Field(ge=0, le=30)] | None = None
-    keep: Keep | None = None
-    rows: Count | None = None
-    columns: Count | None = None
-    clusters: Count | None = None
-    label: str | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _filled(cls, tree: Any) -> Any:
-        if isinstance(tree, dict) and tree.get("kind", "s2") == "s2":
-            usual = {"split_above": 1000, "drop_below": 50, "max_level": 18, "keep": "planet"}
-            return usual | {name: value for name, value in tree.items() if value is not None}
-        return tree
+    kind: Literal["s2"] = "s2"
+    split_above: Count = 1000
+    drop_below: Count = Field(default_factory=lambda data: min(50, max(1, data.get("split_above", 1000) // 20)))
+    max_level: Annotated[int, Field(ge=0, le=30)] = 18
+    keep: Keep = "planet"
 
     @model_validator(mode="after")
-    def _fits_the_kind(self) -> Self:
-        wanted = _CELLS_SETTINGS[self.kind]
-        given = [name for name in type(self).model_fields if name != "kind" and getattr(self, name) is not None]
-        for name in given:
-            if name not in wanted:
-                kinds = " or ".join(kind for kind, names in _CELLS_SETTINGS.items() if name in names)
-                raise ValueError(f"{name} goes with kind: {kinds}; here the kind is {self.kind}")
-        missing = [name for name in wanted if name not in given]
-        if missing:
-            raise ValueError(f"kind: {self.kind} takes {' and '.join(wanted)}; not given: {', '.join(missing)}")
-        if self.drop_below is not None and self.split_above is not None and self.drop_below > self.split_above:
+    def _keeps_some(self) -> Self:
+        if self.drop_below > self.split_above:
             raise ValueError(
                 f"drop_below={self.drop_below} exceeds split_above={self.split_above}: every cell that is "
                 f"small enough to keep would be dropped; make drop_below the smaller of the two"
@@ -80,13 +62,45 @@ class Cells(Section):
         return self
 
 
-_CELLS_SETTINGS = {
-    "s2": ("split_above", "drop_below", "max_level", "keep"),
-    "grid": ("rows", "columns"),
-    "kmeans": ("clusters",),
-    "gaussian": ("clusters",),
-    "label": ("label",),
-}
+class GridCells(Section):
+    """The quantile grid of report A's notebook: equal counts along each axis."""
+
+    kind: Literal["grid"]
+    rows: Count
+    columns: Count
+
+
+class ClusterCells(Section):
+    """Clusters of the photos' positions."""
+
+    kind: Literal["kmeans", "gaussian"]
+    clusters: Count
+
+
+class LabelCells(Section):
+    """The values of a column, such as ``label: city``."""
+
+    kind: Literal["label"]
+    label: str
+
+
+def _kind_of(tree: Any) -> Any:
+    return tree.get("kind", "s2") if isinstance(tree, dict) else getattr(tree, "kind", None)
+
+
+CELLS: dict[str, type[Section]] = {
+    "s2": S2Cells, "grid": GridCells, "kmeans": ClusterCells, "gaussian": ClusterCells, "label": LabelCells
+}  # fmt: skip
+Cells = Annotated[
+    Annotated[S2Cells, Tag("s2")]
+    | Annotated[GridCells, Tag("grid")]
+    | Annotated[ClusterCells, Tag("kmeans")]
+    | Annotated[ClusterCells, Tag("gaussian")]
+    | Annotated[LabelCells, Tag("label")],
+    Discriminator(_kind_of),
+    # Nothing is a value of no setting: recipes were once written with every kind's settings, most of them null.
+    BeforeValidator(lambda tree: {k: v for k, v in tree.items() if v is not None} if isinstance(tree, dict) else tree),
+]
 
 
 class Split(Section):
@@ -294,7 +308,7 @@ class Recipe(Section):
 
     name: str = "unnamed"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    cells: Cells = Cells()
+    cells: Cells = S2Cells()
     split: Split = Split()
     image: Image = Image()
     augment: Augment = Augment()
@@ -365,7 +379,7 @@ def parse_recipe(tree: Mapping[str, Any], where: str = "the recipe") -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        problems = "; ".join(_explain(problem) for problem in error.errors())
+        problems = "; ".join(dict.fromkeys(_explain(problem, error.errors()) for problem in error.errors()))
         raise BadRecipeError(f"{where}: {problems}") from error
 
 
@@ -406,13 +420,23 @@ def _set(tree: Any, names: list[str], value: Any) -> None:
             tree = tree[key]
 
 
-def _explain(problem: Any) -> str:
+def _explain(problem: Any, problems: Sequence[Any]) -> str:
     path = [str(part) for part in problem["loc"]]
+    kind = path.pop(1) if path[:1] == ["cells"] and len(path) > 1 else None  # the union's tag is no name of a setting
+    if problem["type"] == "union_tag_invalid":
+        return f"cells.kind: should be {', '.join(CELLS)}, found {problem['ctx']['tag']!r}"
+    if kind and problem["type"] == "missing":
+        wanted = [name for name in CELLS[kind].model_fields if name != "kind"]
+        lacking = [other["loc"][-1] for other in problems if other["type"] == "missing" and "cells" in other["loc"]]
+        return f"cells: kind: {kind} takes {' and '.join(wanted)}; not given: {', '.join(lacking)}"
     if problem["type"] == "extra_forbidden":
-        section: Any = Recipe
-        for part in path[:-1]:
+        section: Any = CELLS[kind] if kind else Recipe
+        for part in path[:-1] if not kind else ():
             if not part.isdigit():  # the number of an entry in a list of sections
                 section = _section_of(section.model_fields[part].annotation)
+        kinds = [other for other, settings in CELLS.items() if path[-1] in settings.model_fields]
+        if kind and kinds:
+            return f"cells: {path[-1]} goes with kind: {' or '.join(kinds)}; here the kind is {kind}"
         near = difflib.get_close_matches(path[-1], section.model_fields, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(section.model_fields)}"
         return f"unknown setting {'.'.join(path)}; {hint}"

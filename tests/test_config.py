@@ -31,6 +31,8 @@ def test_every_recipe_we_ship_is_read(path):
         ),
         pytest.param({"cells": {"label": "city"}}, "label goes with kind: label; here the kind is s2", id="no kind"),
         pytest.param({"cells": {"kind": "grid", "rows": 3}}, "takes rows and columns; not given: columns", id="grid"),
+        pytest.param({"cells": {"kind": "hexagons"}}, "cells.kind: should be s2, grid, kmeans", id="no such kind"),
+        pytest.param({"cells": {"splitabove": 3}}, "cells.splitabove; did you mean split_above?", id="misspelt cells"),
         pytest.param({"target": {"kind": "distance"}}, "takes tau_km or tau_spacings", id="no tau"),
         pytest.param({"target": {"kind": "distance", "tau_km": 1, "tau_spacings": 1}}, "one of them", id="two taus"),
         pytest.param({"target": {"tau_km": 1}}, "tau_km goes with kind: distance", id="tau without distance"),
@@ -52,6 +54,16 @@ def test_a_setting_that_cannot_be_is_refused_with_a_sentence(tree, sentence):
     with pytest.raises(BadRecipeError) as caught:
         parse_recipe(tree)
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(("split_above", "drop_below"), [(1000, 50), (5000, 50), (100, 5), (30, 1), (1, 1)])
+def test_small_cells_are_dropped_in_proportion_where_nothing_is_said(split_above, drop_below):
+    assert parse_recipe({"cells": {"split_above": split_above}}).cells.drop_below == drop_below
+
+
+def test_settings_of_other_kinds_that_are_null_are_no_settings():
+    nothing = dict.fromkeys(["split_above", "drop_below", "max_level", "keep", "clusters", "label"])
+    assert parse_recipe({"cells": nothing | {"kind": "grid", "rows": 2, "columns": 3}}).cells.columns == 3
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import timm
 import torch
 from towns import make_town, tiny_recipe
 
-from graticule.config import Cells, parse_recipe
+from graticule.config import LabelCells, parse_recipe
 from graticule.errors import BadPhotoError, BadRecipeError, BundleError, NotEnoughMemoryError
 from graticule.model.bundle import Bundle
 from graticule.model.features import FeatureStore
@@ -172,7 +172,7 @@ def test_a_run_is_not_resumed_under_another_split_or_other_marks(town, tmp_path)
 
 
 def test_a_run_is_not_resumed_with_other_labels(town, tmp_path):
-    recipe = tiny_recipe(train={"epochs": 1}).model_copy(update={"cells": Cells(kind="label", label="quarter")})
+    recipe = tiny_recipe(train={"epochs": 1}).model_copy(update={"cells": LabelCells(kind="label", label="quarter")})
     labels = ["a", "b", "c", "d"] * (len(town) // 4)
 
     def run(values, **options):

@@ -29,7 +29,10 @@ def cells(
     out: Annotated[Path, typer.Option(help="Where the cells go.")] = Path("cells.parquet"),
     kind: Annotated[PartitionKind, typer.Option(help="How to divide: S2 cells, a grid, clusters, or a column.")] = "s2",
     split_above: Annotated[int | None, typer.Option(help="s2: split a cell with more photos. [default: 1000]")] = None,
-    drop_below: Annotated[int | None, typer.Option(help="s2: drop a cell with fewer photos. [default: 50]")] = None,
+    drop_below: Annotated[
+        int | None,
+        typer.Option(help="s2: drop a cell with fewer photos. [default: --split-above / 20, at most 50]"),
+    ] = None,
     max_level: Annotated[int | None, typer.Option(help="s2: finest level. [default: 18]")] = None,
     keep: Annotated[Keep | None, typer.Option(help="s2: planet, or nested as report A. [default: planet]")] = None,
     rows: Annotated[int | None, typer.Option(help="grid: rows with equally many photos.")] = None,
@@ -43,7 +46,7 @@ def cells(
     as_json: Json = False,
 ) -> None:
     """Divide the map: adaptive S2 cells, a quantile grid, clusters, or the values of a column."""
-    from graticule.config import parse_recipe
+    from graticule.config import LabelCells, parse_recipe
 
     given = {
         "split_above": split_above, "drop_below": drop_below, "max_level": max_level, "keep": keep,
@@ -54,8 +57,8 @@ def cells(
     from graticule.photos.table import read_labels, read_points
 
     lats, lons = read_points(points, lat, lon)
-    labels = read_labels(points, wanted.label) if wanted.label else ()
-    partition = grow(lats, lons, labels=labels, seed=seed, **wanted.model_dump(exclude_none=True))
+    labels = read_labels(points, wanted.label) if isinstance(wanted, LabelCells) else ()
+    partition = grow(lats, lons, labels=labels, seed=seed, **wanted.model_dump())
     partition.write(out)
     if plot:
         from graticule.reporting.figures import cells_map, save

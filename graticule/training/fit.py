@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from graticule.config import Recipe
+from graticule.config import LabelCells, Recipe, S2Cells
 from graticule.errors import BadRecipeError
 from graticule.geo.sphere import great_circle_km, spherical_mean, unit_vectors
 from graticule.model.bundle import Bundle
@@ -178,9 +178,9 @@ def _loaders(parts: "list[_Part]", recipe: Recipe) -> list[Any]:
 
 def _more_cells(recipe: Recipe) -> str:
     cells = recipe.cells
-    if cells.kind == "s2":
+    if isinstance(cells, S2Cells):
         return f"lower cells.split_above (now {cells.split_above}) or cells.drop_below (now {cells.drop_below})"
-    if cells.kind == "label":
+    if isinstance(cells, LabelCells):
         return f"name a column with more values than cells.label: {cells.label} has"
     return "ask for more of them under cells"
 

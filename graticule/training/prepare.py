@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from graticule.config import Recipe
+from graticule.config import LabelCells, Recipe
 from graticule.errors import BadRecipeError
 from graticule.files import write_json, write_parquet
 from graticule.model.bundle import INDEX, TRAINING
@@ -93,8 +94,13 @@ def split_photos(recipe: Recipe, photos: Photos) -> NDArray[Any]:
 def grow_cells(recipe: Recipe, photos: Photos) -> Partition:
     """The recipe's cells over these photos."""
     cells = recipe.cells
-    labels = photos.column(cells.label) if cells.label else ()
-    return grow(photos.lat, photos.lon, labels=labels, seed=recipe.seed, **cells.model_dump(exclude_none=True))
+    return grow(photos.lat, photos.lon, labels=_labels(recipe, photos), seed=recipe.seed, **cells.model_dump())
+
+
+def _labels(recipe: Recipe, photos: Photos) -> Sequence[Any]:
+    """The values that are the classes, one a photo; none where the classes are not those of a column."""
+    cells = recipe.cells
+    return photos.column(cells.label).tolist() if isinstance(cells, LabelCells) else ()
 
 
 def run_fingerprint(recipe: Recipe, photos: Photos, split: NDArray[Any]) -> str:
@@ -104,8 +110,7 @@ def run_fingerprint(recipe: Recipe, photos: Photos, split: NDArray[Any]) -> str:
         split: of :func:`split_photos`. Whatever columns it was made from (split, marked, sequence, place, times), a
             change of who trains is a change of this array.
     """
-    label = recipe.cells.label
-    columns = [photos.frame["path"].to_list(), split.tolist(), photos.column(label).tolist() if label else []]
+    columns = [photos.frame["path"].to_list(), split.tolist(), list(_labels(recipe, photos))]
     table = hashlib.sha256(recipe.model_dump_json().encode())
     table.update(json.dumps(columns, default=str).encode())
     table.update(photos.lat.tobytes() + photos.lon.tobytes())
