@@ -184,3 +184,23 @@ def test_each_of_several_processes_reads_its_own_share_of_the_photos(town, monke
         [training._Part(FeatureDataset(torch.zeros(8, 2), {}), np.zeros(8), np.zeros((8, 2), np.int64))], tiny_recipe()
     )
     assert given == [(1, 2)]
+
+
+@pytest.mark.parametrize("target", [{"kind": "one_cell"}, {"kind": "smoothed", "smoothing": 0.1}])
+def test_a_batch_with_no_photo_in_any_cell_teaches_nothing_and_spoils_nothing(partition, target):
+    module = module_for(partition, target=target)
+    logits = torch.randn(3, len(partition), requires_grad=True)
+    batch = {"row": torch.full((3,), NO_CELL), "position": torch.eye(3, dtype=torch.float64)}
+    loss = module._loss(Output(logits, None), batch)
+    loss.backward()
+    assert loss == 0
+    assert not logits.grad.any()
+
+
+def test_the_position_embedding_of_a_hybrid_does_not_decay(partition):
+    encoder = {"name": "test_resnet", "then": {"vit": "test_vit", "grid": 3, "position": "learned"}}
+    module = module_for(partition, encoder=encoder, train={"weight_decay": 0.3})
+    groups = module.configure_optimizers().param_groups
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert decay[id(module.net.encoder.body.pos_embed)] == 0
+    assert decay[id(module.net.encoder.body.proj.weight)] == 0.3

@@ -43,6 +43,10 @@ class Hybrid(nn.Module):
         for name, module in kept.items():
             self.vit.add_module(name, module)
 
+    def no_weight_decay(self) -> set[str]:
+        """The parameters that do not decay, as timm's networks name theirs."""
+        return {"pos_embed"}
+
     def forward(self, images: Tensor) -> Tensor:
         """Features ``(B, width of the transformer)`` of images ``(B, 3, H, W)``."""
         local = self.cnn.forward_features(images)  # type: ignore[operator]

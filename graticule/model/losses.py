@@ -7,6 +7,7 @@ from torch.nn import functional
 from graticule.choices import TargetKind
 from graticule.geo.sphere import EARTH_RADIUS_KM
 from graticule.model.heads import Frame
+from graticule.partition import NO_CELL
 
 
 def distance_targets(photos: Tensor, cells: Tensor, tau_km: float) -> Tensor:
@@ -39,13 +40,14 @@ def cell_loss(
     Args:
         logits: shape ``(B, C)``.
         rows: the true cells, shape ``(B,)``; ``NO_CELL`` counts only for ``distance`` and is left out otherwise.
+            Where no photo is left the loss is zero.
         photos, cells: unit vectors, shapes ``(B, 3)`` and ``(C, 3)``.
     """
     if kind == "distance":
         return functional.cross_entropy(logits, distance_targets(photos, cells, tau_km))
-    return functional.cross_entropy(
-        logits, rows, ignore_index=-1, label_smoothing=smoothing if kind == "smoothed" else 0.0
-    )
+    smoothing = smoothing if kind == "smoothed" else 0.0
+    total = functional.cross_entropy(logits, rows, ignore_index=NO_CELL, label_smoothing=smoothing, reduction="sum")
+    return total / (rows != NO_CELL).sum().clamp(min=1)  # a mean over no photo would be NaN
 
 
 def position_loss(position: Tensor, photos: Tensor, frame: Frame) -> Tensor:

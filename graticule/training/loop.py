@@ -96,9 +96,10 @@ class TrainingModule(lightning.LightningModule):
     def _loss(self, output: Output, batch: dict[str, Any]) -> Tensor:
         return sum((loss for loss, _ in self._losses(output, batch)), torch.zeros((), device=self.device))
 
-    def _losses(self, output: Output, batch: dict[str, Any]) -> list[tuple[Tensor, int]]:
+    def _losses(self, output: Output, batch: dict[str, Any]) -> list[tuple[Tensor, Tensor | int]]:
         """The parts of the loss, each with the number of photos that it is a mean of."""
-        target, found = self.recipe.target, []
+        target = self.recipe.target
+        found: list[tuple[Tensor, Tensor | int]] = []
         if output.logits is not None:
             loss = cell_loss(
                 output.logits.float(),
@@ -110,7 +111,7 @@ class TrainingModule(lightning.LightningModule):
                 tau_km=self.tau_km,
             )
             everywhere = target.kind == "distance"  # else a photo outside every cell has no target
-            found.append((loss, len(batch["row"]) if everywhere else int((batch["row"] != NO_CELL).sum())))
+            found.append((loss, len(batch["row"]) if everywhere else (batch["row"] != NO_CELL).sum()))
         if output.position is not None and self.head.frame is not None:
             loss = position_loss(output.position, batch["position"], self.head.frame)
             found.append(((target.alpha or 1.0) * loss, len(batch["position"])))
@@ -214,14 +215,15 @@ class EpochMetrics:
         self.sums: dict[int, float] = {}  # of each part of the loss
         self.counts: dict[int, int] = {}
 
-    def add(self, output: Output, losses: list[tuple[Tensor, int]], index: Tensor) -> None:
+    def add(self, output: Output, losses: list[tuple[Tensor, Tensor | int]], index: Tensor) -> None:
         """One batch: its outputs, its mean losses with the photos that each is a mean of, and which photos they are."""
         self.index.append(index.cpu())
         if output.logits is not None:
             self.cells.append(output.logits.argmax(dim=1).cpu())
         if output.position is not None:
             self.positions.append(output.position.cpu())
-        for part, (loss, count) in enumerate(losses):
+        for part, (loss, counted) in enumerate(losses):
+            count = int(counted)  # read here alone: a training step would wait for the GPU
             self.counts[part] = self.counts.get(part, 0) + count
             if count:
                 self.sums[part] = self.sums.get(part, 0.0) + count * float(loss)
