@@ -257,6 +257,19 @@ async def together(work: Iterable[Awaitable[None]]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def until_done(queue: asyncio.Queue[Any], workers: Iterable[Awaitable[None]]) -> None:
+    """Run workers that never end until all that was put into the queue is done; a failure is raised as it is."""
+    tasks = [asyncio.ensure_future(one) for one in [queue.join(), *workers]]
+    try:
+        first, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in first:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 def _host(url: str) -> str:
     return urlsplit(url).netloc.rpartition("@")[2] or "a link without a host"
 

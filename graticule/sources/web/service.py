@@ -17,7 +17,7 @@ from graticule.files import write_json, write_parquet
 from graticule.geo import sphere
 from graticule.sources.ingest import MAX_REFUSED, Refusal, ingest
 from graticule.sources.web.download import FETCH_FOLDER, PASSING, Journal, Progress, Wanted, fetch, photo_path
-from graticule.sources.web.http import Client, NotHadError, run_alone, together
+from graticule.sources.web.http import Client, NotHadError, run_alone, until_done
 
 LICENCE = "CC-BY-SA-4.0"  # of photos of Mapillary (mapillary.com/terms, 7) and KartaView (kartaview.org/terms, 4)
 SIZES = ("256", "1024", "2048", "original")
@@ -235,38 +235,38 @@ def find(
     with Journal(out / FETCH_FOLDER / "answers.jsonl") as journal:
         known = {_name(query): Answer(*answer) for query, *answer in journal.entries}
         journal.entries.clear()
-        waiting = service.queries(search)
-        state = {"asked": 0, "busy": 0, "found": 0}
+        asked = found_rows = 0
+        waiting: asyncio.LifoQueue[Query] = asyncio.LifoQueue()  # depth first: fewer boxes wait at a time
+        for query in service.queries(search):
+            waiting.put_nowait(query)
 
         async def ask(client: Client) -> None:
-            while waiting or state["busy"]:
-                if not waiting:  # another question under way may lead to more
-                    await asyncio.sleep(0.02)
-                    continue
-                query = waiting.pop()
-                state["busy"] += 1
+            nonlocal asked, found_rows
+            while True:
+                query = await waiting.get()
                 try:
                     answer = known.pop(_name(query), None)
                     if answer is None:
                         answer = await service.answer(client, query)
                         journal.add([query, *answer])
-                    waiting.extend(answer.more)
+                    for more in answer.more:
+                        waiting.put_nowait(more)
                     if answer.lacking:
                         refusals.append(Refusal(_name(query), "gone", answer.lacking))
                     if answer.rows:
                         tables.append(pl.DataFrame(answer.rows, schema=COLUMNS, strict=False))
-                        state["found"] += len(answer.rows)
+                        found_rows += len(answer.rows)
                 except NotHadError as refused:
                     refusals.append(Refusal(_name(query), refused.reason, refused.detail))
                 finally:
-                    state["busy"] -= 1
-                state["asked"] += 1
+                    waiting.task_done()
+                asked += 1
                 if progress:
-                    progress(state["asked"], state["asked"] + len(waiting), f"{state['found']:,} photos found")
+                    progress(asked, asked + waiting.qsize(), f"{found_rows:,} photos found")
 
         async def run() -> None:
             async with Client(rate=rate, at_once=at_once) as client:
-                await together(ask(client) for _ in range(at_once))
+                await until_done(waiting, [ask(client) for _ in range(at_once)])
 
         run_alone(run())
     found = pl.concat(tables) if tables else pl.DataFrame(schema=COLUMNS)
