@@ -288,7 +288,7 @@ def test_the_recipe_for_real_photos_keeps_its_promise_at_half_the_size(real_data
 @pytest.mark.parametrize(
     ("table", "sentence"),
     [
-        pytest.param("path,latitude,lon\na.jpg,1,2\n", "no column 'lat'", id="no lat"),
+        pytest.param("path,breadth,lon\na.jpg,1,2\n", "no column 'lat'", id="no lat"),
         pytest.param("path,lat,lon\na.jpg,95,2\n", "95", id="latitude 95"),
     ],
 )

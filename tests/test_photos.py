@@ -8,15 +8,8 @@ import polars as pl
 import pytest
 
 from graticule.errors import BadTableError, WriteError
-from graticule.photos.table import (
-    Photos,
-    SwappedColumnsWarning,
-    looks_swapped,
-    read_photos,
-    read_points,
-    read_table,
-    write_dataset,
-)
+from graticule.photos.table import Photos, SwappedColumnsWarning, looks_swapped, read_photos, read_points, write_dataset
+from graticule.photos.tabular import read_table
 
 
 @pytest.fixture
@@ -43,17 +36,16 @@ def photos(**columns):
 
 @pytest.mark.parametrize("read", [read_photos, read_points])
 def test_a_table_without_lat_says_what_it_has_and_what_to_type(table, read):
-    path = table("path,Latitude,lon\na.jpg,1,2\n")
+    path = table("path,Latitude?,lon\na.jpg,1,2\n")
     assert sentence(path, read) == (
-        f"{path} has no column 'lat'; it has: path, Latitude, lon. Name it with --lat Latitude"
+        f"{path} has no column 'lat'; it has: path, Latitude?, lon. Name the right one with --lat NAME"
     )
 
 
 @pytest.mark.parametrize(
     ("header", "advice"),
     [
-        ("img_path,lat,lon", "--path img_path"),
-        ("path,lat,lng", "--lon lng"),
+        ("paths,lat,lon", "--path paths"),
         ("path,lat,lonn", "--lon lonn"),
         ("path,lat,breadth", "--lon NAME"),
     ],
@@ -125,7 +117,7 @@ def test_columns_look_swapped_only_where_swapping_would_mend_all(lat, lon, expec
     [
         (b"", "is empty; a table begins with a line of column names"),
         (b"path,lat,lon\n", "has no rows under its header path, lat, lon"),
-        (b"path,lat,lon\n\xff\xfe,1,2\n", "cannot be read as CSV in UTF-8"),
+        (b"path,lat,lon\n\xff\xfe,1,2\n", "is not UTF-8 text (byte 13)"),
         (b"path,lat,lon\na,1,2,3\n", "cannot be read as CSV in UTF-8"),
         (b"path,lat,lon\n,1,2\n", "row 1 has no path"),
     ],

@@ -153,8 +153,8 @@ def test_bad_rows_of_a_table_are_refused_rows_and_not_errors(album, tmp_path):
 
 
 def test_a_table_without_lat_is_an_error(album, tmp_path):
-    (album / "list.csv").write_text("path,latitude,lon\n0.jpg,1,2\n")
-    with pytest.raises(BadTableError, match=r"has no column 'lat'.*--lat latitude"):
+    (album / "list.csv").write_text("path,lats,lon\n0.jpg,1,2\n")
+    with pytest.raises(BadTableError, match=r"has no column 'lat'.*--lat lats"):
         import_table(album / "list.csv", tmp_path / "set")
 
 

@@ -41,4 +41,5 @@ def main() -> None:
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     if category.__module__.startswith("graticule"):
-        typer.secho(f"warning: {message}", fg="yellow", err=True)
+        note = category.__name__.endswith("Note")
+        typer.secho(f"{'note' if note else 'warning'}: {message}", fg=None if note else "yellow", err=True)

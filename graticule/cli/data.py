@@ -40,6 +40,7 @@ def data_table(
     heading: Annotated[str, Column] = "heading",
     split: Annotated[str, Column] = "split",
     photos_root: Annotated[Path | None, typer.Option(help="Folder that the paths start from.")] = None,
+    encoding: Annotated[str | None, typer.Option(help="Of a text file, such as cp1252; UTF-8 by default.")] = None,
     max_refused: MaxRefused = 0.05,
 ) -> None:
     """Read a CSV or Parquet table of photos: path, lat, lon, and more columns where there are some."""
@@ -53,6 +54,7 @@ def data_table(
             out,
             columns={ours: theirs for ours, theirs in given.items() if ours != theirs},
             photos_root=photos_root,
+            encoding=encoding,
             max_refused=max_refused,
             progress=lambda done, total: progress(done, total, ""),
         )

@@ -16,7 +16,8 @@ from graticule.errors import BadTableError
 from graticule.evaluation.metrics import bootstrap_intervals, position_metrics
 from graticule.files import write_parquet
 from graticule.geo import sphere
-from graticule.photos.table import numbers, read_table
+from graticule.photos.table import numbers
+from graticule.photos.tabular import read_table
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -4,7 +4,6 @@ A dataset is a folder with ``photos.parquet``, ``refused.parquet`` and ``dataset
 Parquet table with ``path, lat, lon`` is read the same way. See docs/architecture.md for the columns.
 """
 
-import difflib
 import itertools
 import json
 import warnings
@@ -23,18 +22,15 @@ from graticule.errors import BadTableError
 from graticule.files import atomic_file, parquet_bytes
 from graticule.geo import sphere
 from graticule.photos.cards import card_file, datasheet
+from graticule.photos.degrees import POINT, read_degrees
 from graticule.photos.shards import open_url, url_of
+from graticule.photos.tabular import column_names, missing, note, read_table
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 MARKED = "marked"  # the column that says why a photo does not train; null is fine
 PLACE_DECIMALS = 3  # without a column `place`, positions equal to 0.001 degrees are one place
-OTHER_NAMES = {
-    "path": ("file", "filename", "file_name", "image", "img", "image_path", "img_path", "filepath", "photo"),
-    "lat": ("latitude", "y", "gps_lat", "gps_latitude", "lat_deg"),
-    "lon": ("longitude", "lng", "long", "x", "gps_lon", "gps_longitude", "lon_deg"),
-}
 
 
 class SwappedColumnsWarning(UserWarning):
@@ -193,7 +189,7 @@ def read_located(sources: Sequence[Path], columns: Mapping[str, str] | None = No
     found = [column_names(file) for file in files]
     for ours, theirs in (columns or {}).items():
         if not any(theirs in names for names in found):
-            raise BadTableError(_missing(" and ".join(map(str, files)), ours, theirs, list(itertools.chain(*found))))
+            raise BadTableError(missing(" and ".join(map(str, files)), ours, theirs, list(itertools.chain(*found))))
     tables = []
     for source, file, names in zip(sources, files, found, strict=True):
         given = {ours: theirs for ours, theirs in (columns or {}).items() if theirs in names}
@@ -230,66 +226,13 @@ def read_labels(source: Path, label: str) -> NDArray[Any]:
     return read_table(_table_file(source), {"label": label}, need=("label",))["label"].to_numpy()
 
 
-def read_table(
-    file: Path, columns: Mapping[str, str] | None = None, *, need: Sequence[str] = (), only: bool = False
-) -> pl.DataFrame:
-    """Read a CSV, TSV or Parquet table under our column names; nothing but the names is checked.
-
-    A column of a text file becomes numbers only where every value survives the way back: ``007`` stays text,
-    and large ids never pass through a float.
-
-    Args:
-        columns: our names to the table's own. A renamed column takes the place of one with our name.
-        need: names that must be there after renaming.
-        only: read the needed columns alone, as numbers.
-
-    Raises:
-        BadTableError: no such file, not a table, no rows, or a missing column.
-    """
-    theirs = {**{name: name for name in need}, **(columns or {})}
-    if len(set(theirs.values())) < len(theirs):
-        raise BadTableError(f"{file}: one column cannot be two of {', '.join(theirs)}; name each once")
-    if not file.is_file():
-        raise BadTableError(f"there is no file {file}; give a CSV, TSV or Parquet table")
-    with_header = file.suffix.lower() not in (".parquet", ".pq")
-    try:
-        found = column_names(file)
-        for ours, name in theirs.items():
-            if name not in found:
-                raise BadTableError(_missing(file, ours, name, found))
-        wanted = list(theirs.values()) if only else None
-        if not with_header:
-            frame = pl.read_parquet(file, columns=wanted)
-        elif wanted:
-            frame = _csv_numbers(file, wanted)
-        else:
-            frame = pl.DataFrame([_as_written(column) for column in _csv(file)])
-    except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
-        raise BadTableError(
-            f"{file} cannot be read as {'CSV in UTF-8' if with_header else 'Parquet'}: "
-            f"{str(error).splitlines()[0]}. Repair that, or save the table anew"
-        ) from error
-    if frame.is_empty():
-        raise BadTableError(f"{file} has no rows under its header {', '.join(found)}; nothing to do")
-    ours_of = {name: ours for ours, name in theirs.items()}
-    keep = [name for name in frame.columns if name in ours_of or name not in theirs]
-    return frame.select(keep).rename({name: ours_of[name] for name in keep if name in ours_of})
-
-
-def column_names(file: Path) -> list[str]:
-    """The columns of a CSV, TSV or Parquet table."""
-    if file.suffix.lower() in (".parquet", ".pq"):
-        return list(pl.read_parquet_schema(file))
-    return _csv(file, n_rows=0).columns
-
-
 def positions(frame: pl.DataFrame, source: Path) -> tuple[Floats, Floats]:
     """Columns ``lat`` and ``lon`` as float64, every one of them on the globe; shapes ``(N,)``, degrees.
 
     Raises:
         BadTableError: a value is missing, no number, or off the globe; names the first such row.
     """
-    lat, lon = numbers(frame["lat"]), numbers(frame["lon"])
+    lat, lon = degrees(frame, source)
     swapped = warn_if_swapped(lat, lon, source)
     for name, values, limit in (("lat", lat, 90), ("lon", lon, 180)):
         bad = np.flatnonzero(~(np.abs(values) <= limit))  # NaN fails too
@@ -302,6 +245,21 @@ def positions(frame: pl.DataFrame, source: Path) -> tuple[Floats, Floats]:
                 + ("The columns lat and lon look swapped" if swapped else "Correct or delete these rows")
             )
     return lat, lon
+
+
+def degrees(frame: pl.DataFrame, source: Path) -> tuple[Floats, Floats]:
+    """Columns ``lat`` and ``lon`` as float64, shapes ``(N,)``; what is no number of degrees becomes NaN.
+
+    Raises:
+        BadTableError: a column mixes ways to write degrees.
+    """
+    found = []
+    for axis in ("lat", "lon"):
+        values, way = read_degrees(frame[axis], axis, source)
+        if way != POINT:
+            note(f"{source}: the column {axis} is read as {way}")
+        found.append(values)
+    return found[0], found[1]
 
 
 def numbers(values: pl.Series) -> Floats:
@@ -394,30 +352,6 @@ def _table_file(source: Path) -> Path:
     return source / "photos.parquet"
 
 
-def _csv(file: Path, **options: Any) -> pl.DataFrame:
-    with file.open(encoding="utf-8-sig") as lines:
-        header = lines.readline()
-    if not header.strip():
-        raise BadTableError(f"{file} is empty; a table begins with a line of column names")
-    separator = max(",;\t", key=header.count)
-    return pl.read_csv(file, separator=separator, **{"infer_schema": False, **options})
-
-
-def _csv_numbers(file: Path, names: list[str]) -> pl.DataFrame:
-    try:
-        return _csv(file, columns=names, schema_overrides=dict.fromkeys(names, pl.Float64))
-    except pl.exceptions.ComputeError:  # some value is no number: read as text, so that its row can be named
-        return _csv(file, columns=names)
-
-
-def _as_written(column: pl.Series) -> pl.Series:
-    for dtype in (pl.Int64, pl.Float64):
-        typed = column.cast(dtype, strict=False)
-        if typed.cast(pl.String).eq_missing(column).all() and typed.null_count() < len(typed):
-            return typed
-    return column
-
-
 def group_codes(column: pl.Series) -> Ints:
     """Codes 0, 1, ... in the order of the values; each missing value gets a code of its own."""
     ranks = column.cast(pl.String).rank("dense").cast(pl.Int64)
@@ -425,14 +359,3 @@ def group_codes(column: pl.Series) -> Ints:
     codes = ranks.fill_null(0).to_numpy().astype(np.int64) - 1
     codes[gaps] = codes.max(initial=-1) + 1 + np.arange(gaps.sum())
     return codes
-
-
-def _missing(file: Path | str, ours: str, name: str, found: Sequence[str]) -> str:
-    sentence = f"{file} has no column {name!r}; it has: {', '.join(found)}."
-    option = ours.replace("_", "-")
-    lowered = {other.strip().lower(): other for other in reversed(found)}
-    likely = [lowered[other] for other in (ours, *OTHER_NAMES.get(ours, ())) if other in lowered]
-    likely += [lowered[other] for other in difflib.get_close_matches(ours, lowered, n=1)]
-    if likely:
-        return f"{sentence} Name it with --{option} {likely[0]}"
-    return f"{sentence} Name the right one with --{option} NAME"

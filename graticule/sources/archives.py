@@ -17,7 +17,7 @@ import polars as pl
 from graticule.errors import BadPhotoError, BadTableError
 from graticule.files import write_bytes
 from graticule.photos import images
-from graticule.photos.table import OTHER_NAMES
+from graticule.photos.tabular import OTHER_NAMES
 from graticule.sources.ingest import Refusal
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")

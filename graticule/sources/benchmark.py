@@ -12,7 +12,8 @@ import numpy as np
 import polars as pl
 
 from graticule.errors import BadTableError
-from graticule.photos.table import numbers, read_table
+from graticule.photos.table import numbers
+from graticule.photos.tabular import read_table
 from graticule.sources.folder import photo_paths
 from graticule.sources.ingest import MAX_REFUSED, Progress, ingest
 

@@ -2,20 +2,23 @@
 
 import math
 import os
+import re
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 import polars as pl
 
 from graticule.errors import BadPhotoError, BadTableError, TooManyRefusedError
 from graticule.files import write_parquet
 from graticule.photos import images
-from graticule.photos.table import numbers, warn_if_swapped, write_dataset
+from graticule.photos.table import degrees, warn_if_swapped, write_dataset
 
 Progress = Callable[[int, int], None]
 
@@ -86,11 +89,11 @@ def ingest(
     placed = "lat" in candidates.columns
     if placed != ("lon" in candidates.columns):
         raise BadTableError("the table needs both lat and lon, or neither to take both from EXIF")
-    files = [root.resolve() / path if path else None for path in candidates["path"].cast(pl.String)]
+    files = [find_file(root.resolve(), path) if path else None for path in candidates["path"].cast(pl.String)]
     names = [_stored(file, out.resolve()) if file else "" for file in files]
     places: list[tuple[float, float] | None] = [None] * len(files)
     if placed:
-        lat, lon = numbers(candidates["lat"]), numbers(candidates["lon"])
+        lat, lon = degrees(candidates, root)
         warn_if_swapped(lat, lon, root)
         places = list(zip(lat.tolist(), lon.tolist(), strict=True))
 
@@ -114,6 +117,30 @@ def ingest(
     reasons = dict(Counter(refusals["reason"]).most_common())
     write_dataset(out, photos, refusals, {"source": source, "synthetic": False, **(facts or {}), "reasons": reasons})
     return out
+
+
+def find_file(root: Path, name: str) -> Path:
+    """The file that a table means: ``name`` below ``root``, also as other systems write it.
+
+    Where there is no such file, these are tried: backslashes, ``file://`` addresses, accents composed in another way
+    (Unicode NFC and NFD) and, of a path with a drive such as ``C:\\photos\\a.jpg``, its longest end that lies below
+    ``root``. Where none fits, or several do, it is the name as it stands.
+    """
+    file = root / name
+    if os.path.lexists(file) or "#" in name:  # a row of a shard is no file
+        return file
+    plain = unquote(urlsplit(name).path) if name.startswith("file:") else name
+    if re.match(r"/?[A-Za-z]:[\\/]", plain):
+        parts = PureWindowsPath(plain.lstrip("/")).parts[1:]
+        ends = ["/".join(parts[start:]) for start in range(len(parts))]
+    else:
+        ends = [plain, plain.replace("\\", "/")]
+    for end in ends:
+        forms = [root / form for form in {unicodedata.normalize("NFC", end), unicodedata.normalize("NFD", end), end}]
+        there = {os.path.realpath(form): form for form in sorted(forms) if os.path.isfile(form)}  # noqa: PTH113
+        if len(there) == 1:
+            return next(iter(there.values()))
+    return file
 
 
 def _examine_all(

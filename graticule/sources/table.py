@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from graticule.photos.table import read_table
+from graticule.photos.tabular import read_table
 from graticule.sources.ingest import MAX_REFUSED, Progress, ingest
 
 
@@ -13,6 +13,7 @@ def import_table(
     *,
     columns: Mapping[str, str] | None = None,
     photos_root: Path | None = None,
+    encoding: str | None = None,
     max_refused: float = MAX_REFUSED,
     progress: Progress | None = None,
 ) -> Path:
@@ -24,11 +25,12 @@ def import_table(
     Args:
         columns: our names to the table's own, as ``{"lat": "latitude"}``.
         photos_root: the folder that relative paths start from; the table's own where not given.
+        encoding: of a text file that is neither UTF-8 nor marked as UTF-16.
 
     Raises:
         BadTableError: no such file, no rows, or a missing column.
         TooManyRefusedError, WriteError: see :func:`graticule.sources.ingest.ingest`.
     """
-    candidates = read_table(file, columns, need=("path", "lat", "lon"))
+    candidates = read_table(file, columns, need=("path", "lat", "lon"), encoding=encoding)
     root = file.parent if photos_root is None else photos_root
     return ingest(candidates, root, out, source="table", max_refused=max_refused, progress=progress)

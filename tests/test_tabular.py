@@ -1,0 +1,228 @@
+"""Tables as people have them: written by the libraries that write them, read without an option."""
+
+import gzip
+import json
+import os
+import struct
+import unicodedata
+import warnings
+
+import numpy as np
+import polars as pl
+import pyogrio
+import pytest
+
+from graticule.errors import BadTableError
+from graticule.photos.degrees import read_degrees
+from graticule.photos.table import positions, read_photos
+from graticule.photos.tabular import TableNote, read_table
+from graticule.sources.ingest import find_file
+
+NEED = ("path", "lat", "lon")
+FRAME = pl.DataFrame({"path": ["a.jpg", "b.jpg", "c.jpg"], "lat": [37.7, 37.8, -1.5], "lon": [-122.4, -122.5, 0.25]})
+
+
+def read(file, **options):
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        frame = read_table(file, need=NEED, **options)
+        lat, lon = positions(frame, file)
+    return frame.with_columns(lat=pl.Series(lat), lon=pl.Series(lon)), [str(each.message) for each in said]
+
+
+def check(file, **options):
+    frame, said = read(file, **options)
+    assert frame.select("path", "lat", "lon").equals(FRAME)
+    return said
+
+
+def text_of(frame=FRAME, separator=",", comma=False, **names):
+    text = frame.rename(names).write_csv(separator=separator)
+    return text.replace(".jpg", "§").replace(".", ",").replace("§", ".jpg") if comma else text
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("filename", "latitude", "longitude"),
+        ("image", "lat", "lng"),
+        ("Path", "Lat", "Lon"),
+        ("file", "GPSLatitude", "GPSLongitude"),
+        ("photo", "y", "x"),
+    ],
+)
+def test_a_usual_other_name_is_taken_and_said(tmp_path, names):
+    (tmp_path / "t.csv").write_text(text_of(**dict(zip(NEED, names, strict=True))))
+    said = " ".join(check(tmp_path / "t.csv"))
+    changed = [(ours, theirs) for ours, theirs in zip(NEED, names, strict=True) if ours != theirs]
+    assert all(f"the column {theirs} is read as {ours}" in said for ours, theirs in changed)
+
+
+def test_two_candidates_are_refused_with_both_named(tmp_path):
+    frame = FRAME.rename({"lat": "latitude"}).with_columns(gps_lat=pl.lit(1.0))
+    frame.write_csv(tmp_path / "t.csv")
+    with pytest.raises(BadTableError, match=r"both latitude and gps_lat may be the lat; say which with --lat latitude"):
+        read_table(tmp_path / "t.csv", need=NEED)
+
+
+def test_a_column_of_our_own_name_is_never_passed_over(tmp_path):
+    FRAME.with_columns(latitude=pl.lit(1.0)).write_csv(tmp_path / "t.csv")
+    assert check(tmp_path / "t.csv") == []
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_decimal_commas_and_any_separator(tmp_path, separator):
+    (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbf" + text_of(separator=separator, comma=True).encode())
+    assert "read as decimal commas" in " ".join(check(tmp_path / "t.csv"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "utf-8-sig"])
+def test_a_mark_at_the_beginning_says_the_encoding(tmp_path, encoding):
+    mark = "\ufeff".encode("utf-16-le") if encoding == "utf-16-le" else b""
+    (tmp_path / "t.txt").write_bytes(mark + text_of(separator="\t").encode(encoding))
+    check(tmp_path / "t.txt")
+
+
+def test_another_encoding_is_asked_for_by_name(tmp_path):
+    frame = FRAME.with_columns(place=pl.lit("Zürich"))
+    (tmp_path / "t.csv").write_bytes(frame.write_csv().encode("cp1252"))
+    with pytest.raises(BadTableError, match="is not UTF-8 text .*--encoding cp1252"):
+        read(tmp_path / "t.csv")
+    assert read(tmp_path / "t.csv", encoding="cp1252")[0]["place"][0] == "Zürich"
+    with pytest.raises(BadTableError, match="there is no encoding 'martian'"):
+        read(tmp_path / "t.csv", encoding="martian")
+
+
+def test_compressed_tables(tmp_path):
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(text_of().encode()))
+    check(tmp_path / "t.csv.gz")
+
+
+def test_arrow_json_lines_and_lists_of_objects(tmp_path):
+    FRAME.write_ipc(tmp_path / "t.arrow")
+    FRAME.write_ndjson(tmp_path / "t.jsonl")
+    (tmp_path / "t.json").write_text(json.dumps(FRAME.to_dicts()))
+    for name in ("t.arrow", "t.jsonl", "t.json"):
+        check(tmp_path / name)
+
+
+def test_an_excel_workbook(tmp_path):
+    FRAME.write_excel(tmp_path / "t.xlsx")
+    check(tmp_path / "t.xlsx")
+
+
+def write_map(file, driver, field="path", crs="EPSG:4326"):
+    shapes = [struct.pack("<BIdd", 1, 1, lon, lat) for lat, lon in FRAME.select("lat", "lon").iter_rows()]
+    columns = {"geometry": np.array(shapes, object), "field_data": [FRAME["path"].to_numpy()], "fields": [field]}
+    pyogrio.raw.write(file, **columns, geometry_type="Point", crs=crs, driver=driver)
+
+
+@pytest.mark.parametrize(
+    ("name", "driver"),
+    [("t.gpkg", "GPKG"), ("t.shp", "ESRI Shapefile"), ("t.geojson", "GeoJSON"), ("t.kml", "KML")],
+)
+def test_points_of_map_files_written_by_gdal(tmp_path, name, driver):
+    write_map(tmp_path / name, driver, "Name" if driver == "KML" else "path")
+    frame, _ = read(tmp_path / name, columns={"path": "Name"} if driver == "KML" else None)
+    assert frame.select("path", "lat", "lon").equals(FRAME)
+
+
+def test_a_map_file_in_metres_is_refused_with_the_way_to_degrees(tmp_path):
+    write_map(tmp_path / "t.gpkg", "GPKG", crs="EPSG:32633")
+    with pytest.raises(BadTableError, match="positions are in EPSG:32633, not in degrees; .*ogr2ogr -t_srs EPSG:4326"):
+        read(tmp_path / "t.gpkg")
+
+
+def test_waypoints_of_a_gpx_file(tmp_path):
+    points = "".join(f'<wpt lat="{lat}" lon="{lon}"><name>{path}</name></wpt>' for path, lat, lon in FRAME.iter_rows())
+    (tmp_path / "t.gpx").write_text(
+        f'<gpx version="1.1" creator="x" xmlns="http://www.topografix.com/GPX/1/1">{points}</gpx>'
+    )
+    check(tmp_path / "t.gpx")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "kind"),
+    [
+        ("t.xlsx", b"PK\x03\x04" + bytes(range(256)), "an Excel workbook"),
+        ("t.csv", b"PK\x03\x04" + bytes(range(256)), "a zip file or a spreadsheet"),
+        ("t.db", b"SQLite format 3\0" + bytes(100), "an SQLite database"),
+        ("t.gpkg", b"nothing of the kind", "a GeoPackage"),
+        ("t.geojson", b"{", "cannot be read as JSON"),
+    ],
+)
+def test_what_cannot_be_read_is_named_and_its_bytes_are_not_printed(tmp_path, name, data, kind):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(BadTableError, match=kind) as caught:
+        read(tmp_path / name)
+    assert str(caught.value).isprintable()
+
+
+def test_blank_lines_second_headers_and_totals_are_dropped_and_counted(tmp_path):
+    lines = text_of().splitlines()
+    (tmp_path / "t.csv").write_text("\n".join([*lines[:2], "path,lat,lon", *lines[2:], ",,", "Total 3,,", ",,"]) + "\n")
+    said = " ".join(check(tmp_path / "t.csv"))
+    assert "2 blank rows dropped" in said
+    assert "1 repeated headers dropped" in said
+    assert "the last row ('Total 3') names no photo and is dropped" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "axis", "degrees"),
+    [
+        ("37°46'12\"N", "lat", 37.77),
+        ("37° 46′ 12″ S", "lat", -37.77),
+        ("122 25 9.84 W", "lon", -(122 + 25 / 60 + 9.84 / 3600)),
+        ("W122°25.164'", "lon", -(122 + 25.164 / 60)),
+        ("122:25:09,84 E", "lon", 122 + 25 / 60 + 9.84 / 3600),
+        ("-0°30'0\"", "lon", -0.5),
+        ("37.77N", "lat", 37.77),
+        ("37,77 s", "lat", -37.77),
+        ("-122,4194", "lon", -122.4194),
+        ("\u2212122.4194", "lon", -122.4194),
+        ("1.5e1", "lat", 15.0),
+        ("37.77E", "lat", None),  # a letter of the other axis
+        ("122.5 O", "lon", None),  # east in German, west in French
+        ("37°61'N", "lat", None),
+        ("-37.77 S", "lat", None),
+        ("north", "lat", None),
+        ("1.234,5", "lat", None),
+    ],
+)
+def test_degrees_as_people_write_them(text, axis, degrees):
+    [found], _ = read_degrees(pl.Series(axis, [text]), axis)
+    assert found == pytest.approx(degrees, abs=1e-12) if degrees is not None else np.isnan(found)
+
+
+@pytest.mark.parametrize("other", ["37,7", "37.7N", "37°42'N"])
+def test_a_column_that_mixes_ways_is_refused_with_both_rows(other):
+    with pytest.raises(BadTableError, match=r"the column lat mixes decimal degrees \(row 2: 37.5\) and .* \(row 3: "):
+        read_degrees(pl.Series("lat", ["37", "37.5", other]), "lat")
+
+
+def test_files_are_found_as_other_systems_write_their_names(tmp_path):
+    (tmp_path / "ph").mkdir()
+    for name in ("a b.jpg", unicodedata.normalize("NFD", "é.jpg")):
+        (tmp_path / "ph" / name).touch()
+    first = tmp_path / "ph" / "a b.jpg"
+    written = [
+        "ph/a b.jpg",
+        "ph\\a b.jpg",
+        first.as_uri(),
+        str(first),
+        "C:\\Users\\me\\ph\\a b.jpg",
+        "file:///D:/x/ph/a%20b.jpg",
+    ]
+    assert [find_file(tmp_path, name) for name in written] == [first] * len(written)
+    assert find_file(tmp_path, "ph/é.jpg").is_file()
+    assert find_file(tmp_path, "ph\\none.jpg") == tmp_path / "ph\\none.jpg"
+
+
+def test_a_table_is_trained_on_with_the_same_habits(tmp_path):
+    (tmp_path / "t.csv").write_text(
+        text_of(separator=";", comma=True, path="filename", lat="Latitude", lon="Longitude")
+    )
+    with pytest.warns(TableNote):
+        photos = read_photos(tmp_path / "t.csv")
+    assert photos.frame.select("path", "lat", "lon").equals(FRAME)
+    assert os.fspath(photos.root) == str(tmp_path)
