@@ -18,12 +18,31 @@ app = typer.Typer(help="Make a dataset that trains: from a folder, a table, or a
 
 
 @app.command("folder")
-def data_folder(folder: Path, out: Path, max_refused: MaxRefused = 0.05) -> None:
-    """Read a folder of photos with GPS in their EXIF, or tar files and WebDataset shards of photos."""
+def data_folder(
+    folder: Path,
+    out: Path,
+    gpx: Annotated[list[Path] | None, typer.Option(help="A GPX track of the drive. May be repeated.")] = None,
+    clock_offset: Annotated[float, typer.Option(help="Seconds to add to the camera's clock to get UTC.")] = 0,
+    hemisphere: Annotated[str, typer.Option(help="NE, NW, SE or SW, for positions whose EXIF lacks it.")] = "",
+    max_refused: MaxRefused = 0.05,
+) -> None:
+    """Read a folder of photos with GPS in EXIF or XMP, a Google Takeout, or tar files and WebDataset shards."""
+    from datetime import timedelta
+
     from graticule.sources.folder import import_folder
 
+    if hemisphere.upper() not in ("", "NE", "NW", "SE", "SW"):
+        raise BadRecipeError(f"--hemisphere takes NE, NW, SE or SW; found {hemisphere!r}")
     with console.progress("photos") as progress:
-        import_folder(folder, out, max_refused=max_refused, progress=lambda done, total: progress(done, total, ""))
+        import_folder(
+            folder,
+            out,
+            max_refused=max_refused,
+            progress=lambda done, total: progress(done, total, ""),
+            tracks=gpx or (),
+            clock_offset=timedelta(seconds=clock_offset),
+            hemisphere=hemisphere,
+        )
     console.print_dataset(out)
 
 

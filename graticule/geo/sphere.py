@@ -17,6 +17,7 @@ from graticule.errors import BadCoordinateError, BadRecipeError
 
 EARTH_RADIUS_KM = 6371.0088  # mean radius R1; Moritz (2000), Geodetic Reference System 1980
 WORLD_MAP_DIAGONAL_KM = 14_927.0  # the usual 1492.7 km scale of the score, times ten: Haas et al., PIGEON, 2023
+OVERSHOOT = 1e-4  # degrees beyond a pole or the antimeridian that rounding explains
 WORLD_ABOVE_KM = 2000.0  # photos spread wider than this are scored on the scale of the world
 
 Floats = NDArray[np.float64]
@@ -126,6 +127,16 @@ def near_pairs(
     for some in np.split(np.arange(len(points)), np.flatnonzero(np.diff(pairs // at_once)) + 1):
         near = kd_tree(points[some]).sparse_distance_matrix(tree, reach, output_type="ndarray")
         yield some[near["i"]], near["j"].astype(np.int64), near["v"]
+
+
+def within_rounding(lat: ArrayLike, lon: ArrayLike) -> tuple[Floats, Floats]:
+    """Positions that rounding put up to 0.0001 degrees (11 m) off the globe, put back; others and NaN stay."""
+    lats, lons = np.array(lat, np.float64), np.array(lon, np.float64)
+    over = (np.abs(lats) > 90) & (np.abs(lats) <= 90 + OVERSHOOT)
+    lats[over] = np.sign(lats[over]) * 90
+    over = (np.abs(lons) > 180) & (np.abs(lons) <= 180 + OVERSHOOT)
+    lons[over] -= np.sign(lons[over]) * 360
+    return lats, lons
 
 
 def map_diagonal_km(lat: ArrayLike, lon: ArrayLike) -> float:

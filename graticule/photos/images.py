@@ -33,6 +33,7 @@ from simplejpeg import decode_jpeg
 
 from graticule.errors import BadPhotoError
 from graticule.photos import shards
+from graticule.photos.xmp import read_xmp
 
 Pixels = NDArray[np.uint8]
 
@@ -41,6 +42,7 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif",
 FORMATS = "JPEG, PNG, WebP, GIF, TIFF, BMP, HEIC and AVIF"
 REASONS = (
     "no position",  # neither the table nor the EXIF says where
+    "no hemisphere",  # the EXIF has a position but not which side of the equator or of Greenwich
     "off the globe",  # a latitude beyond 90 or a longitude beyond 180 degrees
     "zero island",  # exactly 0/0, what cameras write when they do not know
     "missing",  # no file at this path
@@ -66,6 +68,7 @@ class PhotoFacts:
         captured_at: when the shutter opened; naive local time where the camera gave no offset.
         heading: where the camera looked, degrees clockwise from north, in [0, 360).
         camera: maker and model.
+        no_hemisphere: the EXIF has a position without its letters, as ``52.18 4.83``; then lat and lon are None.
     """
 
     width: int
@@ -76,10 +79,14 @@ class PhotoFacts:
     captured_at: datetime | None = None
     heading: float | None = None
     camera: str | None = None
+    no_hemisphere: str | None = None
 
 
-def inspect(data: bytes) -> PhotoFacts:
-    """Read header and EXIF. Unreadable EXIF is no EXIF; a hemisphere that is not written is not guessed.
+def inspect(data: bytes, hemisphere: str = "") -> PhotoFacts:
+    """Read header, EXIF and, for what it lacks, XMP. Unreadable EXIF is no EXIF.
+
+    Args:
+        hemisphere: letters such as ``NE`` for positions that were written without; they are not guessed.
 
     Raises:
         BadPhotoError: not a photo, or more bytes or pixels than allowed.
@@ -89,9 +96,18 @@ def inspect(data: bytes) -> PhotoFacts:
     lying = _orientation(exif) >= 5 and image.format != "TIFF"  # Pillow turns TIFF by itself
     width, height = image.size[::-1] if lying else image.size
     gps, shot = _sub_ifd(exif, 0x8825), _sub_ifd(exif, 0x8769)
-    lat = _degrees(gps.get(2), gps.get(1), "S")
-    lon = _degrees(gps.get(4), gps.get(3), "W")
+    letters = hemisphere.upper()
+    lat = _degrees(gps.get(2), gps.get(1) or letters[:1], "S")
+    lon = _degrees(gps.get(4), gps.get(3) or letters[1:], "W")
     heading = _number(gps.get(17))
+    sizes = [size for tag, letter in ((2, "N"), (4, "E")) if (size := _degrees(gps.get(tag), letter, "")) is not None]
+    unsigned = " ".join(f"{size:.5f}" for size in sizes) if (lat is None or lon is None) and len(sizes) == 2 else None
+    packet = image.info.get("xmp")
+    if packet and (lat is None or lon is None or heading is None):
+        xmp = read_xmp(packet)
+        if lat is None or lon is None:
+            lat, lon = xmp.lat, xmp.lon
+        heading = xmp.heading if heading is None else heading
     return PhotoFacts(
         width,
         height,
@@ -101,6 +117,7 @@ def inspect(data: bytes) -> PhotoFacts:
         captured_at=_moment(_text(shot.get(0x9003)), _text(shot.get(0x9011))),
         heading=None if heading is None else heading % 360,
         camera=" ".join(filter(None, (_text(exif.get(tag)) for tag in (0x010F, 0x0110)))) or None,
+        no_hemisphere=unsigned if lat is None or lon is None else None,
     )
 
 

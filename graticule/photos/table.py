@@ -259,7 +259,7 @@ def degrees(frame: pl.DataFrame, source: Path) -> tuple[Floats, Floats]:
         if way != POINT:
             note(f"{source}: the column {axis} is read as {way}")
         found.append(values)
-    return found[0], found[1]
+    return sphere.within_rounding(*found)
 
 
 def numbers(values: pl.Series) -> Floats:

@@ -1,6 +1,8 @@
 """A folder of photos that know where they were taken by their EXIF; or tar files and WebDataset shards of photos."""
 
 import os
+from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import polars as pl
@@ -8,11 +10,19 @@ import polars as pl
 from graticule.errors import BadTableError
 from graticule.photos.images import FORMATS, SUFFIXES
 from graticule.sources.archives import is_tar, unpack_tars
+from graticule.sources.beside import gpx_track, mapillary_description, takeout, xmp_file
 from graticule.sources.ingest import MAX_REFUSED, Progress, Refusal, ingest
 
 
 def import_folder(
-    folder: Path, out: Path, *, max_refused: float = MAX_REFUSED, progress: Progress | None = None
+    folder: Path,
+    out: Path,
+    *,
+    max_refused: float = MAX_REFUSED,
+    progress: Progress | None = None,
+    tracks: Sequence[Path] = (),
+    clock_offset: timedelta = timedelta(),
+    hemisphere: str = "",
 ) -> Path:
     """Make a dataset of all photos under a folder, in the order of their paths, or of those in tar files.
 
@@ -22,6 +32,9 @@ def import_folder(
 
     Args:
         folder: of photos or of tars, or one tar.
+        tracks: GPX files of the drives, for photos without a position of their own.
+        clock_offset: what to add to the camera's clock to get the track's.
+        hemisphere: letters such as ``NE`` for positions whose EXIF lacks them.
 
     Raises:
         BadTableError: no such folder, no photos in it, photos beside tars, or a damaged tar.
@@ -63,6 +76,8 @@ def import_folder(
         max_refused=max_refused,
         progress=progress,
         refused_before=refused,
+        looks=[xmp_file, mapillary_description(), takeout(), *([gpx_track(tracks, clock_offset)] if tracks else [])],
+        hemisphere=hemisphere,
     )
 
 

@@ -8,7 +8,8 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -17,8 +18,10 @@ import polars as pl
 
 from graticule.errors import BadPhotoError, BadTableError, TooManyRefusedError
 from graticule.files import write_parquet
+from graticule.geo.sphere import within_rounding
 from graticule.photos import images
 from graticule.photos.table import degrees, warn_if_swapped, write_dataset
+from graticule.sources.beside import Beside, Look
 
 Progress = Callable[[int, int], None]
 
@@ -48,6 +51,7 @@ class Taken:
     facts: images.PhotoFacts
     sha256: str
     dhash: int
+    beside: Beside
 
 
 def ingest(
@@ -60,6 +64,8 @@ def ingest(
     progress: Progress | None = None,
     facts: Mapping[str, Any] | None = None,
     refused_before: Sequence[Refusal] = (),
+    looks: Sequence[Look] = (),
+    hemisphere: str = "",
 ) -> Path:
     """Turn candidates into a dataset folder.
 
@@ -75,6 +81,8 @@ def ingest(
         max_refused: the largest share of refused photos, in [0, 1], that still makes a dataset.
         progress: called with (photos done, photos in all).
         refused_before: what the source itself could not make a file of; counted and listed with the rest.
+        looks: where else to look for what the EXIF lacks, in this order; see :mod:`graticule.sources.beside`.
+        hemisphere: as for :func:`graticule.photos.images.inspect`.
 
     Returns:
         ``out``.
@@ -100,7 +108,9 @@ def ingest(
     taken: dict[int, Taken] = {}  # by row
     refused: list[Refusal] = list(refused_before)
     first_of: dict[str, int] = {}  # the first row with these bytes
-    for row, found in enumerate(_examine_all(files, places, progress)):
+    for row, found in enumerate(
+        _examine_all(files, places, partial(_examine, looks=looks, hemisphere=hemisphere), progress)
+    ):
         if isinstance(found, Taken) and (first := first_of.setdefault(found.sha256, row)) != row:
             found = BadPhotoError("duplicate", f"the same bytes as {names[first]}; one copy is enough")
         if isinstance(found, Taken):
@@ -144,36 +154,67 @@ def find_file(root: Path, name: str) -> Path:
 
 
 def _examine_all(
-    files: Sequence[Path | None], places: Sequence[tuple[float, float] | None], progress: Progress | None
+    files: Sequence[Path | None],
+    places: Sequence[tuple[float, float] | None],
+    examine: Callable[[Path | None, tuple[float, float] | None], Taken | BadPhotoError],
+    progress: Progress | None,
 ) -> Iterator[Taken | BadPhotoError]:
     """Look at every file, in order. Threads do: decoding and hashing let go of the interpreter lock."""
     with warnings.catch_warnings(), ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd EXIF, without saying in which photo
         for start in range(0, len(files), AT_ONCE):
             some = slice(start, start + AT_ONCE)
-            for done, found in enumerate(pool.map(_examine, files[some], places[some]), start + 1):
+            for done, found in enumerate(pool.map(examine, files[some], places[some]), start + 1):
                 yield found
                 if progress:
                     progress(done, len(files))
 
 
-def _examine(file: Path | None, place: tuple[float, float] | None) -> Taken | BadPhotoError:
+def _examine(
+    file: Path | None, place: tuple[float, float] | None, *, looks: Sequence[Look], hemisphere: str
+) -> Taken | BadPhotoError:
     try:
         if file is None:
             raise BadPhotoError("missing", "its row gives no path; fill it in or delete the row")
         if place:
             _check_place(*place)
         data = images.read_file(file)
-        facts = images.inspect(data)
+        facts = images.inspect(data, hemisphere)
+        beside = _beside(file, facts, looks)
         if not place:
-            if facts.lat is None or facts.lon is None:
-                raise BadPhotoError("no position", "its EXIF holds no GPS position; list it in a table with lat, lon")
-            place = facts.lat, facts.lon
+            place = _place(facts, beside, bool(looks))
             _check_place(*place)
         pixels = images.decode(data, shortest_side=HASH_SIDE)  # to the last byte: finds what is cut off
-        return Taken(*place, facts, images.content_hash(data), images.difference_hash(pixels))
+        return Taken(*place, facts, images.content_hash(data), images.difference_hash(pixels), beside)
     except BadPhotoError as refusal:
         return BadPhotoError(refusal.reason, str(refusal))  # a fresh one: a traceback would hold on to the bytes
+
+
+def _beside(file: Path, facts: images.PhotoFacts, looks: Sequence[Look]) -> Beside:
+    """What the things beside a photo say together; of each fact the first that says it."""
+    found: dict[str, Any] = {}
+    for look in looks:
+        if said := look(file, facts.captured_at):
+            new = {field.name: getattr(said, field.name) for field in fields(said)}
+            if said.lat is None or said.lon is None or "lat" in found:  # a position is taken whole
+                new = {name: value for name, value in new.items() if name not in ("lat", "lon", "position_error_km")}
+            found = {name: value for name, value in new.items() if value is not None} | found
+    return Beside(**found)
+
+
+def _place(facts: images.PhotoFacts, beside: Beside, looked: bool) -> tuple[float, float]:
+    """Where a photo was taken, by its EXIF, else by what lies beside it."""
+    lat, lon = (facts.lat, facts.lon) if facts.lat is not None else (beside.lat, beside.lon)
+    if lat is None or lon is None:
+        if facts.no_hemisphere:
+            raise BadPhotoError(
+                "no hemisphere",
+                f"its EXIF says {facts.no_hemisphere} without the hemisphere, N or S and E or W; give --hemisphere",
+            )
+        where = "its EXIF holds no GPS position" + (", and nothing beside it does" if looked else "")
+        raise BadPhotoError("no position", f"{where}; list it in a table with lat, lon")
+    (lat,), (lon,) = within_rounding([lat], [lon])
+    return float(lat), float(lon)
 
 
 def _check_place(lat: float, lon: float) -> None:
@@ -202,11 +243,13 @@ def _table(candidates: pl.DataFrame, names: Sequence[str], taken: Sequence[Taken
         pl.Series("sha256", [one.sha256 for one in taken], pl.String),
         pl.Series("dhash", [one.dhash for one in taken], pl.UInt64),
     )
-    moments = [one.facts.captured_at for one in taken]
+    moments = [one.facts.captured_at or one.beside.captured_at for one in taken]
     from_exif = [
         # as text: cameras with and without a time zone stand side by side
         pl.Series("captured_at", [moment and moment.isoformat() for moment in moments], pl.String),
-        pl.Series("heading", [one.facts.heading for one in taken], pl.Float64),
+        pl.Series("heading", [_first(one.facts.heading, one.beside.heading) for one in taken], pl.Float64),
+        pl.Series("sequence", [one.beside.sequence for one in taken], pl.String),
+        pl.Series("position_error_km", [one.beside.position_error_km for one in taken], pl.Float64),
     ]
     table = table.with_columns(
         column for column in from_exif if column.name not in table.columns and column.null_count() < len(column)
@@ -218,6 +261,10 @@ def _table(candidates: pl.DataFrame, names: Sequence[str], taken: Sequence[Taken
         table = table.with_columns(pl.Series("country", [town["country_code"] for town in towns], pl.String))
     first = [name for name in FIRST_COLUMNS if name in table.columns]
     return table.select(*first, *(name for name in table.columns if name not in FIRST_COLUMNS))
+
+
+def _first(*values: float | None) -> float | None:
+    return next((value for value in values if value is not None), None)
 
 
 def _too_many(refused: pl.DataFrame, total: int, max_refused: float, out: Path) -> str:

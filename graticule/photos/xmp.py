@@ -1,0 +1,84 @@
+"""What an XMP packet says of a photo: position, heading of a panorama. Text in, numbers out.
+
+Adobe, "XMP Specification Part 2" (2016), section 3.2 (exif) for positions; "Photo Sphere XMP Metadata" for panoramas.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+EXIF, PANO = "http://ns.adobe.com/exif/1.0/", "http://ns.google.com/photos/1.0/panorama/"
+MAX_BYTES = 2**20
+_COORDINATE = re.compile(r"(\d+(?:\.\d+)?)(?:,(\d+(?:\.\d+)?))?(?:,(\d+(?:\.\d+)?))?([NSEW])?", re.IGNORECASE)
+
+
+class Xmp(NamedTuple):
+    """What was found; degrees.
+
+    Attributes:
+        lat, lon: both or neither.
+        heading: of the middle of the picture, clockwise from north, in [0, 360).
+    """
+
+    lat: float | None = None
+    lon: float | None = None
+    heading: float | None = None
+
+
+def read_xmp(packet: bytes | str) -> Xmp:
+    """Read a packet; what is damaged, too large or defines entities says nothing."""
+    text = packet.decode("utf-8", "replace") if isinstance(packet, bytes) else packet
+    text = text.strip("\0\ufeff \n\r\t")
+    if len(text) > MAX_BYTES or "<!" in text.replace("<!--", ""):
+        return Xmp()
+    try:
+        tree = ElementTree.fromstring(text)
+    except ElementTree.ParseError:
+        return Xmp()
+    found: dict[str, str] = {}
+    for element in tree.iter():
+        found |= element.attrib
+        if element.text and element.text.strip():
+            found.setdefault(element.tag, element.text.strip())
+    lat, lon = (_coordinate(found, axis, letters) for axis, letters in (("Latitude", "NS"), ("Longitude", "EW")))
+    both = lat is not None and lon is not None
+    return Xmp(lat if both else None, lon if both else None, _heading(found))
+
+
+def _coordinate(found: Mapping[str, str], axis: str, letters: str) -> float | None:
+    """``48,12.5N``, ``48,12,30N``, or decimal degrees with a sign or a reference of their own."""
+    text = found.get(f"{{{EXIF}}}GPS{axis}", "").strip()
+    match = _COORDINATE.fullmatch(text.lstrip("+-"))
+    if not match:
+        return None
+    degrees, minutes, seconds, letter = match.groups()
+    letter = (letter or found.get(f"{{{EXIF}}}GPS{axis}Ref", "")[:1]).upper()
+    size = float(degrees) + float(minutes or 0) / 60 + float(seconds or 0) / 3600
+    if letter and letter not in letters:
+        return None
+    if text.startswith("-") or letter == letters[1]:
+        return -size
+    return size if letter else None  # a hemisphere that is not written is not guessed
+
+
+def _heading(found: Mapping[str, str]) -> float | None:
+    """Where the middle of a panorama looks; of a cropped one the middle of what is left."""
+
+    def number(name: str) -> float | None:
+        try:
+            value = float(found.get(f"{{{PANO}}}{name}", ""))
+        except ValueError:
+            return None
+        return value if math.isfinite(value) else None
+
+    pose = number("PoseHeadingDegrees")
+    if pose is None:
+        return None
+    full, left, width = (
+        number(name) for name in ("FullPanoWidthPixels", "CroppedAreaLeftPixels", "CroppedAreaImageWidthPixels")
+    )
+    if full and left is not None and width:
+        pose += ((left + width / 2) / full - 0.5) * 360
+    return pose % 360

@@ -1,0 +1,166 @@
+"""Photos whose position stands elsewhere than in EXIF: XMP, Google Takeout, Mapillary's tools, GPS loggers."""
+
+import json
+from datetime import UTC, datetime
+
+import numpy as np
+import polars as pl
+import pytest
+from conftest import picture
+from PIL import Image
+from test_cli import graticule
+
+from graticule.errors import TooManyRefusedError
+from graticule.geo.sphere import within_rounding
+from graticule.photos import images
+from graticule.photos.xmp import Xmp, read_xmp
+from graticule.sources.beside import takeout
+from graticule.sources.folder import import_folder
+
+EXIF_NS, PANO_NS = "http://ns.adobe.com/exif/1.0/", "http://ns.google.com/photos/1.0/panorama/"
+
+
+def packet(**facts):
+    said = " ".join(f'{name.replace("_", ":")}="{value}"' for name, value in facts.items())
+    return (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        f'<rdf:Description rdf:about="" xmlns:exif="{EXIF_NS}" xmlns:GPano="{PANO_NS}" {said}/></rdf:RDF></x:xmpmeta>'
+    )
+
+
+def photo(file, seed=0, gps=None, taken=None, xmp=None):
+    """A JPEG as Pillow writes it; ``gps`` is (lat, lon) as decimal degrees with letters, or a whole GPS directory."""
+    exif = Image.Exif()
+    if isinstance(gps, tuple):
+        lat, lon = gps
+        gps = {1: "N" if lat >= 0 else "S", 2: abs(lat), 3: "E" if lon >= 0 else "W", 4: abs(lon)}
+    if gps:
+        exif[0x8825] = gps
+    if taken:
+        exif[0x8769] = {0x9003: taken}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture(64, 48, seed=seed)).save(file, exif=exif, **({"xmp": xmp.encode()} if xmp else {}))
+
+
+def dataset(folder, out, **options):
+    import_folder(folder, out, **options)
+    return pl.read_parquet(out / "photos.parquet").sort("path")
+
+
+@pytest.mark.parametrize(
+    ("facts", "found"),
+    [
+        ({"exif_GPSLatitude": "48,12.5N", "exif_GPSLongitude": "17,6.25W"}, (48 + 12.5 / 60, -17 - 6.25 / 60)),
+        ({"exif_GPSLatitude": "48,12,30S", "exif_GPSLongitude": "17,6,15E"}, (-48 - 12.5 / 60, 17 + 6.25 / 60)),
+        (
+            {"exif_GPSLatitude": "48.25", "exif_GPSLatitudeRef": "S", "exif_GPSLongitude": "-17.5"},
+            (-48.25, -17.5),
+        ),
+        ({"exif_GPSLatitude": "48.25", "exif_GPSLongitude": "17.5"}, (None, None)),  # of which hemisphere?
+        ({"exif_GPSLatitude": "48,12.5E", "exif_GPSLongitude": "17,6.25W"}, (None, None)),
+    ],
+)
+def test_positions_in_xmp(facts, found):
+    assert read_xmp(packet(**facts))[:2] == pytest.approx(found)
+
+
+def test_elements_say_what_attributes_do():
+    text = packet().replace("/></rdf:RDF>", "><exif:GPSLatitude>1,30N</exif:GPSLatitude><exif:GPSLongitude>2,0E"
+                            "</exif:GPSLongitude></rdf:Description></rdf:RDF>")  # fmt: skip
+    assert read_xmp(text) == Xmp(1.5, 2.0, None)
+
+
+@pytest.mark.parametrize("text", ["", "<x", "no xml", '<!DOCTYPE x [<!ENTITY a "b">]><x>&a;</x>', "<x>" + " " * 2**20])
+def test_a_packet_that_is_none_says_nothing(text):
+    assert read_xmp(text) == Xmp()
+
+
+def test_a_cropped_panorama_looks_where_the_middle_of_what_is_left_looks():
+    assert read_xmp(packet(GPano_PoseHeadingDegrees="350")).heading == 350
+    right_half = {"FullPanoWidthPixels": 800, "CroppedAreaLeftPixels": 400, "CroppedAreaImageWidthPixels": 400}
+    crop = {f"GPano_{name}": value for name, value in right_half.items()}
+    assert read_xmp(packet(GPano_PoseHeadingDegrees="350", **crop)).heading == pytest.approx(80)
+
+
+def test_exif_comes_before_xmp_and_xmp_before_a_file_beside(tmp_path):
+    says = packet(exif_GPSLatitude="1,0N", exif_GPSLongitude="1,0E")
+    photo(tmp_path / "ph/a.jpg", 1, gps=(50.0, 5.0), xmp=says)
+    photo(tmp_path / "ph/b.jpg", 2, xmp=says)
+    photo(tmp_path / "ph/c.jpg", 3)
+    photo(tmp_path / "ph/d.jpg", 4, xmp=says)
+    for name in ("c.xmp", "d.jpg.xmp"):
+        (tmp_path / "ph" / name).write_text(packet(exif_GPSLatitude="2,0N", exif_GPSLongitude="2,0E"))
+    assert dataset(tmp_path / "ph", tmp_path / "out")["lat"].to_list() == [50, 1, 2, 1]
+
+
+def test_rounding_beyond_the_globe_is_put_back_and_more_is_refused(tmp_path):
+    lat, lon = within_rounding([90.00003, -90.0001, 90.001, np.nan], [180.00001, -180.0001, 181, 0])
+    np.testing.assert_allclose(lat, [90, -90, 90.001, np.nan])
+    np.testing.assert_allclose(lon, [-179.99999, 179.9999, 181, 0])
+    photo(tmp_path / "ph/a.jpg", 1, gps=(90.000003, 0.5))
+    photo(tmp_path / "ph/b.jpg", 2, gps=(10.0, 180.0000083))
+    photo(tmp_path / "ph/c.jpg", 3, gps=(90.01, 5.0))
+    found = dataset(tmp_path / "ph", tmp_path / "out", max_refused=1)
+    assert found["lat"].to_list() == pytest.approx([90, 10])
+    assert found["lon"].to_list() == pytest.approx([0.5, -179.9999917])
+    assert pl.read_parquet(tmp_path / "out/refused.parquet")["reason"].to_list() == ["off the globe"]
+
+
+def test_a_position_without_its_hemisphere_has_a_reason_of_its_own_and_an_option(tmp_path):
+    photo(tmp_path / "ph/a.jpg", 1, gps={2: 52.18, 4: 4.83})
+    assert images.inspect((tmp_path / "ph/a.jpg").read_bytes()).no_hemisphere == "52.18000 4.83000"
+    with pytest.raises(TooManyRefusedError, match=r"1 no hemisphere.*52.18000 4.83000 without .*--hemisphere"):
+        import_folder(tmp_path / "ph", tmp_path / "none")
+    done = graticule("data", "folder", tmp_path / "ph", tmp_path / "out", "--hemisphere", "SW")
+    assert done.returncode == 0, done.stderr
+    assert pl.read_parquet(tmp_path / "out/photos.parquet").select("lat", "lon").row(0) == pytest.approx(
+        (-52.18, -4.83)
+    )
+    assert (
+        "takes NE, NW, SE or SW"
+        in graticule("data", "folder", tmp_path / "ph", tmp_path / "x", "--hemisphere", "N").stderr
+    )
+
+
+LONG = "a photo with a long name that somebody gave it once.jpg"  # 55 letters
+
+
+@pytest.mark.parametrize(
+    ("name", "beside", "fits"),
+    [
+        ("IMG_1.jpg", "IMG_1.jpg.json", True),
+        ("IMG_1(2).jpg", "IMG_1.jpg(2).json", True),
+        ("IMG_1(2).jpg", "IMG_1(2).jpg.json", True),
+        ("IMG_1.jpg", "IMG_1.jpg(2).json", False),
+        ("IMG_1(2).jpg", "IMG_1.jpg(3).json", False),
+        ("IMG_1.jpg", "IMG_1.jpg.supplemental-metadata.json", True),
+        ("IMG_1.jpg", "IMG_1.jpg.suppl.json", True),
+        ("IMG_1(2).jpg", "IMG_1.jpg.supplemental-metadata(2).json", True),
+        ("IMG_1-edited.jpg", "IMG_1.jpg.json", True),
+        (LONG, LONG[:46] + ".json", True),
+        (LONG, LONG[:20] + ".json", False),
+        ("IMG_1.jpg", "IMG_10.jpg.json", False),
+        ("IMG_1.jpg", "IMG_1.png.json", False),
+    ],
+)
+def test_takeouts_names_of_the_json_beside_a_photo(tmp_path, name, beside, fits):
+    said = {"geoData": {"latitude": 1.5, "longitude": 2.5}, "photoTakenTime": {"timestamp": "1600000000"}}
+    (tmp_path / beside).write_text(json.dumps(said))
+    found = takeout()(tmp_path / name, None)
+    assert (found is not None) == fits
+    if found:
+        assert (found.lat, found.lon) == (1.5, 2.5)
+        assert found.captured_at == datetime(2020, 9, 13, 12, 26, 40, tzinfo=UTC)
+
+
+def test_each_photo_of_a_takeout_has_its_own_json(tmp_path):
+    for i, (name, beside) in enumerate(
+        [("a.jpg", "a.jpg.json"), ("a(1).jpg", "a.jpg(1).json"), ("b.jpg", "b.jpg.json")]
+    ):
+        photo(tmp_path / "to" / name, i)
+        nowhere, here = {"latitude": 0.0, "longitude": 0.0}, {"latitude": 10.0 + i, "longitude": 20.0}
+        tree = {"geoData": nowhere, "geoDataExif": here} if i else {"geoData": here}
+        (tmp_path / "to" / beside).write_text(json.dumps(tree))
+    found = dataset(tmp_path / "to", tmp_path / "out")
+    names = [path.rsplit("/")[-1] for path in found["path"]]
+    assert dict(zip(names, found["lat"], strict=True)) == {"a.jpg": 10, "a(1).jpg": 11, "b.jpg": 12}
