@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import floors
 
+KEPT = Path(__file__).parent / "bundles" / "format-2"
 TORCH_ROOMS = {"model", "inference", "training", "evaluation", "explaining"}
 
 
@@ -49,6 +51,16 @@ def test_the_command_line_answers_help_without_torch():
         "import sys; from typer.testing import CliRunner; from graticule.cli import app;"
         "result = CliRunner().invoke(app, ['--help']); assert result.exit_code == 0, result.output;"
         "print([m for m in ('torch', 'polars', 'scipy', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_question_imports_nothing_that_only_training_and_reports_need():
+    code = (
+        f"import sys, graticule; graticule.load({str(KEPT)!r}).locate({str(KEPT / 'photo.jpg')!r});"
+        "print([m for m in ('lightning', 'torchmetrics', 'matplotlib', 'captum', 'sklearn', 'scipy', 'pandas')"
+        " if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

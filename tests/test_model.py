@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torchvision
 
 from graticule.config import parse_recipe
 from graticule.errors import BadRecipeError
@@ -63,6 +64,20 @@ def test_local_weights_are_loaded_whatever_their_classifier(tmp_path):
     encoder = build_encoder("test_resnet", str(tmp_path / "w.pth"))
     for name, tensor in encoder.body.state_dict().items():
         torch.testing.assert_close(tensor, donor.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "interpolation"),
+    [("efficientnet_b1", (240, 240), "bilinear"), ("shufflenet_v2_x0_5", (224, 224), "bilinear"),
+     ("efficientnet_b0", (224, 224), "bicubic")],
+)  # fmt: skip
+def test_torchvisions_weights_say_the_size_and_the_interpolation(tmp_path, name, size, interpolation):
+    file = tmp_path / "weights.pth"
+    torch.save(torchvision.models.get_model(name, weights=None).state_dict(), file)
+    found = build_encoder(f"torchvision/{name}", str(file))
+    assert (found.input_size, found.interpolation) == (size, interpolation)
+    without = build_encoder(f"torchvision/{name}", "none")  # of no weights there is nothing to say
+    assert (without.input_size, without.interpolation) == ((224, 224), "bilinear")
 
 
 def test_weights_of_another_encoder_are_refused(tmp_path):

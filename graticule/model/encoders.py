@@ -9,7 +9,7 @@ from typing import Any
 import timm
 import torch
 import torchvision
-from timm.data import resolve_model_data_config
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, resolve_model_data_config
 from torch import Tensor, nn
 
 from graticule.choices import Interpolation, Pooling
@@ -160,9 +160,16 @@ def _from_torchvision(name: str, weights: str, inner: Sequence[str], options: di
     parent, _, attribute = linear.rpartition(".")
     owner = body.get_submodule(parent)
     setattr(owner, attribute, nn.Identity())
-    # The mean and std of ImageNet, which all of torchvision's classifiers were trained with.
-    side = int(getattr(body, "image_size", 224))
-    return Encoder(body, "own", inner, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (3, side, side))
+    interpolation: Interpolation = "bilinear"
+    if weights == "none":
+        mean, std, side = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, 224
+    else:
+        # Which weights a local file holds is not written in it; those of today's default are the likeliest.
+        said = torchvision.models.get_model_weights(name)["DEFAULT"].transforms()
+        mean, std = tuple(said.mean), tuple(said.std)
+        side, interpolation = said.crop_size[0], said.interpolation.value
+    side = int(getattr(body, "image_size", side))  # that of a transformer is built in
+    return Encoder(body, "own", inner, mean, std, (3, side, side), interpolation)
 
 
 def _load(body: nn.Module, path: Path, classifier: tuple[str, ...]) -> None:

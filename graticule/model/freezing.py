@@ -11,6 +11,7 @@ from graticule.model.geolocator import Geolocator
 from graticule.model.hybrid import Hybrid
 
 BUT_LAST = re.compile(r"^(?P<part>[\w.]+)\[:-(?P<last>\d+)\]$")
+# Not timm's group_matcher: torchvision's networks have none, and it makes a last norm a block of its own.
 # What timm and torchvision call the rows of a network: blocks.3, stages.1, layer4, features.7, encoder_layer_11, ...
 NUMBERED = re.compile(
     r"^(?:(?:\w+\.)*?(?:blocks\.|stages\.|layers\.|features\.|layer|encoder_layer_|stage|denseblock|s))?(\d+)\."
