@@ -3,6 +3,8 @@ import pytest
 import timm
 import torch
 import torchvision
+from safetensors.torch import save_file
+from torch.nn import functional
 
 from graticule.config import parse_recipe
 from graticule.errors import BadRecipeError
@@ -11,6 +13,7 @@ from graticule.model.encoders import build_encoder
 from graticule.model.geolocator import build_geolocator
 from graticule.model.heads import Head
 from graticule.model.losses import cell_loss, distance_targets
+from graticule.photos.images import decode
 
 
 @pytest.mark.parametrize(
@@ -153,3 +156,33 @@ def test_the_distance_loss_prefers_the_cell_next_door():
     arguments = {"kind": "distance", "smoothing": 0.0, "tau_km": 2.0}
     rows = torch.tensor([0])
     assert cell_loss(near, rows, spot, cells, **arguments) < cell_loss(far, rows, spot, cells, **arguments)
+
+
+def test_a_transformers_own_file_is_read_at_another_image_size_as_timm_reads_it(tmp_path):
+    path = tmp_path / "vit.safetensors"
+    save_file(timm.create_model("test_vit", num_classes=10).state_dict(), path)
+    found = build_encoder("test_vit", str(path), options={"img_size": [96, 128]})
+    oracle = timm.create_model(
+        "test_vit", pretrained=True, num_classes=0, img_size=[96, 128], pretrained_cfg_overlay={"file": str(path)}
+    )
+    assert all(torch.equal(tensor, found.body.state_dict()[name]) for name, tensor in oracle.state_dict().items())
+    assert found.body.pos_embed.shape != timm.create_model("test_vit").pos_embed.shape
+
+
+def test_the_real_dinov2_is_read_at_a_quarter_of_its_size(real_data):
+    path = real_data / "weights" / "vit_small_patch14_dinov2.safetensors"
+    encoder = build_encoder("vit_small_patch14_dinov2", str(path), options={"img_size": [252, 336]})
+    cat = torch.from_numpy(decode((real_data / "weights" / "cat.bmp").read_bytes()).copy()).permute(2, 0, 1)[None] / 255
+    parrot = decode((real_data / "weights" / "parrot.jpg").read_bytes())
+    parrot = torch.from_numpy(parrot.copy()).permute(2, 0, 1)[None] / 255
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (encoder.mean, encoder.std))
+
+    def features(photo):
+        with torch.inference_mode():
+            return encoder.eval()(
+                (functional.interpolate(photo, (252, 336), antialias=True, mode="bilinear") - mean) / std
+            )
+
+    crop = cat[..., 10:, 10:]
+    alike, unlike = (functional.cosine_similarity(features(cat), features(other)).item() for other in (crop, parrot))
+    assert alike > 0.9 > 0.8 > unlike  # 0.98 and 0.60 at full size, by the file's own note

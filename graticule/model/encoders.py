@@ -126,15 +126,23 @@ def build_encoder(
 
 def _from_timm(name: str, weights: str, pooling: Pooling, inner: Sequence[str], options: dict[str, Any]) -> Encoder:
     options = {"num_classes": 0} | {k: v for k, v in options.items() if k != "num_classes"}
+    state = None
+    if weights not in ("pretrained", "none"):
+        usual = timm.get_pretrained_cfg(name)
+        classifier = (usual and usual.classifier) or "classifier"
+        state = _read_state(Path(weights), (classifier,) if isinstance(classifier, str) else tuple(classifier))
+        # As timm itself loads what it fetches: renamed keys, position embeddings of another size. All must fit.
+        options |= {"pretrained_cfg_overlay": {"state_dict": state, "num_classes": 0}}
     try:
-        body = timm.create_model(name, pretrained=weights == "pretrained", **options)
+        body = timm.create_model(name, pretrained=weights != "none", **options)
     except TypeError as error:
         raise BadRecipeError(f"encoder {name} does not take these options: {error}") from error
     except (OSError, RuntimeError, ValueError) as error:
-        raise _cannot_fetch(name, error) from error
-    classifier: str | list[str] = body.pretrained_cfg.get("classifier") or "classifier"
-    if weights not in ("pretrained", "none"):
-        _load(body, Path(weights), (classifier,) if isinstance(classifier, str) else tuple(classifier))
+        if state is None:
+            raise _cannot_fetch(name, error) from error
+        body = timm.create_model(name, **{k: v for k, v in options.items() if k != "pretrained_cfg_overlay"})
+        raise _does_not_fit(body, Path(weights), state, error) from error
+    body.pretrained_cfg.pop("state_dict", None)  # the weights are in the network
     if pooling != "own" and not hasattr(body, "forward_features"):
         raise BadRecipeError(f"{name} has no feature map to pool; use pooling: own")
     # The centre crop that timm evaluates with (crop_pct) is left out: it would cut the sides of wide street views.
@@ -155,11 +163,15 @@ def _from_torchvision(name: str, weights: str, inner: Sequence[str], options: di
     except (OSError, RuntimeError) as error:
         raise _cannot_fetch(name, error) from error
     linear = [key for key, module in body.named_modules() if isinstance(module, nn.Linear)][-1]
-    if weights not in ("pretrained", "none"):
-        _load(body, Path(weights), (linear,))
     parent, _, attribute = linear.rpartition(".")
     owner = body.get_submodule(parent)
     setattr(owner, attribute, nn.Identity())
+    if weights not in ("pretrained", "none"):
+        state = _read_state(Path(weights), (linear,))
+        try:
+            body.load_state_dict(state)
+        except RuntimeError as error:
+            raise _does_not_fit(body, Path(weights), state, error) from error
     interpolation: Interpolation = "bilinear"
     if weights == "none":
         mean, std, side = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, 224
@@ -172,8 +184,8 @@ def _from_torchvision(name: str, weights: str, inner: Sequence[str], options: di
     return Encoder(body, "own", inner, mean, std, (3, side, side), interpolation)
 
 
-def _load(body: nn.Module, path: Path, classifier: tuple[str, ...]) -> None:
-    """Load a state dict, leaving out the classifier that we replace; everything else must fit."""
+def _read_state(path: Path, classifier: tuple[str, ...]) -> dict[str, Tensor]:
+    """A state dict from a file, without the classifier that we replace."""
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -187,18 +199,17 @@ def _load(body: nn.Module, path: Path, classifier: tuple[str, ...]) -> None:
         ) from error
     except Exception as error:
         raise BadRecipeError(f"{path} is not a state dict that torch can read: {error}") from error
-    state = {key: value for key, value in state.items() if not key.startswith(tuple(f"{c}." for c in classifier))}
-    own = {k for k in body.state_dict() if not k.startswith(tuple(f"{c}." for c in classifier))}
-    missing, unknown = sorted(own - state.keys()), sorted(state.keys() - own)
+    return {key: value for key, value in state.items() if not key.startswith(tuple(f"{c}." for c in classifier))}
+
+
+def _does_not_fit(body: nn.Module, path: Path, state: Mapping[str, Tensor], error: Exception) -> BadRecipeError:
+    missing, unknown = sorted(body.state_dict().keys() - state.keys()), sorted(state.keys() - body.state_dict().keys())
     if missing or unknown:
-        raise BadRecipeError(
+        return BadRecipeError(
             f"{path} does not fit this encoder: {len(missing)} weights are missing (such as {missing[:2]}), "
             f"{len(unknown)} are unknown (such as {unknown[:2]}); name the encoder that it was made for"
         )
-    try:
-        body.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        raise BadRecipeError(f"{path} does not fit this encoder: {error}") from error
+    return BadRecipeError(f"{path} does not fit this encoder: {error}")
 
 
 def _cannot_fetch(name: str, error: Exception) -> BadRecipeError:
