@@ -7,6 +7,7 @@ from datetime import date
 import numpy as np
 import polars as pl
 import pytest
+from aiohttp import web
 from services import TOKEN, Services, Shot, serving
 from test_cli import graticule
 from towns import QUARTERS, photo
@@ -16,8 +17,8 @@ from graticule.geo import sphere
 from graticule.photos.table import read_photos
 from graticule.sources.web import http, mapillary
 from graticule.sources.web.kartaview import KartaView
-from graticule.sources.web.mapillary import Mapillary
-from graticule.sources.web.service import Search, collect, find, parts
+from graticule.sources.web.mapillary import Mapillary, _row
+from graticule.sources.web.service import COLUMNS, Search, collect, find, parts
 
 AROUND = (38.85, -77.1, 38.95, -76.95)
 
@@ -77,8 +78,6 @@ def test_more_photos_at_one_spot_than_are_told_is_said(tmp_path, monkeypatch):
 
 
 def test_a_box_too_much_for_the_service_is_split_and_not_asked_again(server, tmp_path):
-    from aiohttp import web
-
     told = {"error": {"code": 1, "message": "Please reduce the amount of data you're asking for, then retry"}}
     server.api_faults = [web.json_response(told, status=500)]
     service = Mapillary(TOKEN, api=server.api)
@@ -87,9 +86,44 @@ def test_a_box_too_much_for_the_service_is_split_and_not_asked_again(server, tmp
     assert server.asked["/images"] == 3  # the whole, then its halves
 
 
-def test_a_service_that_is_throttled_by_its_own_code_is_waited_for(server, tmp_path):
-    from aiohttp import web
+TIMEOUT = {"code": -2, "error_subcode": 3404014, "message": "Query Timeout", "is_transient": False}
+TRANSIENT = {"code": 2, "message": "An unexpected error has occurred.", "is_transient": True}
 
+
+@pytest.mark.parametrize("error", [TIMEOUT, TRANSIENT])
+def test_a_search_that_took_too_long_is_asked_again(server, tmp_path, error):
+    server.api_faults = [web.json_response({"error": error}, status=400)]
+    collect(Mapillary(TOKEN, api=server.api), Search(bbox=AROUND), tmp_path, size="256", with_images=False)
+    assert pl.read_parquet(tmp_path / "found.parquet").height == len(server.shots)
+    assert len({str(query) for query in server.queries}) == len(server.queries) - 1  # one of them twice
+
+
+def test_a_search_that_always_takes_too_long_is_split(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(http, "ATTEMPTS", 2)
+    server.api_faults = [web.json_response({"error": TIMEOUT}, status=400) for _ in range(2)]
+    collect(Mapillary(TOKEN, api=server.api), Search(bbox=AROUND), tmp_path, size="256", with_images=False, at_once=1)
+    assert pl.read_parquet(tmp_path / "found.parquet").height == len(server.shots)
+    assert len({query["bbox"] for query in server.queries}) > 1
+
+
+WHOLE = {
+    "id": "1", "computed_geometry": {"type": "Point", "coordinates": [2.0, 1.0]}, "captured_at": 1600000000000,
+    "compass_angle": 10.0, "computed_compass_angle": 20.0, "sequence": "s", "camera_type": "perspective",
+    "creator": {"username": "ada", "id": "9"}, "organization_id": 7,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(WHOLE.keys() - {"id"}))
+@pytest.mark.parametrize("value", ["left out", None, "text", 7, [], {}, 1e300, True])
+def test_each_field_of_an_answer_may_be_missing_null_or_of_another_type(name, value):
+    photo = {key: part for key, part in WHOLE.items() if key != name} | ({} if value == "left out" else {name: value})
+    row = _row(photo)
+    assert pl.DataFrame([row], schema=COLUMNS, strict=False).height == 1
+    assert row["orig_id"] == "1"
+    assert (row["lat"], row["lon"]) == ((1.0, 2.0) if name != "computed_geometry" else (None, None))
+
+
+def test_a_service_that_is_throttled_by_its_own_code_is_waited_for(server, tmp_path):
     told = {"error": {"code": 4, "message": "Application request limit reached"}}
     server.api_faults = [web.json_response(told, status=400) for _ in range(8)]  # more than attempts
     service = Mapillary(TOKEN, api=server.api)
@@ -97,8 +131,6 @@ def test_a_service_that_is_throttled_by_its_own_code_is_waited_for(server, tmp_p
 
 
 def test_an_id_that_spoils_a_question_for_links_costs_only_its_own_photo(server):
-    from aiohttp import web
-
     ids = [*server.shots][:8]
     # the eight, the second half, its second half, its last: each asked about together with the one at fault
     server.api_faults = [web.json_response({"error": {"code": 100}}, status=400) for _ in range(4)]
@@ -276,8 +308,6 @@ def test_a_wrong_token_and_none_are_sentences_without_it(server, tmp_path, monke
 
 
 def test_a_service_that_speaks_otherwise_than_documented_is_named(tmp_path):
-    from aiohttp import web
-
     services = Services([])
     services.api_faults = [web.json_response(["odd"])]
     with serving(services), pytest.raises(SourceError, match="KartaView does not answer as documented"):
@@ -285,8 +315,6 @@ def test_a_service_that_speaks_otherwise_than_documented_is_named(tmp_path):
 
 
 def test_an_api_that_sends_elsewhere_does_not_take_the_token_along(server):
-    from aiohttp import web
-
     elsewhere = f"http://localhost:{server.port}/photo/{next(iter(server.shots))}"
     server.api_faults = [web.Response(status=302, headers={"Location": elsewhere})]
 

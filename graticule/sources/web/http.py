@@ -70,7 +70,7 @@ class NotHadError(Exception):
         self.status, self.body = status, body
 
 
-class Step:
+class RateLimiter:
     """The turns of one host: so many requests a second, and none while it asked for a pause."""
 
     def __init__(self, rate: float) -> None:
@@ -104,7 +104,7 @@ class Client:
 
     def __init__(self, *, rate: float, at_once: int) -> None:
         self._rate, self._at_once = rate, at_once
-        self._hosts: dict[tuple[str, str], tuple[Step, str | None]] = {}
+        self._hosts: dict[tuple[str, str], tuple[RateLimiter, str | None]] = {}
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -164,7 +164,7 @@ class Client:
             url, params=None, headers=None, most=most, follow=True, judge=judge_by_status, check=check
         )
 
-    def _known(self, url: str, host: str) -> tuple[Step, str | None]:
+    def _known(self, url: str, host: str) -> tuple[RateLimiter, str | None]:
         """The pace of a host and the proxy on the way to it (``HTTPS_PROXY``, ``NO_PROXY`` and such), looked up once.
 
         aiohttp's own ``trust_env`` looks at every request, in two threads, and reads passwords from ``~/.netrc``.
@@ -172,7 +172,7 @@ class Client:
         scheme = urlsplit(url).scheme
         if (scheme, host) not in self._hosts:
             proxy = None if proxy_bypass(host) else getproxies().get(scheme)
-            self._hosts[scheme, host] = Step(self._rate), proxy
+            self._hosts[scheme, host] = RateLimiter(self._rate), proxy
         return self._hosts[scheme, host]
 
     async def _get(

@@ -27,6 +27,7 @@ FIELDS = (
 )  # fmt: skip
 BAD_TOKEN = 190  # error codes of the Graph API: access token invalid or expired
 THROTTLED = frozenset({4, 17, 32, 613})  # too many calls by the app, user, page; calls within one hour
+QUERY_TIMEOUT = 3404014  # subcode, seen in public reports of 2024
 TOO_MUCH = b"reduce the amount of data"
 
 
@@ -87,7 +88,7 @@ class Mapillary:
             ids = query.get("image_ids")
             if ids and (halves := _halves(ids.split(","), refused)) is not None:
                 return Answer([], [{"image_ids": ",".join(half)} for half in halves])
-            if not (box and (TOO_MUCH in refused.body or refused.status in (500, 504))):
+            if not (box and (TOO_MUCH in refused.body or _may_pass(refused.body) or refused.status in (500, 504))):
                 raise
             found = None
         if box and (found is None or len(found) >= LIMIT):  # there may be more than was given
@@ -146,15 +147,28 @@ def _halves(ids: Sequence[str], refused: NotHadError) -> list[Sequence[str]] | N
 def _judge(status: int, body: bytes) -> Verdict:
     if TOO_MUCH in body:  # no fault that passes: the box has to be split
         return Verdict.FINAL
-    return Verdict.PAUSE if _error_code(body) in THROTTLED else judge_by_status(status, body)
+    if _error_code(body) in THROTTLED:
+        return Verdict.PAUSE
+    return Verdict.AGAIN if _may_pass(body) else judge_by_status(status, body)
+
+
+def _may_pass(body: bytes) -> bool:
+    """A search that took too long: status 400, and not called transient, though the same works when asked again."""
+    error = _error(body)
+    return error.get("is_transient") is True or error.get("error_subcode") == QUERY_TIMEOUT
 
 
 def _error_code(body: bytes) -> int | None:
-    try:
-        code = json.loads(body)["error"]["code"]
-    except (ValueError, KeyError, TypeError):
-        return None
+    code = _error(body).get("code")
     return code if isinstance(code, int) else None
+
+
+def _error(body: bytes) -> dict[str, Any]:
+    try:
+        error = json.loads(body)["error"]
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return error if isinstance(error, dict) else {}
 
 
 def _data(body: Any) -> list[dict[str, Any]]:
@@ -166,26 +180,39 @@ def _data(body: Any) -> list[dict[str, Any]]:
 
 def _row(photo: dict[str, Any]) -> Row:
     """A row of the table; where Mapillary has computed position and heading from the photos, those."""
-    at = (photo.get("computed_geometry") or photo.get("geometry") or {}).get("coordinates") or [None, None]
+    spots = (photo.get(name) for name in ("computed_geometry", "geometry"))
+    found = (spot.get("coordinates") for spot in spots if isinstance(spot, dict))
+    at = next((spot for spot in found if isinstance(spot, list) and len(spot) >= 2), [None, None])
     lon, lat = number(at[0]), number(at[1])
     heading = number(photo.get("computed_compass_angle"))
     heading = number(photo.get("compass_angle")) if heading is None else heading
-    taken_ms = number(photo.get("captured_at"))
-    creator = photo.get("creator") or {}
+    creator = photo["creator"] if isinstance(photo.get("creator"), dict) else {}
+    sequence, camera = (
+        value if isinstance(value := photo.get(name), str) else None for name in ("sequence", "camera_type")
+    )
     id_ = str(photo["id"])
     return {
         "source": "mapillary",
         "orig_id": id_,
         "lat": lat,
         "lon": lon,
-        "sequence": photo.get("sequence"),
-        "captured_at": None if taken_ms is None else datetime.fromtimestamp(taken_ms / 1000, UTC).isoformat(),
+        "sequence": sequence,
+        "captured_at": _moment(photo.get("captured_at")),
         "heading": None if heading is None else heading % 360,
-        "camera_type": photo.get("camera_type"),
+        "camera_type": camera,
         "creator": str(creator["id"]) if creator.get("id") else None,
         "licence": LICENCE,
-        "attribution": attribution(id_, creator.get("username")),
+        "attribution": attribution(id_, str(creator["username"]) if creator.get("username") else None),
     }
+
+
+def _moment(milliseconds: Any) -> str | None:
+    """ISO 8601 in UTC of milliseconds since 1970; None for what is no time."""
+    value = number(milliseconds)
+    try:
+        return None if value is None else datetime.fromtimestamp(value / 1000, UTC).isoformat()
+    except (OverflowError, ValueError, OSError):
+        return None
 
 
 def attribution(id_: str, username: str | None = None) -> str:
