@@ -11,7 +11,6 @@ RUN mkdir graticule && touch graticule/__init__.py \
     && pip uninstall -y graticule
 
 COPY graticule graticule
-COPY recipes recipes
 RUN pip install --no-cache-dir --no-deps .
 
 # Weights that timm or torchvision fetch, and features, outlive the container where /data is a volume.

@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 DEMO   := runs/demo
 STAMP  := $(VENV)/.installed
-SWEEP  := $(BIN)/graticule sweep recipes/report-a-demo.yaml --photos $(DEMO)/city --out runs/tables --set train.epochs=8
+SWEEP  := $(BIN)/graticule sweep report-a-demo --photos $(DEMO)/city --out runs/tables --set train.epochs=8
 
 .PHONY: help install demo docs test test-machines test-machines-cheap lint floors bench leak tables clean
 
@@ -23,14 +23,14 @@ install: $(STAMP)  ## Make .venv with pinned versions
 demo: install    ## A synthetic city: make it, train, evaluate, predict, report
 	@rm -rf $(DEMO)
 	$(BIN)/graticule data city $(DEMO)/city --frames 2400 --drives 20 --size-km 0.4 --seed 0
-	$(BIN)/graticule train recipes/demo.yaml --photos $(DEMO)/city --out $(DEMO)/bundle
+	$(BIN)/graticule train demo --photos $(DEMO)/city --out $(DEMO)/bundle
 	$(BIN)/graticule evaluate $(DEMO)/bundle $(DEMO)/city --split test --baseline knn --together sequence
 	$(BIN)/graticule predict $(DEMO)/bundle $$(ls -d $(DEMO)/city/images/*/ | tail -n 1)0000*.jpg
 	$(BIN)/graticule report $(DEMO)/bundle --photos $(DEMO)/city
 
 leak: install    ## On the demo city: what a split by frame claims, and what unseen drives show
 	@test -d $(DEMO)/city || $(BIN)/graticule data city $(DEMO)/city --frames 2400 --drives 20 --size-km 0.4 --seed 0
-	$(BIN)/graticule leak recipes/report-a-demo.yaml --photos $(DEMO)/city --by random --by sequence
+	$(BIN)/graticule leak report-a-demo --photos $(DEMO)/city --by random --by sequence
 
 tables: install  ## Both reports' tables on the demo city: small encoders, split by frame and by drive; half an hour
 	@test -d $(DEMO)/city || $(BIN)/graticule data city $(DEMO)/city --frames 2400 --drives 20 --size-km 0.4 --seed 0

@@ -1,6 +1,6 @@
 """Photos a second of ``graticule train`` against the bare network and the two reports' own loops, in one run.
 
-python -m bench.loops [--recipe recipes/demo.yaml] [--set encoder.name=resnet18] [--frames 256]
+python -m bench.loops [--recipe demo] [--set encoder.name=resnet18] [--frames 256]
 
 On a synthetic city: what ``train`` reaches after its first epoch, from its own history; the same network, loss and
 optimiser over tensors that lie on the device (no loop can be faster); and the loops of the reports' public code:
@@ -35,7 +35,7 @@ from graticule.sources.city.make import make_city
 from graticule.training.loop import precision
 from graticule.training.train import train
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "demo.yaml"
+RECIPE = Path("demo")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Batches = Iterable[tuple[Tensor, Tensor]]
 

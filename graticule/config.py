@@ -343,10 +343,40 @@ class Recipe(Section):
         return self
 
 
-def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """Read a recipe from YAML; a local weights file is taken relative to the recipe's folder.
+def packaged_recipes() -> dict[str, Path]:
+    """The recipes that come with the package, by name."""
+    return {path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.yaml"))}
+
+
+def find_recipe(recipe: Path) -> Path:
+    """The file of a recipe: a path, or the bare name of one that comes with the package, such as ``laptop``.
+
+    Raises:
+        BadRecipeError: there is none of that name.
+    """
+    ours = packaged_recipes()
+    if recipe.is_file():
+        return recipe
+    if recipe.suffix in (".yaml", ".yml") or len(recipe.parts) > 1:
+        if recipe.stem in ours:
+            name = recipe.stem
+            raise BadRecipeError(f"there is no file {recipe}; {name} comes with the package: name it {name}")
+        return recipe
+    if recipe.name not in ours:
+        near = difflib.get_close_matches(recipe.name, ours, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(ours)}"
+        raise BadRecipeError(f"no recipe is called {recipe.name!r}; {hint} Give one of them or a YAML file")
+    return ours[recipe.name]
+
+
+def read_recipe(recipe: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a recipe from YAML.
+
+    A file of weights is relative to the recipe's folder where the recipe names it, and to the current one where
+    ``overrides`` do.
 
     Args:
+        recipe: as for :func:`find_recipe`.
         overrides: values by dotted name, such as ``{"train.epochs": 2}``.
 
     Raises:
@@ -354,6 +384,7 @@ def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recip
     """
     import yaml
 
+    path = find_recipe(recipe)
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
@@ -362,12 +393,19 @@ def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recip
         raise BadRecipeError(f"{path} is not YAML: {error}") from error
     if not isinstance(tree, dict):
         raise BadRecipeError(f"{path} should hold settings such as 'seed: 0'; found {type(tree).__name__}")
+    _locate_weights(tree, path.parent)
     for dotted, value in (overrides or {}).items():
         _set(tree, dotted.split("."), value)
-    for part in (tree.get("encoder"), (tree.get("encoder") or {}).get("then")):
+    _locate_weights(tree, Path())
+    return parse_recipe(tree, where=str(recipe))
+
+
+def _locate_weights(tree: Any, folder: Path) -> None:
+    """Make the files of weights that a tree names absolute."""
+    encoder = tree.get("encoder")
+    for part in (encoder, encoder.get("then") if isinstance(encoder, dict) else None):
         if isinstance(part, dict) and part.get("weights") not in (None, "pretrained", "none"):
-            part["weights"] = str((path.parent / str(part["weights"])).resolve())
-    return parse_recipe(tree, where=str(path))
+            part["weights"] = str((folder / str(part["weights"])).resolve())
 
 
 def parse_recipe(tree: Mapping[str, Any], where: str = "the recipe") -> Recipe:

@@ -15,9 +15,10 @@ import pytest
 import yaml
 from towns import make_town, tiny_recipe
 
+from graticule import __version__
 from graticule.cli import main
 
-RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPES = Path(__file__).parents[1] / "graticule" / "recipes"
 
 
 def graticule(*arguments):
@@ -264,9 +265,7 @@ def test_a_small_city_is_made_by_command(tmp_path):
 def test_the_recipes_of_the_demo_run_on_a_small_city(tmp_path, recipe):
     graticule("data", "city", tmp_path / "city", "--frames", 80, "--drives", 8, "--size-km", "0.2")
     small = ["--set", "train.epochs=1", "--set", "cells.split_above=30", "--set", "cells.drop_below=2"]
-    trained = graticule(
-        "train", RECIPES / f"{recipe}.yaml", "--photos", tmp_path / "city", "--out", tmp_path / "bundle", *small
-    )
+    trained = graticule("train", recipe, "--photos", tmp_path / "city", "--out", tmp_path / "bundle", *small)
     assert trained.returncode == 0, trained.stderr
     evaluated = graticule("evaluate", tmp_path / "bundle", tmp_path / "city", "--json")
     metrics = json.loads(evaluated.stdout)
@@ -277,8 +276,9 @@ def test_the_recipes_of_the_demo_run_on_a_small_city(tmp_path, recipe):
 def test_the_recipe_for_real_photos_keeps_its_promise_at_half_the_size(real_data, tmp_path, monkeypatch):
     monkeypatch.setenv("GRATICULE_CACHE", str(tmp_path))
     done = graticule(
-        "crossval", RECIPES / "real-photos.yaml", "--photos", real_data / "san_francisco/manifest.csv",
-        "--folds", 5, "--set", "image.longest=256", "--json",
+        "crossval", "real-photos", "--photos", real_data / "san_francisco/manifest.csv", "--folds", 5,
+        "--set", f"encoder.weights={real_data}/weights/mobilenetv2_100_imagenet1001.pth",
+        "--set", "image.longest=256", "--json",
     )  # fmt: skip
     metrics = json.loads(done.stdout)
     assert metrics["photos"] == 595
@@ -352,3 +352,14 @@ def test_what_cannot_be_done_is_one_sentence(shop, tmp_path, command, sentence):
     assert done.stderr.startswith("error: ") or "\nerror: " in done.stderr
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_recipes_are_listed_and_printed():
+    listed = graticule("recipes")
+    assert all(f" {name} " in listed.stdout for name in ("laptop", "demo", "washington-dc"))
+    assert graticule("recipes", "laptop").stdout == (RECIPES / "laptop.yaml").read_text()
+    assert "did you mean laptop" in graticule("recipes", "labtop").stderr
+
+
+def test_the_version_is_said():
+    assert graticule("--version").stdout.strip() == f"graticule {__version__}"

@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from graticule.config import parse_overrides, parse_recipe, read_recipe
+from graticule.config import packaged_recipes, parse_overrides, parse_recipe, read_recipe
 from graticule.errors import BadRecipeError
 
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+RECIPES = sorted(packaged_recipes().values())
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
@@ -102,3 +102,27 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path, text, sentence):
         path.write_text(text)
     with pytest.raises(BadRecipeError, match=sentence):
         read_recipe(path)
+
+
+def test_a_recipe_of_the_package_is_named_without_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert read_recipe(Path("laptop")).name == "laptop"
+    with pytest.raises(BadRecipeError, match="no recipe is called 'labtop'; did you mean laptop?"):
+        read_recipe(Path("labtop"))
+    with pytest.raises(BadRecipeError, match="no file recipes/laptop.yaml; laptop comes with the package: name it"):
+        read_recipe(Path("recipes/laptop.yaml"))
+
+
+def test_a_file_of_that_name_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("laptop").write_text("name: mine")
+    assert read_recipe(Path("laptop")).name == "mine"
+
+
+def test_weights_are_beside_the_recipe_that_names_them_and_here_where_an_option_does(tmp_path, monkeypatch):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/r.yaml").write_text("encoder: {weights: w.pth}")
+    monkeypatch.chdir(tmp_path)
+    assert read_recipe(Path("there/r.yaml")).encoder.weights == str(tmp_path / "there/w.pth")
+    found = read_recipe(Path("there/r.yaml"), {"encoder.weights": "mine.pth"})
+    assert found.encoder.weights == str(tmp_path / "mine.pth")

@@ -83,9 +83,9 @@ def test_the_commands_of_a_page_are_those_of_the_command_line(page):
 @pytest.mark.parametrize("page", PAGES)
 def test_the_recipes_and_settings_of_a_page_are_valid(page):
     for words in commands(page):
-        for recipe in (word for word in words if word.startswith("recipes/")):
+        if words[0] in ("train", "crossval", "sweep", "leak"):
             given = [after for word, after in pairwise(words) if word in ("--set", "--vary")]
-            read_recipe(HOUSE / recipe, parse_overrides([each.split(",")[0] for each in given]))
+            read_recipe(Path(words[1]), parse_overrides([each.split(",")[0] for each in given]))
 
 
 def test_every_page_is_in_the_table_of_contents_and_there():

@@ -79,6 +79,7 @@ def town(tmp_path_factory):
 def test_a_reports_recipe_trains_resumes_and_is_measured_by_command(town, tmp_path, monkeypatch, name):
     sets = [part for pair in TINY[name] for part in ("--set", pair)]
     recipe = shutil.copy(RECIPES / f"{name}.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)  # where weights that an option names lie
     torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "net.pth")  # weights for what is frozen
 
     def command(out, *more):

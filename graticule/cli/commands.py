@@ -9,7 +9,7 @@ import typer
 
 from graticule.choices import Keep, PartitionKind, Together
 from graticule.cli import console
-from graticule.cli.options import SPLIT_BY, Arithmetic, Column, Json, Sets, expand
+from graticule.cli.options import RECIPE, SPLIT_BY, Arithmetic, Column, Json, Sets, expand
 
 if TYPE_CHECKING:
     from graticule.inference.albums import Albums
@@ -107,8 +107,23 @@ def score(
 
 
 @app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Print this one, to copy and change it.")] = None,
+) -> None:
+    """List the recipes that come with Graticule."""
+    from graticule.config import find_recipe, packaged_recipes
+
+    if name:
+        typer.echo(find_recipe(Path(name)).read_text(encoding="utf-8"), nl=False)
+        return
+    texts = {name: file.read_text(encoding="utf-8") for name, file in packaged_recipes().items()}
+    rows: list[tuple[str, ...]] = [(name, text.partition("\n")[0][2:]) for name, text in texts.items()]
+    console.print_table(("recipe", "what it is for"), rows)
+
+
+@app.command()
 def train(
-    recipe: Annotated[Path, typer.Argument(help="A YAML file; see recipes/.")],
+    recipe: Annotated[Path, typer.Argument(help=RECIPE)],
     photos: Annotated[Path, typer.Option(help="A dataset, or a table with path, lat, lon.")],
     out: Annotated[Path, typer.Option(help="The bundle's folder.")],
     resume: Annotated[bool, typer.Option(help="Go on with an interrupted run.")] = False,
@@ -180,7 +195,7 @@ def evaluate(
 
 @app.command()
 def crossval(
-    recipe: Annotated[Path, typer.Argument(help="A YAML file; see recipes/.")],
+    recipe: Annotated[Path, typer.Argument(help=RECIPE)],
     photos: Annotated[Path, typer.Option(help="A dataset, or a table with path, lat, lon.")],
     folds: Annotated[int, typer.Option(min=2)] = 5,
     group: Annotated[str, typer.Option(help="What stays in one fold: place, sequence, block or a column.")] = "place",
@@ -225,7 +240,7 @@ def crossval(
 
 @app.command()
 def leak(
-    recipe: Annotated[Path, typer.Argument(help="A YAML file; see recipes/.")],
+    recipe: Annotated[Path, typer.Argument(help=RECIPE)],
     photos: Annotated[Path, typer.Option(help="A dataset with what the splits need.")],
     by: Annotated[list[str] | None, typer.Option(help=f"A split to try; may be repeated. {SPLIT_BY}")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the table as JSON.")] = None,

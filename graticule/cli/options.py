@@ -23,6 +23,7 @@ Arithmetic = Annotated[
 Track = Literal["revisit", "unseen"]
 
 
+RECIPE = "The name of a recipe (graticule recipes lists them), or a YAML file."
 SPLIT_BY = (
     "What stays whole on one side: drive, sequence, place, day, uploader, block, world, or any column such as city; "
     "several joined by +. Or time, random, or column, as the table's own column split says."

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from graticule.cli import console
-from graticule.cli.options import Json, Sets
+from graticule.cli.options import RECIPE, Json, Sets
 from graticule.errors import BadRecipeError
 
 app = typer.Typer()
@@ -17,7 +17,7 @@ Report = Literal["a", "b"]
 
 @app.command()
 def sweep(
-    recipe: Annotated[Path, typer.Argument(help="A YAML file; see recipes/.")],
+    recipe: Annotated[Path, typer.Argument(help=RECIPE)],
     photos: Annotated[Path, typer.Option(help="A dataset, or a table with path, lat, lon.")],
     out: Annotated[Path, typer.Option(help="Folder of the runs, one folder each.")],
     encoders: Annotated[str | None, typer.Option(help="Encoders to try: resnet50,vit_b_16,...")] = None,
