@@ -364,7 +364,7 @@ def find_recipe(recipe: Path) -> Path:
         return recipe
     if recipe.name not in ours:
         near = difflib.get_close_matches(recipe.name, ours, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(ours)}"
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(ours)}."
         raise BadRecipeError(f"no recipe is called {recipe.name!r}; {hint} Give one of them or a YAML file")
     return ours[recipe.name]
 
@@ -405,7 +405,7 @@ def _locate_weights(tree: Any, folder: Path) -> None:
     encoder = tree.get("encoder")
     for part in (encoder, encoder.get("then") if isinstance(encoder, dict) else None):
         if isinstance(part, dict) and part.get("weights") not in (None, "pretrained", "none"):
-            part["weights"] = str((folder / str(part["weights"])).resolve())
+            part["weights"] = str((folder / Path(str(part["weights"])).expanduser()).resolve())
 
 
 def parse_recipe(tree: Mapping[str, Any], where: str = "the recipe") -> Recipe:

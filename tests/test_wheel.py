@@ -15,12 +15,24 @@ CHECKOUT = Path(__file__).parents[1]
 def unpacked(tmp_path_factory):
     """What a wheel of this checkout holds."""
     folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        "--wheel-dir",
+    ]
     # A copy: setuptools leaves a folder `build` beside what it builds.
     files = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=CHECKOUT,
                            capture_output=True, text=True, check=True).stdout.split("\0")  # fmt: skip
     for name in filter(None, files):
-        if name.startswith("graticule/") or name in ("pyproject.toml", "README.md", "LICENSE"):
+        if (CHECKOUT / name).is_file() and (
+            name.startswith("graticule/") or name in ("pyproject.toml", "README.md", "LICENSE")
+        ):
             target = folder / "source" / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes((CHECKOUT / name).read_bytes())
@@ -39,7 +51,11 @@ def test_the_wheel_holds_recipes_assets_and_the_mark_of_types(unpacked):
 
 
 def test_recipes_are_found_from_the_wheel_wherever_one_stands(unpacked, tmp_path):
-    code = "import graticule; print(graticule.__file__); from graticule.cli import main; main()"
+    code = (
+        "import graticule; print(graticule.__file__); from pathlib import Path;"
+        "from graticule.config import read_recipe; assert read_recipe(Path('demo')).name == 'demo';"
+        "from graticule.cli import main; main()"
+    )
     run = [sys.executable, "-c", code, "recipes"]
     environment = os.environ | {"PYTHONPATH": str(unpacked)}
     done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)

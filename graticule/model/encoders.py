@@ -195,7 +195,8 @@ def _read_state(path: Path, classifier: tuple[str, ...]) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise BadRecipeError(
-            f"no weights at {path}; name the file with --set encoder.weights=FILE, or pretrained, or none"
+            f"no weights at {path}; a recipe names it relative to its own folder, --set encoder.weights=FILE to the "
+            f"current one; or say pretrained, or none"
         ) from error
     except Exception as error:
         raise BadRecipeError(f"{path} is not a state dict that torch can read: {error}") from error
