@@ -106,10 +106,12 @@ Cells = Annotated[
 class Split(Section):
     """Which photos train, tune and test; ``by`` as for :func:`graticule.photos.splits.make_split`, any column included.
 
+    ``auto`` is the most honest way that the table's columns allow.
+
     ``column`` takes the table's own column ``split``, and so does a recipe without this section where there is one.
     """
 
-    by: Annotated[str, Field(min_length=1)] = "sequence"
+    by: Annotated[str, Field(min_length=1)] = "auto"
     val: Share = 0.1
     test: Share = 0.2
     block_km: Positive | None = None  # none: 0.2 by block, 100 by world

@@ -63,7 +63,8 @@ def test_the_audit_says_what_it_cannot_know():
     assert found.shared_sequences is found.shared_sequences_test_share is found.near_duplicates is None
     assert found.place_from == "position to 0.001 degrees"
     assert found.verdict.startswith("Cannot tell whether held out: the nearest training photo is 1 m away")
-    assert "Unknown: sequences (no column 'sequence'), places (no column 'place'), drives" in found.verdict
+    assert "Unknown: sequences (no column 'sequence'), places (no column 'place'; by position" in found.verdict
+    assert "training shares 2 with 100% of the test photos), drives" in found.verdict
     with pytest.raises(ValueError, match="0 training and 1 test"):
         audit(photos([1], 2).take([]), photos([1], 2))
 

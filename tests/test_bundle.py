@@ -11,8 +11,9 @@ import yaml
 import graticule
 from graticule.errors import BundleError
 from graticule.files import sha256_of
-from graticule.model import bundle
-from graticule.model.bundle import INDEX, RECIPE, WEIGHTS, Bundle
+from graticule.model import index as bundle_index
+from graticule.model.bundle import Bundle
+from graticule.model.index import INDEX, RECIPE, WEIGHTS
 
 KEPT = Path(__file__).parent / "bundles"
 
@@ -25,14 +26,14 @@ def copy(tmp_path):
 def sign(folder, **changes):
     """Give the index the hashes of the files as they are: whoever makes a hostile bundle can."""
     index = json.loads((folder / INDEX).read_text()) | changes
-    index["sha256"] |= {name: sha256_of(folder / name) for name in bundle.FILES}
-    index["sha256"][INDEX] = bundle._own_hash(index)
+    index["sha256"] |= {name: sha256_of(folder / name) for name in bundle_index.FILES}
+    index["sha256"][INDEX] = bundle_index.own_hash(index)
     (folder / INDEX).write_text(json.dumps(index))
 
 
 def test_a_bundle_of_every_format_is_kept():
     kept = {int(folder.name.removeprefix("format-")) for folder in KEPT.iterdir() if folder.is_dir()}
-    assert kept == set(range(bundle.OLDEST, bundle.FORMAT + 1))
+    assert kept == set(range(bundle_index.OLDEST, bundle_index.FORMAT + 1))
 
 
 @pytest.mark.parametrize("folder", sorted(KEPT.glob("format-*")), ids=lambda folder: folder.name)
@@ -57,8 +58,9 @@ def test_an_older_bundle_is_lifted_step_by_step(copy, monkeypatch):
         index, recipe = renamed(index, recipe)
         return index, recipe | {"seed": 11}
 
-    monkeypatch.setattr(bundle, "FORMAT", 4)
-    monkeypatch.setattr(bundle, "STEPS", {2: renamed, 3: reseeded})
+    for room in ("index", "bundle"):
+        monkeypatch.setattr(f"graticule.model.{room}.FORMAT", 4)
+    monkeypatch.setattr(bundle_index, "STEPS", {2: renamed, 3: reseeded})
     opened = Bundle.read(copy)
     assert opened.facts == {"steps": [2, 3]}
     assert opened.recipe.seed == 11
@@ -74,7 +76,7 @@ def test_a_format_that_was_never_kept_is_refused(copy, number):
 
 
 def test_a_newer_format_asks_for_a_newer_graticule(copy):
-    sign(copy, format=bundle.FORMAT + 1)
+    sign(copy, format=bundle_index.FORMAT + 1)
     with pytest.raises(BundleError, match="has format 3; .* upgrade graticule"):
         Bundle.read(copy)
 

@@ -17,6 +17,7 @@ from towns import make_town, tiny_recipe
 
 from graticule import __version__
 from graticule.cli import main
+from graticule.explaining.render import doubts
 
 RECIPES = Path(__file__).parents[1] / "graticule" / "recipes"
 
@@ -363,3 +364,35 @@ def test_the_recipes_are_listed_and_printed():
 
 def test_the_version_is_said():
     assert graticule("--version").stdout.strip() == f"graticule {__version__}"
+
+
+@pytest.mark.parametrize("command", [("predict",), ("evaluate",), ("report",), ("explain", "--out", "x")])
+def test_a_bundle_that_is_none_is_said_before_anything_slow(tmp_path, command):
+    (tmp_path / "photo.jpg").touch()
+    (tmp_path / "run/training").mkdir(parents=True)
+    (tmp_path / "run/training/run.json").write_text("{}")
+    name, *options = command
+    more = [tmp_path] if name != "report" else []
+    for bundle, sentence in [
+        (tmp_path / "none", "that folder is not there"),
+        (RECIPES / "laptop.yaml", "is a recipe, not a bundle"),
+        (tmp_path / "photo.jpg", "its folder comes first: graticule predict BUNDLE"),
+        (tmp_path / "run", "was interrupted, so it is no bundle yet; repeat its command with --resume"),
+    ]:
+        done = graticule(name, bundle, *more, *options)
+        assert done.returncode == 1
+        assert sentence in done.stderr
+
+
+def test_a_photo_without_a_bundle_says_what_comes_first(tmp_path):
+    assert "is a file, not a bundle" in graticule("predict", __file__).stderr
+
+
+def test_a_map_that_does_worse_than_chance_says_so(tmp_path):
+    for name, own in [("good", 0.1), ("bad", 0.3)]:
+        scores = {"saliency": {"deletion_area": own}, "random": {"deletion_area": 0.2}}
+        (tmp_path / f"{name}.json").write_text(json.dumps({"photo": name, "method": "saliency", "scores": scores}))
+    said = doubts([tmp_path / "good.json", tmp_path / "bad.json", tmp_path / "bad.png"])
+    assert said == [
+        "bad: the saliency map does no better than chance (deletion 30.0% against 20.0%); do not rely on it"
+    ]

@@ -13,8 +13,9 @@ from graticule.errors import BadPhotoError, BundleError, WriteError
 from graticule.geo.sphere import great_circle_km
 from graticule.inference.formats import WRITERS
 from graticule.inference.locate import Locator
-from graticule.model.bundle import FILES, INDEX, Bundle
+from graticule.model.bundle import Bundle
 from graticule.model.features import FeatureStore
+from graticule.model.index import FILES, INDEX
 from graticule.training.fit import fit
 from graticule.training.train import train
 

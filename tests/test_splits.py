@@ -12,6 +12,7 @@ from graticule.photos.splits import (
     drive_source,
     fold_groups,
     groups_of,
+    honest_split,
     make_folds,
     make_split,
     part_days,
@@ -83,7 +84,11 @@ def test_a_part_of_share_zero_stays_empty():
     ("by", "shares", "sentence"),
     [
         ("sequence", (0.8, 0.1, 0.1), "only 2 sequences, too few for 80% train, 10% val, 10% test"),
-        ("camera", (0.8, 0.1, 0.1), "no column 'camera' to split by, or it is empty. Split by random, place, drive"),
+        (
+            "camera",
+            (0.8, 0.1, 0.1),
+            "no column 'camera' to split by, or it is empty. Split by auto, random, place",
+        ),
         ("time", (0.8, 0.1, 0.1), "no column 'captured_at'"),
         ("uploader", (0.8, 0.1, 0.1), "no column 'uploader'"),
         ("column", (0.8, 0.1, 0.1), "no column 'split'"),
@@ -297,3 +302,23 @@ def test_rebuilt_sequences_of_real_tables_find_most_pairs_that_truly_belong_toge
     clock = pl.col("gps_sec_s_").cast(pl.Int64) + 1_600_000_000  # seconds of the GPS week, alike for all drives
     timed = Photos(neuchatel.frame.with_columns(captured_at=clock), Path())
     assert pairs_found(neuchatel.groups("sequence"), rebuild_sequences(timed)) == pytest.approx((0.70, 0.89), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("columns", "by"),
+    [
+        ({"sequence": ["a", "b"], "captured_at": ["2024-05-01 12:00:00"] * 2, "place": ["p", "q"]}, "drive"),
+        ({"sequence": ["a", "b"], "place": ["p", "q"]}, "sequence"),
+        ({"captured_at": ["2024-05-01 12:00:00"] * 2, "place": ["p", "q"]}, "drive"),
+        ({"place": ["p", "q"], "sequence": [None, None]}, "place"),
+        ({}, "block"),
+    ],
+)
+def test_the_default_is_the_most_honest_split_that_the_columns_allow(columns, by):
+    assert honest_split(photos([0, 0.001], 0, **columns))[0] == by
+
+
+def test_photos_of_the_world_without_any_column_are_split_by_blocks_of_the_world():
+    table = photos(np.linspace(-60, 60, 200), np.linspace(-170, 170, 200))
+    assert honest_split(table)[0] == "world"
+    assert set(make_split(table, "auto")) >= {"train", "test"}

@@ -76,7 +76,7 @@ def test_a_finished_arm_of_another_recipe_is_not_taken_for_done(tmp_path):
         return outcome
 
     assert run().error is None
-    assert "was started with another recipe" in run(**{"train.epochs": 2}).error
+    assert "train.epochs is 2 and was 1" in run(**{"train.epochs": 2}).error
     assert not run().fresh
 
 

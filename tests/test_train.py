@@ -149,7 +149,7 @@ def test_a_finished_run_is_not_overwritten_unasked(town, tmp_path):
     train(tiny_recipe(train={"epochs": 1}), town, tmp_path / "run")
     with pytest.raises(BadRecipeError, match="holds a run already; add --resume"):
         train(tiny_recipe(train={"epochs": 1}), town, tmp_path / "run")
-    with pytest.raises(BadRecipeError, match="another recipe, other photos or another split"):
+    with pytest.raises(BadRecipeError, match="is another one: train.epochs is 2 and was 1"):
         train(tiny_recipe(train={"epochs": 2}), town, tmp_path / "run", resume=True)
 
 
@@ -163,10 +163,10 @@ def test_a_run_is_not_resumed_under_another_split_or_other_marks(town, tmp_path)
     here = pl.when(number % 4 == 0).then(pl.lit("test")).otherwise(pl.lit("train"))
     there = pl.when(number % 4 == 1).then(pl.lit("test")).otherwise(pl.lit("train"))
     resumed_with(town, tmp_path / "run", split=here)
-    with pytest.raises(BadRecipeError, match="another split of them"):
+    with pytest.raises(BadRecipeError, match="the split is another"):
         resumed_with(town, tmp_path / "run", split=there)
     marked = pl.when(number == 2).then(pl.lit("blur"))
-    with pytest.raises(BadRecipeError, match="another split of them"):
+    with pytest.raises(BadRecipeError, match="the split is another"):
         resumed_with(town, tmp_path / "run", split=here, marked=marked)
     assert resumed_with(town, tmp_path / "run", split=here).facts["photos"] > 0
 
@@ -179,7 +179,7 @@ def test_a_run_is_not_resumed_with_other_labels(town, tmp_path):
         return train(recipe, Photos(town.frame.with_columns(quarter=pl.Series(values)), town.root), tmp_path, **options)
 
     run(labels)
-    with pytest.raises(BadRecipeError, match="another recipe, other photos"):
+    with pytest.raises(BadRecipeError, match="the labels are others"):
         run(labels[::-1], resume=True)
 
 

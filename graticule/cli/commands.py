@@ -3,13 +3,15 @@
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from graticule.choices import Keep, PartitionKind, Together
 from graticule.cli import console
-from graticule.cli.options import RECIPE, SPLIT_BY, Arithmetic, Column, Json, Sets, expand
+from graticule.cli.options import RECIPE, SPLIT_BY, Arithmetic, Column, Json, Sets, check_bundle, expand
+from graticule.errors import BadTableError
 
 if TYPE_CHECKING:
     from graticule.inference.albums import Albums
@@ -140,8 +142,12 @@ def train(
 
     arithmetic, why = chosen_precision(plan)
     typer.echo(f"training in {arithmetic}: {why}")
-    with console.progress("training") as progress:
-        bundle = run(plan, read_photos(photos), out, resume=resume, store=default_store(), progress=progress)
+    try:
+        with console.progress("training") as progress:
+            bundle = run(plan, read_photos(photos), out, resume=resume, store=default_store(), progress=progress)
+    except KeyboardInterrupt:
+        typer.secho("interrupted; the same command with --resume goes on after the last checkpoint", err=True)
+        raise typer.Exit(130) from None
     facts = bundle.facts
     typer.echo(
         f"trained on {facts['photos']:,} photos of {facts['places']:,} places, {facts['cells']:,} cells, in "
@@ -149,7 +155,7 @@ def train(
     )
     if facts["split"]["marked"]:
         typer.echo(f"{facts['split']['marked']:,} marked photos were left out of training")
-    typer.echo(f"next: graticule evaluate {out} {photos}")
+    typer.echo(f"next: graticule evaluate {quote(str(out))} {quote(str(photos))}")
 
 
 @app.command()
@@ -167,6 +173,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure a bundle on photos whose place is known. Exit status 1 if training has seen their drives."""
+    check_bundle(bundle)
     from graticule.evaluation.evaluate import evaluate_folder
     from graticule.model.features import default_store
 
@@ -288,7 +295,9 @@ def leak(
 @app.command()
 def predict(
     bundle: Path,
-    photos: Annotated[list[Path], typer.Argument(help="Photos, folders of photos, or one dataset or table.")],
+    photos: Annotated[
+        list[Path] | None, typer.Argument(help="Photos, folders of photos, or one dataset or table.")
+    ] = None,
     format: Annotated[Format, typer.Option(help="How to write the answers.")] = "table",
     out: Annotated[Path | None, typer.Option(help="Write to a file instead of the screen.")] = None,
     top: Annotated[int, typer.Option(min=1, max=100, help="How many likely cells to name.")] = 5,
@@ -299,6 +308,9 @@ def predict(
     precision: Arithmetic = "float32",
 ) -> None:
     """Tell where photos were taken. Exit status 1 if one could not be read."""
+    check_bundle(bundle)
+    if not photos:
+        raise BadTableError(f"no photo is named; graticule predict {quote(str(bundle))} PHOTO, a folder, or a table")
     from graticule.inference.formats import WRITERS
     from graticule.inference.locate import Result, load
 
@@ -364,6 +376,7 @@ def report(
     out: Annotated[Path | None, typer.Option(help="The page; by default report.html in the bundle's folder.")] = None,
 ) -> None:
     """Write one HTML page with the numbers, maps, figures and examples of an evaluation."""
+    check_bundle(bundle)
     from graticule.reporting.report import write_report
 
     page = write_report(

@@ -108,7 +108,7 @@ def data_city(
 @app.command("split")
 def data_split(
     source: Annotated[Path, typer.Argument(help="A dataset, or any CSV or Parquet with lat, lon.")],
-    by: Annotated[str | None, typer.Option(help=f"{SPLIT_BY} By default sequence.")] = None,
+    by: Annotated[str | None, typer.Option(help=f"{SPLIT_BY} By default auto.")] = None,
     track: Annotated[
         Track | None,
         typer.Option(help="revisit: new drives on known streets (by drive). unseen: streets never seen (by block)."),
@@ -135,14 +135,14 @@ def data_split(
 
     from graticule.files import write_json
     from graticule.photos.leakage import audit
-    from graticule.photos.splits import TRACKS, drive_source, drives, make_split, part_days
+    from graticule.photos.splits import TRACKS, drive_source, drives, honest_split, make_split, part_days
     from graticule.photos.table import read_located
 
     if by and track:
         raise BadRecipeError(f"--track {track} is --by {TRACKS[track]}; give one of the two")
     columns = _renamed(path=path, lat=lat, lon=lon, sequence=sequence, captured_at=captured_at, creator=creator)
     [photos] = read_located([source], columns)
-    way = TRACKS[track] if track else by or "sequence"
+    way, why = (TRACKS[track], "") if track else (by, "") if by and by != "auto" else honest_split(photos)
     shares = (1 - val - test, val, test)
     parts = make_split(photos, way, shares=shares, seed=seed, block_km=block_km, buffer_km=buffer_km)
     found = audit(photos.take(parts == "train"), photos.take(parts == "test")) if "test" in parts else None
@@ -159,6 +159,8 @@ def data_split(
         return
     sources = {"rebuilt": "positions and times", "uploader+day": "uploader and day", "sequence": "sequence ids"}
     drawn = f", {about['drives']:,} drives from {sources[about['drives_from']]}" if "drives" in about else ""
+    if why:
+        typer.echo(f"{why}; --by chooses another way")
     typer.echo(f"split by {way}{drawn}: " + "  ".join(f"{name} {count:,}" for name, count in counts.items()))
     if way == "time":
         typer.echo("  ".join(f"{part} {first} to {last}" for part, (first, last) in days.items()))

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from graticule.cli import console
-from graticule.cli.options import Arithmetic, expand, position
+from graticule.cli.options import Arithmetic, check_bundle, expand, position
 from graticule.errors import BadTableError
 
 app = typer.Typer()
@@ -42,8 +42,9 @@ def explain(
 
     Exit status 1 if a photo could not be explained; the others are.
     """
+    check_bundle(bundle)
     from graticule.errors import BadPhotoError
-    from graticule.explaining.render import explain_photo, names_of
+    from graticule.explaining.render import doubts, explain_photo, names_of
     from graticule.inference.locate import load
 
     wanted = expand(photos)
@@ -75,6 +76,8 @@ def explain(
             continue
         for path in written:
             typer.echo(str(path))
+        for warning in doubts(written):
+            typer.secho(warning, fg="yellow", err=True)
     if failed:
         typer.secho(f"{failed} of {len(wanted)} photos could not be explained", fg="red", err=True)
         raise typer.Exit(1)

@@ -25,8 +25,9 @@ Track = Literal["revisit", "unseen"]
 
 RECIPE = "The name of a recipe (graticule recipes lists them), or a YAML file."
 SPLIT_BY = (
-    "What stays whole on one side: drive, sequence, place, day, uploader, block, world, or any column such as city; "
-    "several joined by +. Or time, random, or column, as the table's own column split says."
+    "What stays whole on one side: auto, the most honest that the columns allow; drive, sequence, place, day, "
+    "uploader, block, world, or any column such as city; several joined by +. Or time, random, or column, as the "
+    "table's own column split says."
 )
 
 
@@ -63,6 +64,17 @@ def position(text: str, option: str) -> tuple[float, float]:
     if not (abs(lat) <= 90 and abs(lon) <= 180):
         raise BadRecipeError(f"{option} {text} is off the globe; latitudes lie in [-90, 90], longitudes in [-180, 180]")
     return lat, lon
+
+
+def check_bundle(bundle: Path) -> None:
+    """Say at once that there is no bundle, before the seconds that torch takes to load.
+
+    Raises:
+        BundleError: there is none.
+    """
+    from graticule.model.index import read_index
+
+    read_index(bundle)
 
 
 def expand(photos: list[Path]) -> list[Path]:

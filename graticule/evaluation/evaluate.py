@@ -15,13 +15,14 @@ from graticule.evaluation.predictions import predict_rows, summary
 from graticule.files import write_json, write_parquet
 from graticule.geo.sphere import map_scale
 from graticule.inference.locate import Locator
-from graticule.model.bundle import TRAINING, Bundle
+from graticule.model.bundle import Bundle
 from graticule.model.features import FeatureStore
+from graticule.model.index import RUN, TRAINING
 from graticule.model.loading import Progress, silent
 from graticule.photos.cards import write_card
 from graticule.photos.leakage import LeakAudit, audit
 from graticule.photos.table import Photos, read_photos
-from graticule.training.prepare import AUDIT, PHOTOS, RUN
+from graticule.training.prepare import AUDIT, PHOTOS
 
 METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"
 

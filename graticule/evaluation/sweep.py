@@ -11,8 +11,8 @@ from graticule.config import Recipe, read_recipe
 from graticule.errors import BadRecipeError, GraticuleError
 from graticule.evaluation.evaluate import METRICS, evaluate_folder
 from graticule.files import write_json
-from graticule.model.bundle import INDEX
 from graticule.model.features import FeatureStore
+from graticule.model.index import INDEX
 from graticule.model.loading import Progress, silent
 from graticule.photos.table import read_photos
 from graticule.training.prepare import check_same_run, run_fingerprint, split_photos

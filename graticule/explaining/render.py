@@ -1,5 +1,6 @@
 """Explanations as files: a picture and its facts for each photo and method."""
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -103,6 +104,21 @@ def explain_photo(
         chart = heatmaps.faithfulness({key: (c.share, c.deletion, c.insertion) for key, c in judged.items()})
         written.append(figures.save(chart, out / f"{name}-scores.png"))
     return written
+
+
+def doubts(written: Sequence[Path]) -> list[str]:
+    """A sentence for each map whose deletion curve is no better than that of tiles in random order."""
+    found = []
+    for path in written:
+        facts = json.loads(path.read_text(encoding="utf-8")) if path.suffix == ".json" else {}
+        scores = facts.get("scores", {})
+        own, chance = (scores.get(name, {}).get("deletion_area") for name in (facts.get("method"), "random"))
+        if own is not None and chance is not None and own >= chance:
+            found.append(
+                f"{facts['photo']}: the {facts['method']} map does no better than chance "
+                f"(deletion {own:.1%} against {chance:.1%}); do not rely on it"
+            )
+    return found
 
 
 def names_of(photos: Sequence[Path]) -> list[str]:

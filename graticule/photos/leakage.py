@@ -209,7 +209,10 @@ def _verdict(
         leaks = True
         facts.append(f"{part(identical)} are training photos themselves")
     for name, found in (("sequence", sequences), ("place", named_places)):
-        if found is None:
+        if found is None and name == "place":
+            by_position = f"by {place_from} training shares {places[0]} with {_share(places[1])} of the test photos"
+            unknown.append(f"places (no column 'place'; {by_position})")
+        elif found is None:
             unknown.append(f"{name}s (no column {name!r})")
         elif found[0]:
             names = name if found[0] == 1 else f"{name}s"

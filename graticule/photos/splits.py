@@ -25,8 +25,22 @@ Bools = NDArray[np.bool_]
 PARTS = ("train", "val", "test")
 BUFFER = "buffer"  # in no part: too near to a held-out photo, across a moment that divides, or of unknown time
 SHARES = (0.8, 0.1, 0.1)
-METHODS = ("random", "place", "drive", "sequence", "rebuilt", "day", "uploader", "block", "world", "time", "column")
+METHODS = (
+    "auto",
+    "random",
+    "place",
+    "drive",
+    "sequence",
+    "rebuilt",
+    "day",
+    "uploader",
+    "block",
+    "world",
+    "time",
+    "column",
+)
 BLOCKS_KM = {"block": (0.2, 0.1), "world": (100.0, 10.0)}  # size and buffer where nothing is said
+WORLD_SPLIT_KM = 500.0  # photos spread wider are split by blocks of the world
 TRACKS = {"revisit": "drive", "unseen": "block"}  # the two honest tracks of a city, by how they are split
 UPLOADER_COLUMNS = ("creator", "creator_id", "uploader", "user", "mly_creator_id")
 MAX_GAP_MINUTES, MAX_STEP_KM = 2.0, 1.0
@@ -50,10 +64,10 @@ def make_split(
     """Say for each photo whether it is for ``train``, ``val`` or ``test``, or in no part: in the ``buffer``.
 
     Args:
-        by: what stays whole on one side. ``random``, nothing, as report A does it and nobody should; ``time``,
-            see :func:`split_time`; ``block`` (200 m wide, 100 m apart) or ``world`` (100 km wide, 10 km apart),
-            see :func:`split_blocks`; ``column``, as the table's own column ``split`` says; or a group of
-            :func:`groups_of`, such as ``drive``, ``uploader+day`` or ``city``.
+        by: what stays whole on one side. ``auto``, see :func:`honest_split`; ``random``, nothing, as report A does it
+            and nobody should; ``time``, see :func:`split_time`; ``block`` (200 m wide, 100 m apart) or ``world`` (100
+            km wide, 10 km apart), see :func:`split_blocks`; ``column``, as the table's own column ``split`` says; or a
+            group of :func:`groups_of`, such as ``drive``, ``uploader+day`` or ``city``.
         shares: of train, val and test; 0 leaves a part out. Not used by ``column``.
         block_km, buffer_km: of ``block`` and ``world``, in place of the widths above.
         strata: labels, shape ``(N,)``, such as the cell of each photo; ``random`` gives each the same shares.
@@ -61,6 +75,8 @@ def make_split(
     Raises:
         BadRecipeError: impossible shares, a column that is not there, or too few groups.
     """
+    if by == "auto":
+        by, _ = honest_split(photos)
     if by == "random":
         return split_random(len(photos), shares, seed, strata)
     if by in BLOCKS_KM:
@@ -72,6 +88,21 @@ def make_split(
         _need_column(photos, "split")
         return _own_split(photos.column("split"))
     return split_groups(groups_of(photos, by), shares, seed, name=by)
+
+
+def honest_split(photos: Photos) -> tuple[str, str]:
+    """The most honest way to split that the columns of these photos allow, and why in a few words."""
+    timed = not is_empty(photos, "captured_at")
+    if not is_empty(photos, "sequence"):
+        if timed:
+            return "drive", "there are sequences and times: pieces of one drive under several ids stay together"
+        return "sequence", "there are sequences, but no times to join pieces of one drive by"
+    if timed:
+        return "drive", "there are times: photos near in time and space are taken for one drive"
+    if not is_empty(photos, "place"):
+        return "place", "there are neither sequences nor times, but places"
+    by = "world" if sphere.map_diagonal_km(photos.lat, photos.lon) > WORLD_SPLIT_KM else "block"
+    return by, "there are neither sequences, times nor places: blocks of the map with a strip between them"
 
 
 def make_folds(photos: Photos, k: int, by: str = "place", seed: int = 0, *, block_km: float | None = None) -> Ints:

@@ -6,6 +6,7 @@ Parquet table with ``path, lat, lon`` is read the same way. See docs/architectur
 
 import itertools
 import json
+import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -343,7 +344,7 @@ def _table_file(source: Path) -> Path:
     if not (source / "photos.parquet").is_file():
         raise BadTableError(
             f"{source} is a folder without photos.parquet, so it is not a dataset. "
-            f"Make one first: graticule data folder {source} OUT"
+            f"Make one first: graticule data folder {shlex.quote(str(source))} OUT"
         )
     if not (source / "dataset.json").is_file():
         raise BadTableError(

@@ -3,6 +3,7 @@
 import logging
 import math
 import pickle
+import signal
 import time
 import warnings
 from dataclasses import asdict
@@ -314,7 +315,11 @@ def run_epochs(
         val = loaders[1] if len(loaders) > 1 else None
         if go_on:
             _check_checkpoint(go_on)
-        trainer.fit(module, loaders[0], val, ckpt_path=go_on, weights_only=True)
+        try:
+            trainer.fit(module, loaders[0], val, ckpt_path=go_on, weights_only=True)
+        except SystemExit as stopped:  # what Lightning makes of Ctrl-C, after it turned Ctrl-C off
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise KeyboardInterrupt from stopped
 
 
 def _check_checkpoint(path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from graticule.config import LabelCells, Recipe
 from graticule.errors import BadRecipeError
 from graticule.files import write_json, write_parquet
-from graticule.model.bundle import INDEX, TRAINING
+from graticule.model.index import INDEX, RUN, TRAINING
 from graticule.partition import Partition, grow
 from graticule.photos.leakage import audit
 from graticule.photos.shards import url_of
 from graticule.photos.splits import is_empty, make_split
 from graticule.photos.table import MARKED, Photos
 
-PHOTOS, RUN, HISTORY, CHECKPOINTS = "photos.parquet", "run.json", "history.csv", "checkpoints"
+PHOTOS, HISTORY, CHECKPOINTS = "photos.parquet", "history.csv", "checkpoints"
 AUDIT, LAST = "audit.json", "last.ckpt"
 
 
@@ -103,21 +103,27 @@ def _labels(recipe: Recipe, photos: Photos) -> Sequence[Any]:
     return photos.column(cells.label).tolist() if isinstance(cells, LabelCells) else ()
 
 
-def run_fingerprint(recipe: Recipe, photos: Photos, split: NDArray[Any]) -> str:
-    """Hash of what a run depends on: its recipe, its photos, the part of each and the labels that are its classes.
+def run_fingerprint(recipe: Recipe, photos: Photos, split: NDArray[Any]) -> dict[str, Any]:
+    """What a run depends on: its recipe, and hashes of its photos, of their labels and of the part of each.
 
     Args:
         split: of :func:`split_photos`. Whatever columns it was made from (split, marked, sequence, place, times), a
             change of who trains is a change of this array.
     """
-    columns = [photos.frame["path"].to_list(), split.tolist(), list(_labels(recipe, photos))]
-    table = hashlib.sha256(recipe.model_dump_json().encode())
-    table.update(json.dumps(columns, default=str).encode())
-    table.update(photos.lat.tobytes() + photos.lon.tobytes())
-    return table.hexdigest()
+    where = [photos.lat.tolist(), photos.lon.tolist()]
+    return {
+        "recipe": recipe.model_dump(mode="json"),
+        "photos": _digest([photos.frame["path"].to_list(), *where]),
+        "labels": _digest(list(_labels(recipe, photos))),
+        "split": _digest(split.tolist()),
+    }
 
 
-def check_output_folder(out: Path, folder: Path, fingerprint: str, resume: bool) -> None:
+def _digest(values: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()
+
+
+def check_output_folder(out: Path, folder: Path, fingerprint: Mapping[str, Any], resume: bool) -> None:
     """Make sure that a run may write to ``out``: nothing of another run is overwritten unasked."""
     run = folder / RUN
     if not run.exists():
@@ -133,15 +139,38 @@ def check_output_folder(out: Path, folder: Path, fingerprint: str, resume: bool)
     check_same_run(out, fingerprint)
 
 
-def check_same_run(out: Path, fingerprint: str) -> None:
+def check_same_run(out: Path, fingerprint: Mapping[str, Any]) -> None:
     """Make sure that the run in ``out`` is the one with this :func:`run_fingerprint`.
 
     Raises:
         BadRecipeError: it was started with something else.
     """
     run = out / TRAINING / RUN
-    if not run.is_file() or json.loads(run.read_text(encoding="utf-8")).get("fingerprint") != fingerprint:
-        raise BadRecipeError(
-            f"the run in {out} was started with another recipe, other photos or another split of them; "
-            f"resume it with those, or choose another folder"
-        )
+    held = json.loads(run.read_text(encoding="utf-8")).get("fingerprint") if run.is_file() else None
+    if held == fingerprint:
+        return
+    differs = _differences(held, fingerprint) if isinstance(held, dict) else "it was started by another graticule"
+    raise BadRecipeError(
+        f"the run in {out} is another one: {differs}. Go on with what it was started with, or choose another folder"
+    )
+
+
+def _differences(held: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """What of a run differs from what is asked for, in words."""
+    before, now = (_flat(tree["recipe"]) for tree in (held, asked))
+    found = [
+        f"{name} is {now.get(name)!r} and was {before.get(name)!r}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    names = {"photos": "the photos are others", "labels": "the labels are others", "split": "the split is another"}
+    found += [words for part, words in names.items() if held.get(part) != asked[part]]
+    return "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree of sections as values by dotted name."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
