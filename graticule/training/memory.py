@@ -15,16 +15,16 @@ from graticule.training.loop import chosen_precision
 def check_memory(model: Geolocator, shapes: NDArray[np.int64], recipe: Recipe, device: str) -> None:
     """Refuse a training step that would not fit, before the first epoch; ``train.check_memory: false`` leaves it out.
 
-    Weights, gradients and AdamW's two moments take 16 bytes a weight; what a photo takes is measured.
+    Weights, gradients and AdamW's two moments take 16 bytes a weight; what the rest takes is measured.
 
     Raises:
         NotEnoughMemoryError: saying how much is needed, how much is free, and a batch size that fits.
     """
     if recipe.encoder.frozen or not recipe.train.check_memory:
         return
-    fixed = 16 * sum(p.numel() for p in model.parameters())
     height, width = (int(v) for v in shapes[shapes.prod(axis=1).argmax()])
-    per_photo = saved_bytes(model, recipe, torch.zeros(2, 3, height, width, device=device)) / 2
+    a_step, per_photo = step_bytes(model, recipe, (height, width), device)
+    fixed = 16 * sum(p.numel() for p in model.parameters()) + a_step
     free = torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
     needed = fixed + recipe.train.batch_size * per_photo
     if needed > free:
@@ -35,6 +35,12 @@ def check_memory(model: Geolocator, shapes: NDArray[np.int64], recipe: Recipe, d
             f"needs about {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free; {advice}, or go on all the "
             f"same with train.check_memory: false"
         )
+
+
+def step_bytes(model: Geolocator, recipe: Recipe, shape: tuple[int, int], device: str) -> tuple[int, int]:
+    """Bytes that a forward pass keeps whatever its batch, such as the weights in bfloat16, and those of each photo."""
+    one, two = (saved_bytes(model, recipe, torch.zeros(n, 3, *shape, device=device)) for n in (1, 2))
+    return one - (two - one), two - one
 
 
 def saved_bytes(model: Geolocator, recipe: Recipe, images: Tensor) -> int:
