@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -193,21 +194,68 @@ class Hostile:
         return os.system, (f"touch {self.path}",)
 
 
-@pytest.mark.parametrize("kind", ["hostile", "damaged", "no checkpoint"])
-def test_a_checkpoint_can_neither_run_code_nor_end_in_a_traceback(town, tmp_path, kind):
-    train(tiny_recipe(train={"epochs": 1}), town, tmp_path / "run")
+def hostile(path):
+    torch.save(torch.load(path) | {"callbacks": {"History": Hostile(path.with_name("owned"))}}, path)
+
+
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def rotten(path):
+    """Eight bytes in the middle of the weights are others; the file unpacks all the same."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 8] = b"\xff" * 8
+    path.write_bytes(data)
+
+
+def of_another_network(path):
+    torch.save(torch.load(path) | {"state_dict": {"net.mean": torch.zeros(1)}}, path)
+
+
+SPOILT = {
+    "hostile": hostile,
+    "cut short": cut_short,
+    "rotten": rotten,
+    "of another network": of_another_network,
+    "empty": lambda path: path.write_bytes(b""),
+    "no dict": lambda path: torch.save([1, 2], path),
+    "nothing in it": lambda path: torch.save({}, path),
+    "no loops": lambda path: torch.save({k: v for k, v in torch.load(path).items() if k != "loops"}, path),
+    "callbacks that are none": lambda path: torch.save(torch.load(path) | {"callbacks": 3}, path),
+}
+
+
+@pytest.fixture(scope="module")
+def finished(town, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    train(tiny_recipe(train={"epochs": 1}), town, folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_a_checkpoint_can_neither_run_code_nor_end_in_a_traceback(town, finished, tmp_path, kind):
+    shutil.copytree(finished, tmp_path / "run")
     last = tmp_path / "run/training/checkpoints/last.ckpt"
-    held = torch.load(last, weights_only=True)
-    if kind == "hostile":
-        torch.save(held | {"callbacks": {"History": Hostile(tmp_path / "owned")}}, last)
-    elif kind == "damaged":
-        last.write_bytes(last.read_bytes()[:5000])
-    else:
-        last.write_bytes(b"")
+    SPOILT[kind](last)
     (tmp_path / "run/bundle.json").unlink()
-    with pytest.raises(BadRecipeError, match="cannot be resumed: it is damaged or holds more than tensors"):
+    with pytest.raises(BadRecipeError, match="cannot be resumed: it is damaged, of another network or holds more than"):
         train(tiny_recipe(train={"epochs": 1}), town, tmp_path / "run", resume=True)
-    assert not (tmp_path / "owned").exists()
+    assert not last.with_name("owned").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]"])
+def test_a_damaged_note_of_a_run_is_a_sentence(town, finished, tmp_path, text):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run/training/run.json").write_text(text)
+    with pytest.raises(BadRecipeError, match="run.json does not say what its run was started with"):
+        train(tiny_recipe(train={"epochs": 1}), town, tmp_path / "run", resume=True)
+
+
+def test_a_run_goes_on_with_and_without_the_check_of_memory(town, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    unchecked = tiny_recipe(train={"epochs": 1, "check_memory": False})
+    assert train(unchecked, town, tmp_path / "run", resume=True).facts["cells"] == 4
 
 
 def test_a_run_that_failed_before_its_first_epoch_can_be_started_again(town, tmp_path):

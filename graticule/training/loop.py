@@ -6,6 +6,7 @@ import pickle
 import signal
 import time
 import warnings
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,17 @@ from graticule.model.losses import cell_loss, position_loss
 from graticule.model.preprocess import Augment
 from graticule.partition import NO_CELL, Partition
 from graticule.training.schedules import Plateau, Schedule
+
+# What a checkpoint must hold for a run to go on exactly; Lightning passes over some of these where they are missing.
+KEPT = {
+    "pytorch-lightning_version": str,
+    "state_dict": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "loops": dict,
+    "callbacks": dict,
+    "plateau": dict,
+}
 
 
 class TrainingModule(lightning.LightningModule):
@@ -314,7 +326,7 @@ def run_epochs(
         go_on = checkpoint if resume and checkpoint and checkpoint.exists() else None
         val = loaders[1] if len(loaders) > 1 else None
         if go_on:
-            _check_checkpoint(go_on)
+            _check_checkpoint(go_on, module)
         try:
             trainer.fit(module, loaders[0], val, ckpt_path=go_on, weights_only=True)
         except SystemExit as stopped:  # what Lightning makes of Ctrl-C, after it turned Ctrl-C off
@@ -322,18 +334,34 @@ def run_epochs(
             raise KeyboardInterrupt from stopped
 
 
-def _check_checkpoint(path: Path) -> None:
+def _check_checkpoint(path: Path, module: TrainingModule) -> None:
     """Read a checkpoint as tensors and plain values alone: a pickle from a stranger could run code.
 
     Raises:
-        BadRecipeError: it is damaged, or holds anything else.
+        BadRecipeError: it is damaged, of another network, or holds anything else.
     """
     try:
-        torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        with zipfile.ZipFile(path) as packed:
+            if member := packed.testzip():  # torch does not compare checksums
+                raise ValueError(f"{member} is not what was written")
+        held = torch.load(path, map_location="cpu", weights_only=True)
+        for name, kind in KEPT.items():
+            if not isinstance(held[name], kind):
+                raise ValueError(f"{name} is no {kind.__name__}")
+        module.load_state_dict(held["state_dict"])
+    except (
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+    ) as error:
         raise BadRecipeError(
-            f"the checkpoint {path} cannot be resumed: it is damaged or holds more than tensors and numbers, which "
-            f"could run as code ({type(error).__name__}); remove it to train from the start"
+            f"the checkpoint {path} cannot be resumed: it is damaged, of another network or holds more than tensors "
+            f"and numbers, which could run as code ({type(error).__name__}); remove it to train from the start"
         ) from error
 
 

@@ -112,7 +112,8 @@ def run_fingerprint(recipe: Recipe, photos: Photos, split: NDArray[Any]) -> dict
     """
     where = [photos.lat.tolist(), photos.lon.tolist()]
     return {
-        "recipe": recipe.model_dump(mode="json"),
+        # Whether memory is checked changes no weight, and the advice of the check is to resume without it.
+        "recipe": recipe.model_dump(mode="json", exclude={"train": {"check_memory"}}),
         "photos": _digest([photos.frame["path"].to_list(), *where]),
         "labels": _digest(list(_labels(recipe, photos))),
         "split": _digest(split.tolist()),
@@ -143,10 +144,15 @@ def check_same_run(out: Path, fingerprint: Mapping[str, Any]) -> None:
     """Make sure that the run in ``out`` is the one with this :func:`run_fingerprint`.
 
     Raises:
-        BadRecipeError: it was started with something else.
+        BadRecipeError: it was started with something else, or what it was started with cannot be read.
     """
     run = out / TRAINING / RUN
-    held = json.loads(run.read_text(encoding="utf-8")).get("fingerprint") if run.is_file() else None
+    try:
+        held = json.loads(run.read_text(encoding="utf-8"))["fingerprint"] if run.is_file() else None
+    except (ValueError, LookupError, TypeError) as error:
+        raise BadRecipeError(
+            f"{run} does not say what its run was started with ({type(error).__name__}); choose another folder"
+        ) from error
     if held == fingerprint:
         return
     differs = _differences(held, fingerprint) if isinstance(held, dict) else "it was started by another graticule"
