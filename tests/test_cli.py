@@ -396,3 +396,27 @@ def test_a_map_that_does_worse_than_chance_says_so(tmp_path):
     assert said == [
         "bad: the saliency map does no better than chance (deletion 30.0% against 20.0%); do not rely on it"
     ]
+
+
+def test_a_table_of_answers_names_the_shared_folder_once_and_as_many_cells_as_asked(shop):
+    photos = sorted((shop / "photos").rglob("*.jpg"))[:3]
+    done = graticule("predict", shop / "bundle", *photos, shop / "none.jpg", "--top", 2)
+    assert done.returncode == 1
+    assert done.stdout.startswith(f"in {photos[0].parent}:")
+    assert "2 likeliest cells" in done.stdout
+    assert str(shop) not in done.stdout.split(":", 1)[1]  # and no reason for a photo that is not there
+    assert "none.jpg: there is no file" in done.stderr
+    assert max(map(len, done.stdout.splitlines())) < 160
+
+
+def test_a_csv_has_the_likely_cells_that_were_asked_for(shop, tmp_path):
+    photo = next((shop / "photos").rglob("*.jpg"))
+    said = graticule("predict", shop / "bundle", photo, "--format", "csv", "--top", 3, "--out", tmp_path / "a.csv")
+    assert said.stdout == f"1 photos answered, written to {tmp_path / 'a.csv'}\n"
+    row = pl.read_csv(tmp_path / "a.csv").drop_nulls("lat").row(0, named=True)
+    assert row["probability"] >= row["probability_2"] >= row["probability_3"] > 0
+
+
+def test_one_cell_for_a_whole_town_is_answered_with_a_hint(points, tmp_path):
+    done = graticule("cells", points, "--lat", "latitude", "--out", tmp_path / "c.parquet")
+    assert "one cell is no division: --split-above 2 would make some dozens" in done.stderr

@@ -1,7 +1,9 @@
 """The commands around cells, scores and models. Each imports its rooms when it runs: torch takes seconds."""
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -15,6 +17,7 @@ from graticule.errors import BadTableError
 
 if TYPE_CHECKING:
     from graticule.inference.albums import Albums
+    from graticule.inference.locate import Result
 
 app = typer.Typer()
 
@@ -77,6 +80,8 @@ def cells(
         + f"; {facts['photos_outside']:,} points lie in none. Written to {out}"
         + (f", drawn in {plot}" if plot else "")
     )
+    if len(partition) <= 1 and kind == "s2":
+        typer.echo(f"one cell is no division: --split-above {max(1, len(lats) // 50)} would make some dozens", err=True)
 
 
 @app.command()
@@ -300,7 +305,9 @@ def predict(
     ] = None,
     format: Annotated[Format, typer.Option(help="How to write the answers.")] = "table",
     out: Annotated[Path | None, typer.Option(help="Write to a file instead of the screen.")] = None,
-    top: Annotated[int, typer.Option(min=1, max=100, help="How many likely cells to name.")] = 5,
+    top: Annotated[
+        int | None, typer.Option(min=1, max=100, help="Likely cells to name. [default: 5; of table and csv 1]")
+    ] = None,
     together: Annotated[
         Together | None,
         typer.Option(help="Answer photos of a place or along a drive together: the table's, or those of a folder."),
@@ -311,13 +318,15 @@ def predict(
     check_bundle(bundle)
     if not photos:
         raise BadTableError(f"no photo is named; graticule predict {quote(str(bundle))} PHOTO, a folder, or a table")
-    from graticule.inference.formats import WRITERS
-    from graticule.inference.locate import Result, load
+    from graticule.inference.formats import WRITERS, to_csv
+    from graticule.inference.locate import load
 
+    top = top or (1 if format in ("table", "csv") else 5)
+    write = partial(to_csv, top=top) if format in ("table", "csv") else WRITERS[format]
     wanted, albums = _asked(photos, together)
     broken: list[Result] = []
 
-    def counted(results: Iterable[Result]) -> Iterator[Result]:
+    def counted(results: "Iterable[Result]") -> "Iterator[Result]":
         for result in results:
             if result.fix is None:
                 broken.append(result)
@@ -330,40 +339,47 @@ def predict(
             from graticule.files import atomic_file
 
             with atomic_file(out) as aside, aside.open("w", encoding="utf-8") as file:
-                file.writelines(WRITERS["csv" if format == "table" else format](results))
+                file.writelines(write(results))
                 file.write("\n")
         elif format != "table" and not sys.stdout.isatty():
-            for piece in WRITERS[format](results):
+            for piece in write(results):
                 typer.echo(piece, nl=False)
             typer.echo()
         held = list(results)  # on a terminal the answers wait until the bar is gone
-    if out is None and format == "table":
-        console.print_table(
-            ("photo", "lat", "lon", "expected error", "likeliest cell", "probability*"),
-            [
-                (str(r.photo), "", "", str(r.error), "", "")
-                if r.fix is None
-                else (
-                    str(r.photo),
-                    f"{r.fix.lat:.5f}",
-                    f"{r.fix.lon:.5f}",
-                    "unknown" if r.fix.expected_error_km is None else console.distance(r.fix.expected_error_km),
-                    r.fix.cells[0].token if r.fix.cells else "",
-                    f"{r.fix.cells[0].probability:.0%}" if r.fix.cells else "",
-                )
-                for r in held
-            ],
-        )
-        typer.echo("* the network's own; not calibrated against outcomes")
-    elif out is None and sys.stdout.isatty():
-        typer.echo("".join(WRITERS[format](held)))
+    if out is not None:
+        typer.echo(f"{len(wanted) - len(broken):,} photos answered, written to {out}")
+    elif format == "table":
+        _print_fixes([result for result in held if result.fix], top)
+    elif sys.stdout.isatty():
+        typer.echo("".join(write(held)))
     if broken:
-        typer.secho(
-            f"{len(broken)} of {len(wanted)} photos could not be read, such as {broken[0].photo}: {broken[0].error}",
-            fg="red",
-            err=True,
-        )
+        for result in broken[:10]:
+            typer.secho(f"{result.photo}: {result.error}", fg="red", err=True)
+        typer.secho(f"{len(broken)} of {len(wanted)} photos could not be read", fg="red", err=True)
         raise typer.Exit(1)
+
+
+def _print_fixes(results: "list[Result]", top: int) -> None:
+    """Answers as a table; the folder that all photos share stands once above it."""
+    if not results:
+        return
+    photos = [str(result.photo) for result in results]
+    shared = os.path.commonpath([os.path.dirname(photo) for photo in photos])  # noqa: PTH120
+    if shared:
+        typer.echo(f"in {shared}:")
+    cells = ("likeliest cell", "probability*") if top == 1 else (f"{top} likeliest cells, probabilities*",)
+    rows: list[tuple[str, ...]] = []
+    for photo, result in zip(photos, results, strict=True):
+        if result.fix is None:
+            continue
+        fix = result.fix
+        expected = "unknown" if fix.expected_error_km is None else console.distance(fix.expected_error_km)
+        likely = [(cell.token, f"{cell.probability:.0%}") for cell in fix.cells]
+        last = (likely[0] if likely else ("", "")) if top == 1 else (", ".join(" ".join(cell) for cell in likely),)
+        name = os.path.relpath(photo, shared) if shared else photo
+        rows.append((name, f"{fix.lat:.5f}", f"{fix.lon:.5f}", expected, *last))
+    console.print_table(("photo", "lat", "lon", "expected error", *cells), rows)
+    typer.echo("* the network's own; not calibrated against outcomes")
 
 
 @app.command()

@@ -22,15 +22,20 @@ def to_json(results: Iterable[Result]) -> Iterator[str]:
     yield from _array((_plain(result) for result in results), "")
 
 
-def to_csv(results: Iterable[Result]) -> Iterator[str]:
-    """One row a photo with its likeliest cell; empty fields and ``error`` where there is no fix."""
+def to_csv(results: Iterable[Result], top: int = 1) -> Iterator[str]:
+    """One row a photo with its ``top`` likeliest cells; empty fields and ``error`` where there is no fix.
+
+    The likeliest is ``cell`` and ``probability``, the next ``cell_2`` and ``probability_2``, ...
+    """
+    names = [("cell", "probability"), *((f"cell_{n}", f"probability_{n}") for n in range(2, top + 1))]
     text = io.StringIO()
-    writer = csv.DictWriter(text, FIELDS, lineterminator="\n", extrasaction="ignore")
+    fields = [*FIELDS, *(name for pair in names[1:] for name in pair)]
+    writer = csv.DictWriter(text, fields, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     for result in results:
         row = _plain(result)
-        if result.fix and result.fix.cells:
-            row |= {"cell": result.fix.cells[0].token, "probability": round(result.fix.cells[0].probability, 6)}
+        for (cell, probability), guess in zip(names, result.fix.cells if result.fix else (), strict=False):
+            row |= {cell: guess.token, probability: round(guess.probability, 6)}
         writer.writerow(row)
         yield text.getvalue()
         text.seek(0)
