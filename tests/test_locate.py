@@ -188,6 +188,6 @@ def test_json_in_pieces_is_the_json_of_the_whole(locator, town):
     results = list(locator.results([*town.paths()[:3], "missing.jpg"]))
     for some in (results, []):
         text = "".join(WRITERS["json"](some))
-        assert text == json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+        assert text == json.dumps(json.loads(text), indent=2, ensure_ascii=False) + "\n"
         text = "".join(WRITERS["geojson"](some))
-        assert text == json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+        assert text == json.dumps(json.loads(text), indent=2, ensure_ascii=False) + "\n"

@@ -340,18 +340,16 @@ def predict(
 
             with atomic_file(out) as aside, aside.open("w", encoding="utf-8") as file:
                 file.writelines(write(results))
-                file.write("\n")
         elif format != "table" and not sys.stdout.isatty():
             for piece in write(results):
                 typer.echo(piece, nl=False)
-            typer.echo()
         held = list(results)  # on a terminal the answers wait until the bar is gone
     if out is not None:
         typer.echo(f"{len(wanted) - len(broken):,} photos answered, written to {out}")
     elif format == "table":
         _print_fixes([result for result in held if result.fix], top)
     elif sys.stdout.isatty():
-        typer.echo("".join(write(held)))
+        typer.echo("".join(write(held)), nl=False)
     if broken:
         for result in broken[:10]:
             typer.secho(f"{result.photo}: {result.error}", fg="red", err=True)

@@ -20,6 +20,7 @@ FIELDS = ("photo", "lat", "lon", "expected_error_km", "calibrated", "cell", "pro
 def to_json(results: Iterable[Result]) -> Iterator[str]:
     """A list in the order of the photos; ``error`` stands where there is no fix."""
     yield from _array((_plain(result) for result in results), "")
+    yield "\n"
 
 
 def to_csv(results: Iterable[Result], top: int = 1) -> Iterator[str]:
@@ -47,7 +48,7 @@ def to_geojson(results: Iterable[Result]) -> Iterator[str]:
     """A FeatureCollection (RFC 7946); a photo without a fix is a feature without geometry."""
     yield '{\n  "type": "FeatureCollection",\n  "features": '
     yield from _array((_feature(result) for result in results), "  ")
-    yield "\n}"
+    yield "\n}\n"
 
 
 def to_kml(results: Iterable[Result]) -> Iterator[str]:
@@ -64,7 +65,7 @@ def to_kml(results: Iterable[Result]) -> Iterator[str]:
             text, point = str(result.error), ""
         name, text = escape(str(result.photo)), escape(text)
         yield f"<Placemark><name>{name}</name><description>{text}</description>{point}</Placemark>\n"
-    yield "</Document></kml>"
+    yield "</Document></kml>\n"
 
 
 def _array(values: Iterable[dict[str, Any]], margin: str) -> Iterator[str]:
