@@ -7,6 +7,7 @@ from towns import make_town, tiny_recipe
 
 from graticule.config import parse_recipe
 from graticule.errors import BadTableError, LeakError
+from graticule.evaluation import folds
 from graticule.evaluation.evaluate import evaluate
 from graticule.evaluation.folds import crossval
 from graticule.evaluation.leak_table import leak_table
@@ -153,3 +154,11 @@ def test_the_leak_table_has_a_classifier_and_a_neighbour_for_each_split(town):
         ("sequence", "1-nearest neighbour"),
     ]
     assert rows[0].shared_sequences > 0 == rows[2].shared_sequences
+
+
+def test_a_fold_whose_median_error_is_zero_says_zero(town, monkeypatch):
+    asked = folds.predict_rows
+    monkeypatch.setattr(folds, "predict_rows", lambda *a, **k: asked(*a, **k).with_columns(error_km=pl.lit(0.0)))
+    found = crossval(tiny_recipe(train={"epochs": 1}), town, folds=2, group="sequence")
+    assert found.metrics["median_km_by_fold"] == [0.0, 0.0]
+    assert found.metrics["median_km"] == 0.0

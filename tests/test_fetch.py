@@ -156,7 +156,7 @@ def test_an_expired_link_is_asked_for_anew_once(server, tmp_path):
 def test_a_network_that_is_down_stops_the_run_soon(tmp_path, quick, monkeypatch):
     monkeypatch.setattr(fetching, "GIVE_UP_AFTER", 20)
     gone = (Wanted(str(i), "http://127.0.0.1:9/x.jpg") for i in range(10**9))
-    with pytest.raises(SourceError, match="20 photos in a row could not be had.*broke off or did not answer"):
+    with pytest.raises(SourceError, match="20 photos in a row could not be fetched.*broke off or did not answer"):
         fetch(gone, tmp_path, total=10**9, rate=10_000, at_once=8)
 
 

@@ -243,7 +243,7 @@ def crossval(
         return
     console.print_metrics(found.metrics)
     if found.metrics["never_trained"]:
-        typer.echo(f"{found.metrics['never_trained']:,} marked photos were asked about, but trained in no fold")
+        typer.echo(f"{found.metrics['never_trained']:,} marked photos were predicted, but trained in no fold")
     medians = ", ".join(console.distance(km) for km in found.metrics["median_km_by_fold"])
     typer.echo(f"median by fold: {medians}; no {group} lies in two folds")
     nearest = max(audit["nearest_within"]["within_25_m"] for audit in found.metrics["audits"])

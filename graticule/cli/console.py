@@ -135,6 +135,6 @@ def print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     table = Table(*header, box=box.SIMPLE_HEAD)
     for row in rows:
         table.add_row(*row)
-    # Where nobody watches, a file or a pipe, nothing is cut or wrapped to a screen's width.
+    # In a file or a pipe nothing is cut or wrapped to a screen's width.
     console = Console() if sys.stdout.isatty() else Console(width=100_000)
     console.print(table)

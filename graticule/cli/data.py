@@ -129,7 +129,7 @@ def data_split(
     creator: Annotated[str, Column] = "creator",
     as_json: Json = False,
 ) -> None:
-    """Write the column `split`, and tell how much of the test part training would see."""
+    """Write the column `split`, and print how much of the test part training would see."""
     import numpy as np
     import polars as pl
 

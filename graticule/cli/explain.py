@@ -31,7 +31,7 @@ def explain(
     photos: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
     out: Annotated[Path, typer.Option(help="Folder of the pictures.")],
     method: Annotated[list[Method], typer.Option(help="May be repeated.")] = [Method.occlusion, Method.map],  # noqa: B006
-    target: Annotated[Target, typer.Option(help="The cell asked about.")] = "predicted",
+    target: Annotated[Target, typer.Option(help="The cell to explain.")] = "predicted",
     truth: Annotated[str | None, typer.Option(help="LAT,LON of the photo, degrees; by default its EXIF's.")] = None,
     patch: Annotated[int | None, typer.Option(min=1, help="Occlusion: side of the square, network pixels.")] = None,
     stride: Annotated[int | None, typer.Option(min=1, help="Occlusion: step of the square, network pixels.")] = None,

@@ -70,8 +70,8 @@ def evaluate(
 
     Args:
         split: ``test``, ``val`` or ``train`` of the photos the bundle was trained on, or ``all`` for other photos.
-        allow_leak: measure photos that are not held out all the same. Not needed for ``train``, which nobody
-            takes for held out.
+        allow_leak: measure photos that are not held out all the same. Not needed for ``train``, which is never
+            called held out.
         baseline: measure the nearest training photos too: what the encoder gives without the training.
         together: measure the photos of each ``place`` or ``sequence`` answered together too.
         precision: as for :class:`graticule.inference.locate.Locator`.

@@ -32,13 +32,13 @@ def crossval(
     store: FeatureStore | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
-    """Train and test on K grouped folds; each photo is asked about once, by a model that never saw its group.
+    """Train and test on K grouped folds; each photo is predicted once, by a model that never saw its group.
 
     Args:
         group: ``block``, ``world`` or a group of :func:`graticule.photos.splits.groups_of`, such as ``place``.
         baseline, together: as for :func:`graticule.evaluation.evaluate.evaluate`.
 
-    Marked photos are asked about, but train in no fold.
+    Marked photos are predicted, but train in no fold.
     """
     block_km, buffer_km = block_sizes(group, recipe.split.block_km, recipe.split.buffer_km)
     number = make_folds(photos, folds, group, recipe.seed, block_km=block_km)

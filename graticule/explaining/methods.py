@@ -280,7 +280,7 @@ def token_grid(locator: Locator, photo: Photo) -> tuple[int, int]:
 
 
 def _ask(locator: Locator, photo: Photo, target: int | None) -> tuple[Tensor, int, float]:
-    """The photo as floats in [0, 1] of shape ``(1, 3, H, W)``, the cell asked about and its probability."""
+    """The photo as floats in [0, 1] of shape ``(1, 3, H, W)``, the cell to explain and its probability."""
     pixels = locator.bundle.preprocess(read_bytes(photo))[None].to(locator.device) / 255
     with torch.inference_mode():
         probability = _log_probability(locator, pixels)[0].exp()

@@ -47,14 +47,14 @@ def explain_photo(
             sees the photo).
         name: beginning of the files' names; the photo's own if left out.
         truth: where the photo was taken, ``(lat, lon)``; its EXIF is asked if left out.
-        target: the cell asked about: the likeliest, or the one that holds the truth.
+        target: the cell to explain: the likeliest, or the one that holds the truth.
         score: judge the methods' maps by :func:`curves` against random ones, in ``NAME-scores.png`` too.
 
     Returns:
         The files written.
 
     Raises:
-        BadPhotoError: the photo cannot be read, or its true cell is asked about and unknown.
+        BadPhotoError: the photo cannot be read, or its true cell is to be explained and unknown.
         BadRecipeError: as the methods.
         WriteError: the folder cannot be written.
     """
@@ -140,7 +140,7 @@ def _exif_position(data: bytes) -> Point | None:
 
 
 def _case(locator: Locator, data: bytes, name: str, truth: Point | None, target: Target) -> dict[str, Any]:
-    """What all explanations of a photo have in common: the answer, the truth where known, the cell asked about."""
+    """What all explanations of a photo have in common: the answer, the truth where known, the explained cell."""
     partition = locator.bundle.partition
     predictions = next(iter(locator.predict_batches([data])))
     for error in predictions.errors.values():

@@ -67,7 +67,7 @@ class Motion:
 
 
 def along(log_probability: NDArray[np.floating[Any]], motion: Motion) -> Floats:
-    """What each photo of a drive says once all others of the drive are heard, log-probabilities ``(N, C)``.
+    """What each photo of a drive says given all others of the drive, log-probabilities ``(N, C)``.
 
     The forward-backward algorithm of a hidden Markov model (Rabiner, Proc. IEEE 77(2), 1989, section III): the cell is
     the state, :class:`Motion` the transition, and the photo's own probabilities stand for the likelihood of what it

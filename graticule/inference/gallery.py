@@ -75,7 +75,7 @@ class Gallery:
         return from_vectors(np.concatenate(found))
 
     def best_kernel(self, seed: int = 0) -> Kernel:
-        """The kernel with the smallest median error when known photos are asked about and their own places are not
+        """The kernel with the smallest median error when known photos are predicted and their own places are not
         there to answer: nothing but the gallery itself decides.
         """
         asked = np.random.default_rng(seed).permutation(len(self.lat))[:MOST_QUESTIONS]

@@ -109,7 +109,7 @@ def build_encoder(
         options: more arguments for the network, such as ``img_size``.
 
     Raises:
-        BadRecipeError: an unknown name, weights that cannot be had or do not fit, or a pooling the network lacks.
+        BadRecipeError: an unknown name, weights that cannot be fetched or do not fit, or a pooling the network lacks.
     """
     plain = name.removeprefix("torchvision/")
     torchvision_names = torchvision.models.list_models(module=torchvision.models)
@@ -215,6 +215,6 @@ def _does_not_fit(body: nn.Module, path: Path, state: Mapping[str, Tensor], erro
 
 def _cannot_fetch(name: str, error: Exception) -> BadRecipeError:
     return BadRecipeError(
-        f"the pretrained weights of {name} could not be had ({type(error).__name__}: {str(error)[:200]}); they are "
+        f"the pretrained weights of {name} could not be fetched ({type(error).__name__}: {str(error)[:200]}); they are "
         f"fetched over the network once. Give weights: none, or weights: the path of a state dict"
     )

@@ -322,7 +322,7 @@ def _jpeg_pixels(data: bytes, image: ImageFile.ImageFile, shortest_side: int | N
     try:
         pixels: Pixels = decode_jpeg(data, min_width=-(-image.width // scale), min_height=-(-image.height // scale))
     except ValueError as error:
-        # libjpeg only warns of damage and fills with grey. Bytes between picture and end marker harm nobody.
+        # libjpeg only warns of damage and fills with grey. Bytes between picture and end marker do no harm.
         if re.search(r"corrupt jpeg data|premature end", str(error), re.IGNORECASE):
             if "before marker 0xd9" in str(error):
                 return None

@@ -37,7 +37,7 @@ class Pair:
         bits: in which the difference hashes differ, of 64; none where one is missing.
         seconds: from the one to the other; none where a time is missing.
         test, train: what is known of each: ``path``, ``lat``, ``lon`` and any of ``captured_at``, ``sequence``,
-            ``place``, ``attribution``, ``licence``. Not the uploader: a page that is passed on names nobody unasked.
+            ``place``, ``attribution``, ``licence``. Not the uploader: a page that is passed on names no person.
     """
 
     why: str

@@ -85,7 +85,7 @@ def read_packed(shard: str, row: int) -> bytes:
 def row_groups(photos: Sequence[Any]) -> NDArray[np.int64] | None:
     """Codes of the row groups that hold these photos, shape ``(N,)``; none unless every photo is packed.
 
-    None too where a shard cannot be read: whoever reads the photos is told why.
+    None too where a shard cannot be read: reading the photos says why.
     """
     parts = _parts(photos)
     if parts is None:

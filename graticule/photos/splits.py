@@ -64,8 +64,8 @@ def make_split(
     """Say for each photo whether it is for ``train``, ``val`` or ``test``, or in no part: in the ``buffer``.
 
     Args:
-        by: what stays whole on one side. ``auto``, see :func:`honest_split`; ``random``, nothing, as report A does it
-            and nobody should; ``time``, see :func:`split_time`; ``block`` (200 m wide, 100 m apart) or ``world`` (100
+        by: what stays whole on one side. ``auto``, see :func:`honest_split`; ``random``, nothing, as report A does
+            (it leaks); ``time``, see :func:`split_time`; ``block`` (200 m wide, 100 m apart) or ``world`` (100
             km wide, 10 km apart), see :func:`split_blocks`; ``column``, as the table's own column ``split`` says; or a
             group of :func:`groups_of`, such as ``drive``, ``uploader+day`` or ``city``.
         shares: of train, val and test; 0 leaves a part out. Not used by ``column``.

@@ -192,7 +192,7 @@ class _Look:
         self, paths: Sequence[Path], names: Sequence[str], side: int | None, quality: int, pool: ThreadPoolExecutor
     ) -> None:
         self.paths, self.side, self.quality, self.pool = paths, side, quality, pool
-        # Where a photo lies on this machine is nobody's business: only a relative path is told.
+        # Where a photo lies on this machine is private: only relative paths are written.
         self.names = [name if not Path(name).is_absolute() else Path(name).name for name in names]
 
     def __call__(self, row: int) -> Stored | BadPhotoError:

@@ -87,7 +87,7 @@ def fetch(
         progress: called with (photos done, photos in all, what is said of speed).
 
     Returns:
-        What could not be had, in this run or for good.
+        What could not be fetched, in this run or at all.
 
     Raises:
         SourceError: a host asks for a long pause, the token is refused, or nothing answers any more.
@@ -213,7 +213,7 @@ class _Work:
         self._failed_in_a_row += 1
         if self._failed_in_a_row >= GIVE_UP_AFTER:
             raise SourceError(
-                f"{self._failed_in_a_row} photos in a row could not be had; of the last, {refused.detail}. See that "
+                f"{self._failed_in_a_row} photos in a row could not be fetched; the last, {refused.detail}. See that "
                 f"the network works, then run the same command again: what was fetched is kept"
             )
 

@@ -45,7 +45,7 @@ def judge_by_status(status: int, _body: bytes) -> Verdict:
 
 
 class NotHadError(Exception):
-    """One thing could not be had.
+    """One request failed for good.
 
     Attributes:
         reason: a short word for counting, see :data:`graticule.sources.web.download.REASONS`.

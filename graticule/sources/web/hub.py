@@ -103,7 +103,7 @@ def _refusing(what: str) -> Iterator[None]:
         if not isinstance(error, OSError) and not rooms & {"huggingface_hub", "requests", "httpx", "httpx2"}:
             raise
         raise SourceError(
-            f"{what} could not be had from the hub ({type(error).__name__}); see that the network works and, where "
+            f"{what} could not be fetched from the hub ({type(error).__name__}); see that the network works and, where "
             f"the dataset asks for consent, that HF_TOKEN is set. Run the command again: what is there is not "
             f"fetched twice"
         ) from error

@@ -300,7 +300,7 @@ def download_dataset(
     with_images: bool,
     progress: Progress | None,
 ) -> Path:
-    """Fetch the photos of a table, then take them into a dataset; what could not be had is refused with its reason."""
+    """Fetch the photos of a table and make a dataset of them; what could not be fetched is refused with its reason."""
     if not with_images:
         write_parquet(out / "found.parquet", found.drop("url", strict=False))
         return out
