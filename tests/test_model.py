@@ -1,3 +1,6 @@
+import socket
+
+import huggingface_hub
 import numpy as np
 import pytest
 import timm
@@ -186,3 +189,14 @@ def test_the_real_dinov2_is_read_at_a_quarter_of_its_size(real_data):
     crop = cat[..., 10:, 10:]
     alike, unlike = (functional.cosine_similarity(features(cat), features(other)).item() for other in (crop, parrot))
     assert alike > 0.9 > 0.8 > unlike  # 0.98 and 0.60 at full size, by the file's own note
+
+
+def test_without_a_network_the_hub_is_asked_once_and_the_way_out_is_named(monkeypatch, tmp_path):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = "http://{}:{}".format(*closed.getsockname())  # bound, and nobody listens
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr(timm, "create_model", lambda *_, **__: pytest.fail("timm tries for a minute"))
+        with pytest.raises(BadRecipeError, match="mobilenetv2_100 could not be fetched .*--set encoder.weights=FILE"):
+            build_encoder("mobilenetv2_100", "pretrained")

@@ -12,6 +12,7 @@ import psutil
 import pytest
 import timm
 import torch
+from test_cli import write_recipe
 from towns import make_town, tiny_recipe
 
 from graticule.config import LabelCells, parse_recipe
@@ -326,3 +327,20 @@ def test_a_recipe_round_trips_through_its_bundle(town, tmp_path):
     recipe = tiny_recipe(train={"epochs": 1})
     train(recipe, town, tmp_path / "run")
     assert Bundle.read(tmp_path / "run").recipe == parse_recipe(recipe.model_dump(mode="json"))
+
+
+def test_ctrl_c_in_training_says_how_to_go_on_and_the_run_can_be_resumed(town, tmp_path):
+    recipe = write_recipe(tmp_path / "r.yaml", train={"epochs": 200})
+    command = [sys.executable, "-m", "graticule.cli", "train", str(recipe), "--photos", str(town.root / "table.csv")]
+    command += ["--out", str(tmp_path / "run")]
+    stopped = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run/training/checkpoints/last.ckpt").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    stopped.send_signal(signal.SIGINT)
+    said = stopped.communicate(timeout=60)[1]
+    assert stopped.returncode == 130
+    assert "the same command with --resume goes on after the last checkpoint" in said
+    assert "Traceback" not in said
+    finished = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=120)
+    assert finished.returncode == 0, finished.stderr

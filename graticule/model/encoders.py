@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import timm
 import torch
@@ -133,6 +135,8 @@ def _from_timm(name: str, weights: str, pooling: Pooling, inner: Sequence[str], 
         state = _read_state(Path(weights), (classifier,) if isinstance(classifier, str) else tuple(classifier))
         # As timm itself loads what it fetches: renamed keys, position embeddings of another size. All must fit.
         options |= {"pretrained_cfg_overlay": {"state_dict": state, "num_classes": 0}}
+    if weights == "pretrained":
+        _check_hub(name)
     try:
         body = timm.create_model(name, pretrained=weights != "none", **options)
     except TypeError as error:
@@ -213,8 +217,30 @@ def _does_not_fit(body: nn.Module, path: Path, state: Mapping[str, Tensor], erro
     return BadRecipeError(f"{path} does not fit this encoder: {error}")
 
 
+def _check_hub(name: str) -> None:
+    """Ask once whether the hub answers where weights have to be fetched: its own client tries for a minute.
+
+    Raises:
+        BadRecipeError: it does not.
+    """
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    usual = timm.get_pretrained_cfg(name)
+    if usual is None or not usual.hf_hub_id or constants.HF_HUB_OFFLINE:
+        return
+    for file in ("model.safetensors", "pytorch_model.bin"):
+        if isinstance(try_to_load_from_cache(usual.hf_hub_id, usual.hf_hub_filename or file), str):
+            return
+    try:
+        urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=10).close()
+    except HTTPError:
+        return  # it answers
+    except OSError as error:
+        raise _cannot_fetch(name, error) from error
+
+
 def _cannot_fetch(name: str, error: Exception) -> BadRecipeError:
     return BadRecipeError(
         f"the pretrained weights of {name} could not be fetched ({type(error).__name__}: {str(error)[:200]}); they are "
-        f"fetched over the network once. Give weights: none, or weights: the path of a state dict"
+        f"fetched over the network once. Without one, name a file of weights: --set encoder.weights=FILE"
     )
