@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import floors
+import pytest
 
 KEPT = Path(__file__).parent / "bundles" / "format-2"
 TORCH_ROOMS = {"model", "inference", "training", "evaluation", "explaining"}
@@ -64,3 +65,27 @@ def test_a_question_imports_nothing_that_only_training_and_reports_need():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "demo", "--photos", "nowhere", "--out", "x"],
+        ["train", "demo", "--photos", "t.csv", "--out", "taken"],
+        ["evaluate", "nowhere", "t.csv"],
+        ["predict", "nowhere", "a.jpg"],
+    ],
+)
+def test_a_simple_mistake_is_said_before_torch_is_loaded(tmp_path, command):
+    (tmp_path / "t.csv").write_text("path,lat,lon\na.jpg,1,2\n")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken/thesis.txt").touch()
+    code = (
+        "import sys; from typer.testing import CliRunner; from graticule.cli import app;"
+        "result = CliRunner().invoke(app, sys.argv[1:]); print(type(result.exception).__name__, 'torch' in sys.modules)"
+    )
+    run = [sys.executable, "-c", code, *command]
+    done = subprocess.run(run, capture_output=True, text=True, check=True, cwd=tmp_path)
+    error, loaded = done.stdout.split()
+    assert error in {"BadTableError", "BadRecipeError", "BundleError"}
+    assert loaded == "False"

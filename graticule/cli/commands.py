@@ -140,8 +140,13 @@ def train(
     from graticule.config import parse_overrides, read_recipe
 
     plan = read_recipe(recipe, parse_overrides(settings or []))
-    from graticule.model.features import default_store
     from graticule.photos.table import read_photos
+    from graticule.training.prepare import check_output_folder
+
+    table = read_photos(photos)
+    check_output_folder(out, resume)
+    # Torch takes seconds to load; what can be wrong before is said by now.
+    from graticule.model.features import default_store
     from graticule.training.loop import chosen_precision
     from graticule.training.train import train as run
 
@@ -149,7 +154,7 @@ def train(
     typer.echo(f"training in {arithmetic}: {why}")
     try:
         with console.progress("training") as progress:
-            bundle = run(plan, read_photos(photos), out, resume=resume, store=default_store(), progress=progress)
+            bundle = run(plan, table, out, resume=resume, store=default_store(), progress=progress)
     except KeyboardInterrupt:
         typer.secho("interrupted; the same command with --resume goes on after the last checkpoint", err=True)
         raise typer.Exit(130) from None
@@ -179,6 +184,9 @@ def evaluate(
 ) -> None:
     """Measure a bundle on photos whose place is known. Exit status 1 if training has seen their drives."""
     check_bundle(bundle)
+    from graticule.photos.table import table_file
+
+    table_file(dataset)
     from graticule.evaluation.evaluate import evaluate_folder
     from graticule.model.features import default_store
 

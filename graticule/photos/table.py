@@ -154,7 +154,7 @@ def read_photos(source: Path, columns: Mapping[str, str] | None = None) -> Photo
     if url := url_of(source):
         with TemporaryDirectory() as copies:  # the index alone; photos are read where they are
             return replace(read_photos(_fetch_index(url, Path(copies) / source.name), columns), root=source)
-    file = _table_file(source)
+    file = table_file(source)
     frame = read_table(file, columns, need=("path", "lat", "lon"))
     lat, lon = positions(frame, file)
     frame = frame.with_columns(pl.col("path").cast(pl.String), pl.Series("lat", lat), pl.Series("lon", lon))
@@ -186,7 +186,7 @@ def read_located(sources: Sequence[Path], columns: Mapping[str, str] | None = No
     Raises:
         BadTableError: as for :func:`read_photos`, or a name that no table has.
     """
-    files = [_table_file(source) for source in sources]
+    files = [table_file(source) for source in sources]
     found = [column_names(file) for file in files]
     for ours, theirs in (columns or {}).items():
         if not any(theirs in names for names in found):
@@ -213,7 +213,7 @@ def read_points(source: Path, lat: str = "lat", lon: str = "lon") -> tuple[Float
     Raises:
         BadTableError: as for :func:`read_photos`.
     """
-    file = _table_file(source)
+    file = table_file(source)
     frame = read_table(file, {"lat": lat, "lon": lon}, need=("lat", "lon"), only=True)
     return positions(frame, file)
 
@@ -224,7 +224,7 @@ def read_labels(source: Path, label: str) -> NDArray[Any]:
     Raises:
         BadTableError: as for :func:`read_photos`.
     """
-    return read_table(_table_file(source), {"label": label}, need=("label",))["label"].to_numpy()
+    return read_table(table_file(source), {"label": label}, need=("label",))["label"].to_numpy()
 
 
 def positions(frame: pl.DataFrame, source: Path) -> tuple[Floats, Floats]:
@@ -336,7 +336,12 @@ def _fetch_index(url: str, folder: Path) -> Path:
     return folder
 
 
-def _table_file(source: Path) -> Path:
+def table_file(source: Path) -> Path:
+    """The table of a dataset's folder, or the file itself.
+
+    Raises:
+        BadTableError: there is none, or writing the dataset was cut short.
+    """
     if not source.exists():
         raise BadTableError(f"there is no file or folder {source}; give a dataset folder or a table")
     if source.is_file():

@@ -55,7 +55,8 @@ def prepare(recipe: Recipe, photos: Photos, out: Path, *, resume: bool = False) 
     split = split_photos(recipe, photos)
     run = Run(recipe, photos, split, out / TRAINING)
     fingerprint = run_fingerprint(recipe, photos, split)
-    check_output_folder(out, run.folder, fingerprint, resume)
+    if check_output_folder(out, resume):
+        check_same_run(out, fingerprint)
     run.folder.mkdir(parents=True, exist_ok=True)
     # Where the photos lie, so that they can be asked again as neighbours. The folder is not part of the bundle.
     root = photos.root if url_of(photos.root) else photos.root.resolve()
@@ -124,20 +125,27 @@ def _digest(values: list[Any]) -> str:
     return hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()
 
 
-def check_output_folder(out: Path, folder: Path, fingerprint: Mapping[str, Any], resume: bool) -> None:
-    """Make sure that a run may write to ``out``: nothing of another run is overwritten unasked."""
-    run = folder / RUN
-    if not run.exists():
-        if out.exists() and any(out.iterdir()):
+def check_output_folder(out: Path, resume: bool) -> bool:
+    """Make sure that a run may write to ``out``: nothing of another run is overwritten unasked.
+
+    Returns:
+        Whether there is a run to go on with.
+
+    Raises:
+        BadRecipeError: there is one and ``resume`` is not given, or there is something else.
+    """
+    folder = out / TRAINING
+    if not (folder / RUN).exists():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise BadRecipeError(f"{out} is not empty and holds no run; choose a new folder")
-        return
+        return False
     if not (folder / CHECKPOINTS / LAST).exists() and not (out / INDEX).exists():
-        return  # it never finished an epoch: nothing is lost by starting again
+        return False  # it never finished an epoch: nothing is lost by starting again
     if not resume:
         raise BadRecipeError(
             f"{out} holds a run already; add --resume to go on with it, or choose another folder or remove this one"
         )
-    check_same_run(out, fingerprint)
+    return True
 
 
 def check_same_run(out: Path, fingerprint: Mapping[str, Any]) -> None:
