@@ -17,6 +17,7 @@ from towns import make_town, tiny_recipe
 
 from graticule import __version__
 from graticule.cli import main
+from graticule.cli.console import print_metrics
 from graticule.explaining.render import doubts
 
 RECIPES = Path(__file__).parents[1] / "graticule" / "recipes"
@@ -420,3 +421,10 @@ def test_a_csv_has_the_likely_cells_that_were_asked_for(shop, tmp_path):
 def test_one_cell_for_a_whole_town_is_answered_with_a_hint(points, tmp_path):
     done = graticule("cells", points, "--lat", "latitude", "--out", tmp_path / "c.parquet")
     assert "one cell is no division: --split-above 2 would make some dozens" in done.stderr
+
+
+@pytest.mark.parametrize(("outside", "said"), [(5, False), (50, True)])
+def test_many_photos_outside_every_cell_are_explained(capsys, outside, said):
+    facts = dict.fromkeys(["median_km", "mean_km", "p90_km", "score", "map_diagonal_km"], 1.0)
+    print_metrics(facts | {"photos": 100, "outside_cells": outside})
+    assert ("are of the others alone" in capsys.readouterr().out) == said

@@ -48,7 +48,9 @@ def print_metrics(facts: dict[str, Any]) -> None:
         rows.append(("regressed position, median", distance(facts["regression_median_km"])))
         rows.append(("regressed position, mean", distance(facts["regression_mean_km"])))
     if facts.get("outside_cells"):
-        rows.append(("outside every cell", f"{facts['outside_cells']:,}"))
+        many = facts["outside_cells"] > 0.2 * facts["photos"]
+        why = "  (no training photo near; centre to centre and cross-entropy are of the others alone)" if many else ""
+        rows.append(("outside every cell", f"{facts['outside_cells']:,}{why}"))
     if facts.get("unreadable"):
         rows.append(("unreadable", f"{facts['unreadable']:,}"))
     for name, value in facts.items():
