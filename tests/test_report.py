@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -220,3 +221,24 @@ def test_what_cannot_be_told_is_not_called_held_out(run, tmp_path):
     (tmp_path / "metrics.json").write_text((evaluation / "metrics.json").read_text())
     page = Page(write_report(bundle, tmp_path, tmp_path / "r.html").read_text())
     assert "Not known to be held out: read the number with care" in page.text
+
+
+def test_known_spots_are_not_praised_as_unseen_ones(run, tmp_path):
+    bundle, evaluation, _ = run
+    shutil.copytree(evaluation, tmp_path / "evaluation")
+    audit = {"held_out": True, "verdict": "Held out by sequence.", "nearest_within": {"within_5_m": 0.98}}
+    (tmp_path / "evaluation/audit.json").write_text(json.dumps(audit))
+    text = write_report(bundle, tmp_path / "evaluation", tmp_path / "page.html").read_text()
+    assert 'class="verdict known"' in text
+    assert "Held out, but on known spots" in text
+
+
+def test_a_page_tells_no_folders_of_the_machine_that_made_it(run, tmp_path):
+    bundle, evaluation, photos = run
+    shutil.copytree(evaluation, tmp_path / "evaluation")
+    table = tmp_path / "evaluation/predictions.parquet"
+    frame = pl.read_parquet(table)
+    last = pl.col("path").str.split("/").list.last()
+    frame.with_columns(path=pl.format("{}/sub/{}", pl.lit(str(photos)), last)).write_parquet(table)
+    text = write_report(bundle, tmp_path / "evaluation", tmp_path / "page.html", photos=photos).read_text()
+    assert str(photos) not in text

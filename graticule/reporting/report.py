@@ -5,6 +5,7 @@ whose file is missing is left out, and the page says so: a report of half a run 
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +104,7 @@ class Context:
     Attributes:
         verdict: of the leak audit, in a sentence.
         held_out: whether the numbers may be called so; none where that cannot be told.
+        known_spots: held out, but most of the photos stand within 5 m of a training photo.
         pictures: figures by name: ``cells``, ``photos_per_cell``, ``curves``, ``errors``, ``errors_map``,
             ``leak``.
         missing: a sentence for each part that the page had to leave out.
@@ -116,6 +118,7 @@ class Context:
     measured_on: str
     verdict: str
     held_out: bool | None
+    known_spots: bool
     numbers: list[Row]
     answerers: list[Answerer]
     countries: list[Country]
@@ -180,6 +183,7 @@ def context_of(bundle_dir: Path, evaluation_dir: Path, photos: Path | None) -> C
         measured_on=_measured_on(metrics),
         verdict=verdict,
         held_out=metrics.get("held_out", audit.get("held_out")),
+        known_spots=(audit.get("nearest_within") or {}).get("within_5_m", 0) > 0.5,
         numbers=_numbers(metrics, intervals),
         answerers=_answerers(metrics),
         countries=_countries(metrics.get("by_country") or []),
@@ -248,15 +252,19 @@ def _examples(
     ranked = rows.sort("error_km", "path").unique(place, keep="first", maintain_order=True)
     wrong = rows.sort("error_km", "path", descending=True).unique(place, keep="first", maintain_order=True)
     few = min(EXAMPLES, len(ranked) // 2 or 1)
+    absolute = [path for path in rows["path"] if os.path.isabs(path)]  # noqa: PTH117
+    private = os.path.commonpath([os.path.dirname(path) for path in absolute]) if absolute else ""  # noqa: PTH120
 
     def example(row: dict[str, Any]) -> Example:
         expected = row.get("expected_error_km")
+        # A page that is passed on tells nobody's folders.
+        name = os.path.relpath(row["path"], private) if os.path.isabs(row["path"]) else row["path"]  # noqa: PTH117
         return Example(
-            path=str(row["path"]),
+            path=name,
             error=format_km(row["error_km"]),
             expected=format_km(expected) if expected is not None else "",
             where=f"{row['lat']:.5f}, {row['lon']:.5f}",
-            photo=thumbnail(photos / row["path"], str(row["path"])) if photos is not None else None,
+            photo=thumbnail(photos / row["path"], name) if photos is not None else None,
             map=_example_map(row, partition, synthetic) if partition is not None else None,
         )
 
