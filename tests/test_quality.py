@@ -274,8 +274,8 @@ def test_marked_photos_train_in_no_fold(marked_town, monkeypatch):
 
     from graticule.evaluation import folds as room
 
-    fit = room.fit
-    monkeypatch.setattr(room, "fit", watched)
+    fit = room.fit_calibrated
+    monkeypatch.setattr(room, "fit_calibrated", watched)
     found = crossval(tiny_recipe(train={"epochs": 1}), marked_town, folds=2, group="sequence")
     fine = set(marked_town.frame.filter(marked_town.may_train())["path"])
     assert set(trained) == fine

@@ -20,6 +20,7 @@ FLOORS = [
     {"files", "config", "geo"},
     {"photos"},
     {"partition", "sources"},
+    {"belief"},
     {"model"},
     {"inference"},
     {"training"},

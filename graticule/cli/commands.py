@@ -305,6 +305,9 @@ def leak(
     )
 
 
+STRANGE = 0.95  # share of held-out photos that are more like a training photo; from here on it is said
+
+
 @app.command()
 def predict(
     bundle: Path,
@@ -380,11 +383,17 @@ def _print_fixes(results: "list[Result]", top: int) -> None:
             continue
         fix = result.fix
         expected = "unknown" if fix.expected_error_km is None else console.distance(fix.expected_error_km)
+        if fix.median_error_km is not None and fix.p90_error_km is not None:
+            expected = f"{console.distance(fix.median_error_km)} / {console.distance(fix.p90_error_km)}"
+            strange = fix.unlike_training is not None and fix.unlike_training >= STRANGE
+            expected += "  unlike the training photos" if strange else ""
         likely = [(cell.token, f"{cell.probability:.0%}") for cell in fix.cells]
         last = (likely[0] if likely else ("", "")) if top == 1 else (", ".join(" ".join(cell) for cell in likely),)
         name = os.path.relpath(photo, shared) if shared else photo
         rows.append((name, f"{fix.lat:.5f}", f"{fix.lon:.5f}", expected, *last))
-    console.print_table(("photo", "lat", "lon", "expected error", *cells), rows)
+    sure = any(result.fix and result.fix.calibrated for result in results)
+    error = "half / nine of ten within" if sure else "expected error"
+    console.print_table(("photo", "lat", "lon", error, *cells), rows)
     typer.echo("* the network's own; not calibrated against outcomes")
 
 

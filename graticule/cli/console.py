@@ -36,7 +36,20 @@ def print_metrics(facts: dict[str, Any]) -> None:
     for name in ("median_km", "mean_km", "p90_km"):
         rows.append((f"{name.removesuffix('_km')} error", distance(facts[name]) + span(name, distance)))
     if facts.get("expected_error_km") is not None:
-        rows.append(("expected error, mean", distance(facts["expected_error_km"]) + "  (uncalibrated)"))
+        note = "  (uncalibrated)" if facts.get("bits") is None else ""
+        rows.append(("expected error, mean", distance(facts["expected_error_km"]) + note))
+    if facts.get("bits") is not None:
+        rows.append(("expected error, median", distance(facts["median_expected_error_km"])))
+        low, high = spans.get("bits", (facts["bits"], facts["bits"]))
+        less = "; LESS than the map of its training photos knows" if facts["bits"] < 0 else ""
+        rows.append(("bits of location", f"{facts['bits']:.2f}  ({low:.2f} to {high:.2f}){less}"))
+        model, prior = -facts["log_density"], -facts["prior_log_density"]
+        rows.append(("log-loss", f"{model:.2f} nats per km2, of the map alone {prior:.2f}"))
+        for level in (50, 80, 90, 95):
+            name = f"coverage_{level}"
+            rows.append((f"in the {level} % region", percent(facts[name]) + span(name, percent)))
+        rows.append(("90 % region, median", area(facts["median_area_90_km2"])))
+        rows.append(("surest half, median", distance(facts["risk_coverage"][4])))
     for name in ("top1", "top3", "top5"):
         if facts.get(name) is not None:
             rows.append((f"top-{name[3:]} cell", f"{facts[name]:.1%}" + span(name, percent)))
@@ -90,6 +103,11 @@ def distance(km: float) -> str:
     from graticule.geo.sphere import format_km
 
     return format_km(km)
+
+
+def area(km2: float) -> str:
+    """An area for people, such as ``0.31 km2`` or ``1,250,000 km2``."""
+    return f"{km2:,.0f} km2" if km2 >= 100 else f"{km2:.2g} km2"
 
 
 def percent(share: float) -> str:

@@ -18,7 +18,7 @@ from graticule.model.loading import Progress, silent
 from graticule.photos.leakage import LeakAudit, audit
 from graticule.photos.splits import BLOCKS_KM, block_sizes, make_folds, within_buffer
 from graticule.photos.table import Photos
-from graticule.training.fit import fit
+from graticule.training.calibrate import fit_calibrated
 
 
 def crossval(
@@ -55,7 +55,7 @@ def crossval(
         def report_progress(done: int, total: int, note: str, fold: int = fold) -> None:
             progress(done, total, f"fold {fold + 1}/{folds}  {note}")
 
-        bundle = fit(recipe, train, store=store, progress=report_progress)
+        bundle = fit_calibrated(recipe, train, by=group, store=store, progress=report_progress)
         locator = Locator(bundle, store=store)
         rows = predict_rows(locator, test, progress=report_progress)
         known = train if baseline else None

@@ -8,13 +8,17 @@ import polars as pl
 from graticule.errors import BadTableError
 from graticule.evaluation.baselines import BASELINES
 from graticule.evaluation.metrics import TOP, bootstrap_intervals, by_group, cross_entropies, position_metrics, top_hits
-from graticule.geo.sphere import from_vectors, great_circle_km
-from graticule.inference.locate import Locator
+from graticule.evaluation.sureness import COVERED, belief_metrics, belief_values
+from graticule.geo.sphere import Floats, from_vectors, great_circle_km
+from graticule.inference.locate import Locator, Predictions
 from graticule.model.loading import Progress, silent
 from graticule.partition import NO_CELL
 from graticule.photos.table import MARKED, Photos
 
 SHOWN_CELLS = 20  # likeliest cells kept for each photo, for the probability maps of the report
+BELIEF = (  # columns of a calibrated bundle; null of any other
+    "log_density", "prior_log_density", *COVERED, "area_90_km2", "median_error_km", "p90_error_km", "unlike_training"
+)  # fmt: skip
 CARRIED = ("place", "sequence", "country", "heading", "captured_at", MARKED)
 
 
@@ -31,7 +35,15 @@ def predict_rows(locator: Locator, photos: Photos, *, progress: Progress = silen
     count = len(photos)
     number = {
         name: np.full(count, np.nan)
-        for name in ("predicted_lat", "predicted_lon", "expected_error_km", "probability", "nll", "regression_error_km")
+        for name in (
+            "predicted_lat",
+            "predicted_lon",
+            "expected_error_km",
+            "probability",
+            "nll",
+            "regression_error_km",
+            *BELIEF,
+        )
     }
     read = np.zeros(count, bool)
     best = np.full(count, NO_CELL)
@@ -52,6 +64,8 @@ def predict_rows(locator: Locator, photos: Photos, *, progress: Progress = silen
         if predictions.position is not None:
             spot = from_vectors(predictions.position)
             number["regression_error_km"][index] = great_circle_km(photos.lat[index], photos.lon[index], *spot)
+        for name, values in _of_belief(locator, predictions, photos.lat[index], photos.lon[index]).items():
+            number[name][index] = values
         if log_probability is None:
             continue
         likely[index] = np.argsort(-log_probability, axis=1, kind="stable")[:, :shown]
@@ -86,6 +100,25 @@ def predict_rows(locator: Locator, photos: Photos, *, progress: Progress = silen
     )
 
 
+def _of_belief(locator: Locator, predictions: Predictions, lat: Floats, lon: Floats) -> dict[str, Floats]:
+    """The columns ``BELIEF`` of one batch, whose truths are these; nothing of a bundle that is not calibrated."""
+    belief, sureness, confidence = predictions.belief, locator.sureness(predictions), locator.bundle.confidence
+    if belief is None or sureness is None or confidence is None:
+        return {}
+    ground = locator.ground(belief)
+    needed = ground.needed_mass(sureness.masses, ground.row_of(lat, lon))
+    levels = zip(COVERED, confidence.calibration.region_mass.values(), strict=True)
+    found = {
+        "log_density": belief.log_density(lat, lon),
+        "prior_log_density": belief.log_prior(lat, lon),
+        **{name: (needed <= mass).astype(np.float64) for name, mass in levels},
+        "area_90_km2": sureness.area_km2,
+        "median_error_km": sureness.median_error_km,
+        "p90_error_km": sureness.p90_error_km,
+    }
+    return found if sureness.unlike_training is None else found | {"unlike_training": sureness.unlike_training}
+
+
 def summary(rows: pl.DataFrame, scale_km: float) -> dict[str, Any]:
     """The numbers of :func:`predict_rows`, pooled; 95 % intervals are resampled by place.
 
@@ -99,6 +132,7 @@ def summary(rows: pl.DataFrame, scale_km: float) -> dict[str, Any]:
         raise BadTableError(f"none of the {len(rows)} photos could be read, so there is nothing to measure")
     error_km, place = read["error_km"].to_numpy(), read["place_code"].to_numpy()
     hits = {f"top{k}": read[f"top{k}"].to_numpy() for k in TOP if read[f"top{k}"].null_count() == 0}
+    values = hits | belief_values(read)
     regressed = read["regression_error_km"]
     return {
         "photos": len(read),
@@ -113,8 +147,9 @@ def summary(rows: pl.DataFrame, scale_km: float) -> dict[str, Any]:
         "regression_median_km": regressed.median(),
         "regression_mean_km": regressed.mean(),
         "expected_error_km": read["expected_error_km"].mean(),
+        **belief_metrics(read),
         "intervals": {
-            name: list(ends) for name, ends in bootstrap_intervals(error_km, scale_km, place, shares=hits).items()
+            name: list(ends) for name, ends in bootstrap_intervals(error_km, scale_km, place, shares=values).items()
         },
         "by_country": by_group(error_km, read["country"].to_numpy()) if "country" in read.columns else [],
         **_unmarked(read, scale_km),

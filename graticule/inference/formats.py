@@ -14,7 +14,10 @@ from xml.sax.saxutils import escape
 from graticule.geo.sphere import format_km
 from graticule.inference.locate import Result
 
-FIELDS = ("photo", "lat", "lon", "expected_error_km", "calibrated", "cell", "probability", "error")
+FIELDS = (
+    "photo", "lat", "lon", "expected_error_km", "calibrated", "median_error_km", "p90_error_km", "area_km2",
+    "unlike_training", "cell", "probability", "error",
+)  # fmt: skip
 
 
 def to_json(results: Iterable[Result]) -> Iterator[str]:
@@ -57,8 +60,12 @@ def to_kml(results: Iterable[Result]) -> Iterator[str]:
     for result in results:
         if result.fix:
             expected = result.fix.expected_error_km
-            off = "error unknown" if expected is None else f"about {format_km(expected)} off"
-            text = f"{off}, not calibrated"
+            half, most = result.fix.median_error_km, result.fix.p90_error_km
+            if half is not None and most is not None:
+                text = f"half of such photos lie within {format_km(half)}, nine of ten within {format_km(most)}"
+            else:
+                text = "error unknown" if expected is None else f"about {format_km(expected)} off"
+                text += ", not calibrated"
             lon, lat = f"{result.fix.lon:.7f}", f"{result.fix.lat:.7f}"
             point = f"<Point><coordinates>{lon},{lat}</coordinates></Point>"
         else:

@@ -10,15 +10,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from graticule.belief.calibration import believe
+from graticule.belief.confidence import cell_kernels
+from graticule.belief.density import Belief, Kernels
+from graticule.belief.ground import Ground
 from graticule.choices import Answer, Precision
 from graticule.errors import BadPhotoError, BadRecipeError
+from graticule.geo import s2
 from graticule.inference import decode
 from graticule.inference.albums import Albums, Motion
-from graticule.inference.decode import Fix, Points
+from graticule.inference.decode import Fix, Points, Sureness
 from graticule.model.bundle import Bundle
 from graticule.model.features import FeatureStore, encode
 from graticule.model.loading import Photo, Progress, silent
 
+REGION = "0.9"  # coverage of the region that a fix carries
 CHUNK = 1024  # photos answered at a time: bounds memory when a folder holds a million
 
 
@@ -40,6 +46,8 @@ class Predictions:
         points: the answers.
         log_probability: of cells, shape ``(B, C)``; rows' exponentials sum to one. None from a head without cells.
         position: regressed unit vectors, shape ``(B, 3)``. None from a head without a position.
+        belief: what is believed of each, of a calibrated bundle; None from any other, and of albums.
+        unlike_training: as of a :class:`Fix`, shape ``(B,)``; None without a gallery.
         errors: the photos of this batch that could not be read; they are not in ``index``.
     """
 
@@ -48,6 +56,8 @@ class Predictions:
     log_probability: NDArray[np.float64] | None
     position: NDArray[np.float64] | None
     errors: dict[int, BadPhotoError]
+    belief: Belief | None = None
+    unlike_training: NDArray[np.float64] | None = None
 
 
 class Locator:
@@ -75,6 +85,7 @@ class Locator:
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.bundle.model.to(self.device).eval()
         self.bundle.model.precision = precision
+        self._ground: Ground | None = None
 
     @overload
     def locate(self, photos: str | Path | bytes, *, top: int = 5) -> Fix: ...  # type: ignore[overload-overlap]
@@ -130,7 +141,8 @@ class Locator:
         done = 0
         for predictions in self._in_chunks(inputs, albums):
             probability = None if predictions.log_probability is None else np.exp(predictions.log_probability)
-            found = decode.fixes(predictions.points, probability, self.bundle.partition, top)
+            sureness = self.sureness(predictions)
+            found = decode.fixes(predictions.points, probability, self.bundle.partition, top, sureness)
             waiting |= {int(i): Result(names[i], fix, None) for i, fix in zip(predictions.index, found, strict=True)}
             waiting |= {i: Result(names[i], None, error) for i, error in predictions.errors.items()}
             progress(done + len(waiting), len(photos), "photos")
@@ -201,14 +213,56 @@ class Locator:
                 logs = torch.log_softmax(logits, dim=1).cpu().numpy()
             if output.position is not None:
                 position = output.position.cpu().numpy()
-            points = decode.points(
-                None if logs is None else np.exp(logs),
-                bundle.partition,
-                bundle.recipe.answer,
-                position=position,
-                regression_error_km=bundle.facts.get("regression_error_km"),
-            )
-            yield Predictions(index, points, logs, position, errors)
+            belief = unlike = None
+            confidence, answer = bundle.confidence, bundle.recipe.answer
+            if confidence and output.logits is not None:
+                cosines = confidence.known.cosines(features.cpu().numpy())
+                shape = confidence.calibration.shape
+                belief = believe(shape, *self._centers, output.logits.double().cpu().numpy(), cosines)
+                unlike = confidence.calibration.unlike_training(cosines)
+            if confidence and belief and answer == "median":
+                points = decode.belief_points(belief, confidence.calibration.focus)
+            else:
+                points = decode.points(
+                    None if logs is None else np.exp(logs),
+                    bundle.partition,
+                    answer,
+                    position=position,
+                    regression_error_km=bundle.facts.get("regression_error_km"),
+                )
+            yield Predictions(index, points, logs, position, errors, belief, unlike)
+
+    @cached_property
+    def _centers(self) -> tuple[Kernels, Kernels]:
+        confidence = self.bundle.confidence
+        if confidence is None:
+            raise ValueError("a bundle that is not calibrated has no belief")
+        return cell_kernels(self.bundle.partition), confidence.known.kernels()
+
+    def ground(self, belief: Belief) -> Ground:
+        """The cells of the Earth that this bundle's regions are made of; grown at the first call."""
+        if self._ground is None:
+            self._ground = Ground.of(belief, self.bundle.recipe.seed)
+        return self._ground
+
+    def sureness(self, predictions: Predictions) -> Sureness | None:
+        """Regions and errors to expect of a batch; None where there is no belief."""
+        belief, confidence = predictions.belief, self.bundle.confidence
+        if belief is None or confidence is None:
+            return None
+        calibration, ground = confidence.calibration, self.ground(belief)
+        masses = ground.masses(belief)
+        regions = [ground.region(mass, calibration.region_mass[REGION]) for mass in masses]
+        at = predictions.points
+        half, most = ground.distance_quantiles(masses, at.lat, at.lon, (0.5, 0.9)).T
+        return Sureness(
+            [tuple(s2.to_tokens(ground.merged(rows))) for rows in regions],
+            np.array([ground.area_km2[rows].sum() for rows in regions]),
+            half * calibration.median_factor,
+            most * calibration.p90_factor,
+            predictions.unlike_training,
+            masses,
+        )
 
     def features(self, photos: Sequence[Photo], *, progress: Progress = silent) -> NDArray[np.float32]:
         """What the encoder makes of each photo, shape ``(N, F)``.

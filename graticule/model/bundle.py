@@ -1,20 +1,38 @@
 """The one artefact of training: a folder that holds all that an answer needs, and proves that it is whole."""
 
+import json
 import platform
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from safetensors import SafetensorError
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save as save_arrays
 from safetensors.torch import load_file, save
 
+from graticule.belief.confidence import Calibration, Confidence, Known
 from graticule.config import Recipe, parse_recipe
 from graticule.errors import BundleError, GraticuleError
 from graticule.files import sha256_of, write_bytes, write_json, write_text
 from graticule.model.geolocator import Geolocator, build_geolocator
-from graticule.model.index import CELLS, FILES, FORMAT, INDEX, RECIPE, WEIGHTS, migrate, own_hash, read_index
+from graticule.model.index import (
+    CALIBRATION,
+    CELLS,
+    CONFIDENCE,
+    FILES,
+    FORMAT,
+    INDEX,
+    KNOWN,
+    RECIPE,
+    WEIGHTS,
+    migrate,
+    own_hash,
+    read_index,
+)
 from graticule.model.preprocess import Preprocess
 from graticule.partition import Partition, read_partition
 
@@ -26,6 +44,7 @@ class Bundle:
     Attributes:
         facts: what was measured while it was made: photos, places, losses, whether the photos were synthetic.
         path: the folder it was read from or written to, if any.
+        confidence: how sure it may be, as photos showed that did not train; none where there were too few of them.
     """
 
     model: Geolocator
@@ -34,6 +53,7 @@ class Bundle:
     recipe: Recipe
     facts: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
+    confidence: Confidence | None = None
 
     def write(self, path: Path) -> Path:
         """Write the folder's files, the index with their hashes last.
@@ -47,13 +67,23 @@ class Bundle:
         write_bytes(path / WEIGHTS, save(weights))
         self.partition.write(path / CELLS)
         write_text(path / RECIPE, yaml.safe_dump(_portable(self.recipe), sort_keys=False))
+        names: tuple[str, ...] = FILES
+        for name in CONFIDENCE:
+            (path / name).unlink(missing_ok=True)
+        if self.confidence:
+            names = (*FILES, *CONFIDENCE)
+            write_json(path / CALIBRATION, asdict(self.confidence.calibration))
+            known = self.confidence.known
+            arrays = {name: getattr(known, name) for name in ("lat", "lon", "features", "center", "scale")}
+            held = {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None}
+            write_bytes(path / KNOWN, save_arrays(held))
         index: dict[str, Any] = {
             "format": FORMAT,
             "preprocess": self.preprocess.to_json(),
             "facts": self.facts,
             "versions": {"python": platform.python_version()}
             | {name: metadata.version(name) for name in ("graticule", "torch", "torchvision", "timm", "lightning")},
-            "sha256": {name: sha256_of(path / name) for name in FILES},
+            "sha256": {name: sha256_of(path / name) for name in names},
         }
         index["sha256"][INDEX] = own_hash(index)
         write_json(path / INDEX, index)
@@ -67,8 +97,9 @@ class Bundle:
             BundleError: no bundle, one of a format never kept or a newer one, a file missing, a byte changed.
         """
         index = read_index(path)
-        for name in FILES:
-            if not (path / name).is_file():
+        confident = any(name in index["sha256"] for name in CONFIDENCE)
+        for name in (*FILES, *(CONFIDENCE if confident else ())):
+            if not (path / name).is_file() or name not in index["sha256"]:
                 raise BundleError(f"the bundle {path} lacks {name}; copy the whole folder again")
             if sha256_of(path / name) != index["sha256"][name]:
                 raise BundleError(
@@ -84,6 +115,7 @@ class Bundle:
             model = build_geolocator(recipe, len(partition), fetch=False)
             model.load_state_dict(load_file(path / WEIGHTS))
             facts = dict(index["facts"])
+            confidence = _confidence(path) if confident else None
         except (
             GraticuleError,
             SafetensorError,
@@ -98,7 +130,13 @@ class Bundle:
                 f"{index.get('versions')}"
             ) from error
         model.eval()
-        return cls(model, partition, preprocess, recipe, facts, path)
+        return cls(model, partition, preprocess, recipe, facts, path, confidence)
+
+
+def _confidence(path: Path) -> Confidence:
+    arrays = load_arrays(path / KNOWN)
+    known = Known(arrays["lat"], arrays["lon"], *(arrays.get(name) for name in ("features", "center", "scale")))
+    return Confidence(Calibration.from_json(json.loads((path / CALIBRATION).read_text(encoding="utf-8"))), known)
 
 
 def _portable(recipe: Recipe) -> dict[str, Any]:

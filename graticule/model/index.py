@@ -9,13 +9,15 @@ from typing import Any
 
 from graticule.errors import BundleError
 
-FORMAT = 2
+FORMAT = 3
 OLDEST = 2  # the first format that stays readable; tests/bundles keeps a bundle of each
 # How the index and the recipe's tree of a format become those of the next. FORMAT grows with each entry.
 Step = Callable[[dict[str, Any], dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]]
-STEPS: dict[int, Step] = {}
+STEPS: dict[int, Step] = {2: lambda index, recipe: (index, recipe)}  # 3 may hold a calibration
 WEIGHTS, CELLS, RECIPE, INDEX = "weights.safetensors", "cells.parquet", "recipe.yaml", "bundle.json"
 FILES = (WEIGHTS, CELLS, RECIPE)
+CALIBRATION, KNOWN = "calibration.json", "known.safetensors"
+CONFIDENCE = (CALIBRATION, KNOWN)  # both, or neither in a bundle that is not calibrated
 TRAINING = "training"  # checkpoints, history and the table of photos lie there, beside the bundle's own files
 RUN = "run.json"
 
@@ -50,8 +52,8 @@ def read_index(path: Path) -> dict[str, Any]:
     if version > FORMAT:
         raise BundleError(f"{sentence}. A newer one wrote it: upgrade graticule (pip install --upgrade graticule)")
     hashes = index.get("sha256")
-    if isinstance(hashes, dict) and not hashes.keys() <= {*FILES, INDEX}:
-        strange = sorted(hashes.keys() - {*FILES, INDEX})
+    if isinstance(hashes, dict) and not hashes.keys() <= {*FILES, *CONFIDENCE, INDEX}:
+        strange = sorted(hashes.keys() - {*FILES, *CONFIDENCE, INDEX})
         raise BundleError(
             f"{path / INDEX} names files that are no part of a bundle: {', '.join(strange)}; do not use it"
         )

@@ -1,0 +1,117 @@
+"""Fitting a belief to photos that did not train: its shape by maximum likelihood, its regions by conformal ranks."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graticule.belief.density import SCALES, Belief, Kernels, Shape, softmax, with_anywhere
+from graticule.geo.sphere import Floats
+
+TEMPERATURES = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
+SHARPNESSES = (5.0, 10.0, 20.0, 40.0)
+ROUNDS = 300  # of expectation and maximisation; the likelihood is concave in the shares, so they end at its top
+PSEUDO_PHOTOS = 3.0  # spread over the shares beforehand as the density without a photo would spread them
+LEAST_ANYWHERE = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """What one model says of N photos that it did not train on.
+
+    Attributes:
+        logits: of C cells, at temperature one, shape ``(N, C)``.
+        cosines: with P known photos, shape ``(N, P)``; none where there is no gallery.
+        lat, lon: where the photos truly are, degrees, shape ``(N,)``.
+    """
+
+    cells: Kernels
+    known: Kernels
+    logits: Floats
+    cosines: Floats | None
+    lat: Floats
+    lon: Floats
+
+    def belief(self, shape: Shape) -> Belief:
+        """What is believed of these photos with a shape."""
+        return believe(shape, self.cells, self.known, self.logits, self.cosines)
+
+
+def believe(shape: Shape, cells: Kernels, known: Kernels, logits: Floats, cosines: Floats | None) -> Belief:
+    """The belief of N photos from what the network says of cells ``(N, C)`` and of known photos ``(N, P)``."""
+    weights = _weights(logits, cosines, shape.temperature, shape.sharpness, len(known))
+    return Belief(shape, cells, known, *weights)
+
+
+def fit_shape(parts: Sequence[HeldOut]) -> Shape:
+    """The shape under which the truths of all parts are likeliest.
+
+    For each temperature and sharpness the shares by expectation and maximisation (Dempster, Laird and Rubin, JRSS B
+    39(1), 1977): the kernels stand and only their shares are free, so the likelihood has one top. The density without
+    a photo is among what is mixed, and a few pseudo-photos speak for it: a model that knows nothing ends at the map.
+    """
+    map_density = np.concatenate(
+        [with_anywhere(p.known.by_scale(p.lat, p.lon, np.full(len(p.known), 1 / len(p.known)))) for p in parts]
+    )
+    by_temperature = {
+        t: np.concatenate([p.cells.by_scale(p.lat, p.lon, softmax(p.logits / t)) for p in parts]) for t in TEMPERATURES
+    }
+    galleries = [(part, part.cosines) for part in parts if part.cosines is not None]
+    by_sharpness = {1.0: np.zeros((len(map_density), SCALES))}
+    if len(galleries) == len(parts):
+        by_sharpness = {
+            b: np.concatenate([p.known.by_scale(p.lat, p.lon, softmax(b * cosines)) for p, cosines in galleries])
+            for b in SHARPNESSES
+        }
+    without, _ = _shares(map_density, np.zeros(SCALES + 1))
+    before = PSEUDO_PHOTOS * np.concatenate([np.zeros(2 * SCALES), without])
+    fits = [
+        (*_shares(np.hstack([of_cells, of_gallery, map_density]), before), temperature, sharpness)
+        for (temperature, of_cells), (sharpness, of_gallery) in itertools.product(
+            by_temperature.items(), by_sharpness.items()
+        )
+    ]
+    shares, _, temperature, sharpness = max(fits, key=lambda found: found[1])
+    cells, gallery, of_map = (tuple(shares[i * SCALES : (i + 1) * SCALES].tolist()) for i in range(3))
+    return Shape(temperature, sharpness, cells, gallery, of_map, float(shares[-1]), tuple(without.tolist()))
+
+
+def conformal_level(scores: Floats, places: NDArray[np.int64], share: float) -> float:
+    """The score that the next photo's stays below with probability ``share``, or infinity if too few are known.
+
+    Split conformal prediction (Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World", 2005; Angelopoulos
+    and Bates, arXiv 2107.07511, section 1): the ``ceil((n + 1) share) / n`` quantile of ``n`` scores of photos that did
+    not train. Photos of one place are not exchangeable with others, so a place counts once, divided among its photos.
+
+    Args:
+        scores: shape ``(N,)``.
+        places: group codes, shape ``(N,)``.
+    """
+    _, code, size = np.unique(places, return_inverse=True, return_counts=True)
+    weight = 1 / size[code] / (len(size) + 1)
+    order = np.argsort(scores, kind="stable")
+    reached = np.cumsum(weight[order]) >= share - 1e-12
+    return float(scores[order][reached.argmax()]) if reached.any() else np.inf
+
+
+def _weights(
+    logits: Floats, cosines: Floats | None, temperature: float, sharpness: float, known: int
+) -> tuple[Floats, Floats]:
+    alike = np.full((len(logits), known), 1 / known) if cosines is None else softmax(sharpness * cosines)
+    return softmax(logits / temperature), alike
+
+
+def _shares(density: Floats, before: Floats) -> tuple[Floats, float]:
+    """The likeliest shares of J densities at N truths ``(N, J)``, and the mean log-density with them."""
+    shares = np.full(density.shape[1], 1 / density.shape[1])
+    shares = np.where(density.any(axis=0) | (before > 0), shares, 0)
+    for _ in range(ROUNDS):
+        together = density * shares
+        together /= together.sum(axis=1, keepdims=True)
+        shares = together.sum(axis=0) + before
+        shares /= shares.sum()
+    shares = shares * (1 - LEAST_ANYWHERE)
+    shares[-1] += LEAST_ANYWHERE
+    return shares, float(np.log(density @ shares).mean())

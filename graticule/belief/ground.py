@@ -1,0 +1,187 @@
+"""The ground a belief stands on: S2 cells of many levels, fine where photos may be; regions are unions of them."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graticule.belief import kernels
+from graticule.belief.density import SCALES, SPHERE_KM2, Belief, Kernels, Shape, distance_km
+from graticule.geo import s2
+from graticule.geo.sphere import Floats, Ints, great_circle_km, unit_vectors
+
+Cells = NDArray[np.uint64]
+
+DRAWS = 2**18  # from the density that says nothing of any photo; they decide where the ground is fine
+MOST_DRAWS = 96  # in one ground cell; so there are some thousands
+FINEST = 24  # level of S2 whose cells are 0.6 m wide
+MASS = 0.999  # of a photo's weights is followed to the ground; the rest is taken for the map's
+MOST_CENTERS = 512  # of each kind are followed for one photo
+KEPT = 2**28  # bytes of kernels on the ground that are kept
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """A cover of the sphere by G S2 cells, for the beliefs of one model.
+
+    Attributes:
+        cells: ids, sorted, shape ``(G,)``; none lies in another, and together they are the whole sphere.
+        shape, centers: of the beliefs that are laid on it; centers are those of cells and of known photos.
+    """
+
+    cells: Cells
+    shape: Shape
+    centers: tuple[Kernels, Kernels]
+    area_km2: Floats = field(init=False, repr=False)
+    lat: Floats = field(init=False, repr=False)
+    lon: Floats = field(init=False, repr=False)
+    _points: NDArray[np.float64] = field(init=False, repr=False)
+    _rows: dict[tuple[int, int], NDArray[np.float32]] = field(init=False, repr=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        lat, lon = s2.centers(self.cells)
+        quarters = unit_vectors(*s2.centers(s2.children(self.cells).ravel()))
+        for name, value in (
+            ("area_km2", s2.areas_km2(self.cells)), ("lat", lat), ("lon", lon), ("_points", quarters)
+        ):  # fmt: skip
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def of(cls, belief: Belief, seed: int = 0) -> Self:
+        """Ground that is fine where any photo's belief with these centers may be, coarse elsewhere.
+
+        Grown as PlaNet grows cells (arXiv 1602.05314, section 3.1), from draws of the belief that weighs all cells and
+        all known photos alike; no cell is dropped.
+        """
+        even = Belief(
+            belief.shape,
+            belief.cells,
+            belief.known,
+            np.full((1, len(belief.cells)), 1 / len(belief.cells)),
+            np.full((1, len(belief.known)), 1 / len(belief.known)),
+        )
+        lat, lon = even.samples(DRAWS, seed)
+        leaves = np.sort(s2.leaf_cells(lat[0], lon[0]))
+        done: list[Cells] = []
+        cells = s2.face_cells()
+        for _ in range(FINEST):
+            inside = np.searchsorted(leaves, s2.range_max(cells), "right") - np.searchsorted(
+                leaves, s2.range_min(cells), "left"
+            )
+            done.append(cells[inside <= MOST_DRAWS])
+            cells = s2.children(cells[inside > MOST_DRAWS]).ravel()
+        return cls(np.sort(np.concatenate([*done, cells])), belief.shape, (belief.cells, belief.known))
+
+    def row_of(self, lat: Floats, lon: Floats) -> Ints:
+        """The ground cell that each point lies in."""
+        row: Ints = np.searchsorted(s2.range_max(self.cells), s2.leaf_cells(lat, lon), "left")
+        return row
+
+    def masses(self, belief: Belief) -> Floats:
+        """Probability of each ground cell by each photo's belief, rows that sum to one, shape ``(N, G)``."""
+        out = np.empty((len(belief), len(self.cells)))
+        sources = [
+            (0, belief.cell_weight, np.array(self.shape.cells)),
+            (1, belief.known_weight, np.array(self.shape.gallery)),
+        ]
+        for n in range(len(belief)):
+            out[n] = self._without_photo
+            for kind, weights, shares in sources:
+                if shares.sum() > 0:
+                    likely = _likeliest(weights[n])
+                    share = weights[n, likely] * (shares.sum() / weights[n, likely].sum())
+                    out[n] += share.astype(np.float32) @ self._kernel_rows(kind, likely, shares)
+        found: Floats = out / out.sum(axis=1, keepdims=True)
+        return found
+
+    def needed_mass(self, masses: Floats, row: Ints) -> Floats:
+        """Mass of the smallest region that reaches a ground cell, without that cell; of each photo, ``(N,)``.
+
+        :meth:`region` of that mass or more holds the cell, and of less leaves it out.
+        """
+        found = np.empty(len(row))
+        for n, own in enumerate(row):
+            order, before = self._by_density(masses[n])
+            found[n] = before[np.flatnonzero(order == own)[0]]
+        return found
+
+    def region(self, masses: Floats, mass: float) -> Ints:
+        """Rows of the smallest set of ground cells that holds more than ``mass`` of one photo's masses ``(G,)``."""
+        order, before = self._by_density(masses)
+        return np.sort(order[before <= mass])
+
+    def _by_density(self, masses: Floats) -> tuple[Ints, Floats]:
+        """Ground cells of one photo, densest first, and the mass of those before each; both ``(G,)``."""
+        order = np.argsort(-masses / self.area_km2, kind="stable")
+        return order, np.concatenate([[0.0], np.cumsum(masses[order])[:-1]])
+
+    def merged(self, rows: Ints) -> Cells:
+        """The same ground in as few S2 cells as there can be: four siblings are their parent."""
+        cells = np.sort(self.cells[rows])
+        done: list[Cells] = []
+        for level in range(int(s2.level_of(cells).max()), 0, -1):
+            here = s2.level_of(cells) == level
+            if not here.any():
+                continue
+            parent, count = np.unique(s2.parents(cells[here], level - 1), return_counts=True)
+            whole = parent[count == 4]
+            lonely = cells[here][~np.isin(s2.parents(cells[here], level - 1), whole)]
+            done.append(lonely)
+            cells = np.concatenate([cells[~here], whole])
+        return np.sort(np.concatenate([*done, cells]))
+
+    def distance_quantiles(self, masses: Floats, lat: Floats, lon: Floats, shares: tuple[float, ...]) -> Floats:
+        """Distances from each photo's point that hold these shares of its belief, km, shape ``(N, len(shares))``."""
+        out = np.empty((len(masses), len(shares)))
+        for n in range(len(masses)):
+            distance = great_circle_km(lat[n], lon[n], self.lat, self.lon)
+            order = np.argsort(distance)
+            held = np.cumsum(masses[n, order])
+            out[n] = distance[order][np.searchsorted(held, np.array(shares) * held[-1])]
+        return out
+
+    def _kernel_rows(self, kind: int, index: Ints, shares: Floats) -> NDArray[np.float32]:
+        """Mass of these centers' kernels on each ground cell, rows that sum to one, shape ``(len(index), G)``."""
+        missing = [int(i) for i in index if (kind, int(i)) not in self._rows]
+        if (len(self._rows) + len(missing)) * len(self.cells) * 4 > KEPT:
+            self._rows.clear()
+            missing = index.tolist()
+        for start in range(0, len(missing), 64):
+            some = missing[start : start + 64]
+            rows = self._measure(self.centers[kind], np.array(some), shares)
+            self._rows.update({(kind, i): row for i, row in zip(some, rows, strict=True)})
+        return np.stack([self._rows[kind, int(i)] for i in index])
+
+    @cached_property
+    def _without_photo(self) -> Floats:
+        """Mass of what is the same for all photos: the map's share and anywhere's, shape ``(G,)``."""
+        mass: Floats = self.shape.anywhere * self.area_km2 / SPHERE_KM2
+        where, shares = self.centers[1], np.array(self.shape.map)
+        if shares.sum() > 0:
+            for start in range(0, len(where), 64):
+                rows = self._measure(where, np.arange(start, min(start + 64, len(where))), shares)
+                mass = mass + shares.sum() / len(where) * rows.sum(axis=0, dtype=np.float64)
+        return mass
+
+    def _measure(self, where: Kernels, index: Ints, shares: Floats) -> NDArray[np.float32]:
+        distance = distance_km(where.center[index], self._points).astype(np.float32)
+        density = np.zeros_like(distance)
+        for k in range(SCALES):
+            if shares[k] > 1e-3 * shares.sum():
+                width = where.width_km[index, k, None]
+                top = kernels.log_density(0.0, width).astype(np.float32)
+                density += shares[k].astype(np.float32) * np.exp(top - distance / width.astype(np.float32))
+        mass = density.reshape(len(index), -1, 4).mean(axis=2) * self.area_km2.astype(np.float32)
+        rows: NDArray[np.float32] = mass / np.maximum(mass.sum(axis=1, keepdims=True), 1e-30)
+        return rows
+
+
+def _likeliest(weights: Floats) -> Ints:
+    """The centers that hold ``MASS`` of the weights, likeliest first, ``MOST_CENTERS`` at most."""
+    most = min(MOST_CENTERS, len(weights))
+    top = np.argpartition(-weights, most - 1)[:most]
+    top = top[np.argsort(-weights[top], kind="stable")]
+    held = np.cumsum(weights[top])
+    return top[: int(np.searchsorted(held, MASS * weights.sum())) + 1]

@@ -1,0 +1,166 @@
+"""How sure a bundle may be, measured on photos that did not train it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from graticule.belief.calibration import HeldOut, conformal_level, fit_shape
+from graticule.belief.confidence import COVERAGES, Calibration, Confidence, Known, cell_kernels
+from graticule.belief.density import LEAST_WIDTH_KM, Belief
+from graticule.belief.ground import Ground
+from graticule.config import Recipe
+from graticule.errors import BadRecipeError
+from graticule.geo.sphere import Floats, great_circle_km
+from graticule.inference.decode import belief_points
+from graticule.inference.locate import Locator
+from graticule.model.bundle import Bundle
+from graticule.model.features import FeatureStore
+from graticule.model.loading import Progress, silent
+from graticule.photos.splits import BLOCKS_KM, block_sizes, honest_split, make_folds, within_buffer
+from graticule.photos.table import Photos
+from graticule.training.fit import fit
+
+FOLDS = 4
+FOCUSES = (1.0, 1.5, 2.0, 3.0, 4.0)
+FEWEST = 20  # places that held-out photos must come from
+LIKENESSES = 200  # quantiles that are kept
+
+
+def fit_calibrated(
+    recipe: Recipe,
+    photos: Photos,
+    val: Photos | None = None,
+    *,
+    by: str | None = None,
+    store: FeatureStore | None = None,
+    progress: Progress = silent,
+) -> Bundle:
+    """As :func:`graticule.training.fit.fit`, and calibrated where that is possible."""
+    store = store or (FeatureStore() if recipe.encoder.frozen else None)
+    bundle = fit(recipe, photos, val, store=store, progress=progress)
+    return calibrate(bundle, recipe, photos, val, by=by, store=store, progress=progress)
+
+
+def calibrate(
+    bundle: Bundle,
+    recipe: Recipe,
+    photos: Photos,
+    val: Photos | None = None,
+    *,
+    by: str | None = None,
+    store: FeatureStore | None = None,
+    progress: Progress = silent,
+) -> Bundle:
+    """The bundle with its confidence.
+
+    A frozen encoder's head trains in seconds, so ``FOLDS`` more of them, each without some of the photos, tell what
+    held-out photos look like (cross-fitting), and no photo is lost to calibration. Any other network is asked about
+    the validation photos, which never changed a weight.
+
+    Args:
+        photos: those that trained.
+        by: groups of the folds, as of :func:`graticule.photos.splits.make_folds`; by default the honest split's.
+
+    Returns:
+        The bundle; without a confidence, and with ``facts["calibration"]`` saying why, where photos are too few.
+    """
+    if bundle.model.head.cells is None:
+        return _without(bundle, "the network has no cells")
+    store = store or (FeatureStore() if recipe.encoder.frozen else None)
+    known = _known(bundle, photos, store)
+    if recipe.encoder.frozen:
+        by = by or honest_split(photos)[0]
+        block_km, buffer_km = block_sizes(by, recipe.split.block_km, recipe.split.buffer_km)
+        try:
+            fold = make_folds(photos, FOLDS, by, recipe.seed + 1, block_km=block_km)
+        except BadRecipeError as error:
+            return _without(bundle, str(error))
+        parts, asked = [], []
+        for k in range(FOLDS):
+            test, rest = photos.take(fold == k), fold != k
+            if by in BLOCKS_KM:
+                rest &= ~within_buffer(photos.lat, photos.lon, test.lat, test.lon, buffer_km)
+            train = photos.take(rest)
+            note = f"calibration {k + 1}/{FOLDS}"
+            try:
+                inner = fit(recipe, train, store=store, progress=lambda i, n, _, note=note: progress(i, n, note))  # type: ignore[misc]
+            except BadRecipeError as error:
+                return _without(bundle, str(error))
+            parts.append(_held_out(inner, _known(inner, train, store), test, store))
+            asked.append(test)
+        how = f"{FOLDS} folds by {by}"
+    else:
+        if val is None or not len(val):
+            return _without(bundle, "there is no validation part")
+        parts, asked, how = [_held_out(bundle, known, val, store)], [val], "the validation part"
+    places = np.concatenate([part.places() + 1_000_000_000 * i for i, part in enumerate(asked)])
+    count = len(np.unique(places))
+    if count < FEWEST:
+        return _without(bundle, f"the held-out photos are of {count} places, fewer than {FEWEST}")
+    calibration = _calibration(parts, places, bundle, how)
+    bundle.facts["calibration"] = f"{calibration.photos:,} photos of {count:,} places, {how}"
+    return replace(bundle, confidence=Confidence(calibration, known))
+
+
+def _calibration(parts: Sequence[HeldOut], places: NDArray[np.int64], bundle: Bundle, how: str) -> Calibration:
+    shape = fit_shape(parts)
+    beliefs = [part.belief(shape) for part in parts]
+    focus = min(FOCUSES, key=lambda power: _log_error(parts, beliefs, power))
+    needed, ratios, likeness = [], [], []
+    for part, belief in zip(parts, beliefs, strict=True):
+        ground = Ground.of(belief, bundle.recipe.seed)
+        masses = ground.masses(belief)
+        needed.append(ground.needed_mass(masses, ground.row_of(part.lat, part.lon)))
+        at = belief_points(belief, focus)
+        expected = ground.distance_quantiles(masses, at.lat, at.lon, (0.5, 0.9))
+        error = great_circle_km(part.lat, part.lon, at.lat, at.lon)
+        ratios.append(error[:, None] / np.maximum(expected, 1e-6))
+        if part.cosines is not None:
+            likeness.append(part.cosines.max(axis=1))
+    scores, ratio = np.concatenate(needed), np.concatenate(ratios)
+    alike = np.quantile(np.concatenate(likeness), np.linspace(0, 1, LIKENESSES)).tolist() if likeness else []
+    return Calibration(
+        shape,
+        focus,
+        # Nothing that was seen reaches so far: all of the sphere.
+        {str(level): min(conformal_level(scores, places, level), 1.0) for level in COVERAGES},
+        float(np.median(ratio[:, 0])),
+        float(np.quantile(ratio[:, 1], 0.9)),
+        tuple(alike),
+        len(scores),
+        len(np.unique(places)),
+        how,
+    )
+
+
+def _log_error(parts: Sequence[HeldOut], beliefs: Sequence[Belief], focus: float) -> float:
+    """Mean logarithm of the errors: half as far counts as much in a street as on a continent."""
+    logs = []
+    for part, belief in zip(parts, beliefs, strict=True):
+        at = belief_points(belief, focus)
+        logs.append(np.log(great_circle_km(part.lat, part.lon, at.lat, at.lon) + LEAST_WIDTH_KM))
+    return float(np.concatenate(logs).mean())
+
+
+def _without(bundle: Bundle, reason: str) -> Bundle:
+    bundle.facts["calibration"] = f"not calibrated: {reason}"
+    return bundle
+
+
+def _known(bundle: Bundle, photos: Photos, store: FeatureStore | None) -> Known:
+    frozen = bundle.recipe.encoder.frozen
+    features = Locator(bundle, store=store).features(photos.paths()) if frozen else None
+    return Known.of(photos.lat, photos.lon, features, bundle.recipe.seed)
+
+
+def _held_out(bundle: Bundle, known: Known, photos: Photos, store: FeatureStore | None) -> HeldOut:
+    features = Locator(bundle, store=store).features(photos.paths())
+    device = next(bundle.model.parameters()).device
+    with torch.inference_mode():
+        output = bundle.model.head(torch.from_numpy(features).to(device))
+    logits: Floats = output.logits.double().cpu().numpy()
+    where = cell_kernels(bundle.partition), known.kernels()
+    return HeldOut(*where, logits, known.cosines(features), photos.lat, photos.lon)
