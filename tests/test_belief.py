@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 from scipy import integrate, stats
+from scipy.spatial.distance import cdist
 
 from graticule.belief import kernels
 from graticule.belief.calibration import HeldOut, conformal_level, fit_shape
@@ -198,7 +199,7 @@ def held_out(seed, knows, photos=90, cities=45, repeated=True):
     truth = lat[mine], lon[mine]
     if not repeated:
         truth = on_the_sphere(photos, seed)
-    return HeldOut(cells, gallery, logits, np.clip(cosines, -1, 1), *truth)
+    return HeldOut(cells, gallery, logits, np.clip(cosines, -1, 1), None, *truth)
 
 
 def bits(part, found):
@@ -230,7 +231,7 @@ def test_fitting_finds_the_scale_that_the_truths_were_drawn_at():
     truth = kernels.draw(cells.center[mine], cells.width_km[mine, wide], rng)
     logits = np.full((800, 20), -30.0)
     logits[np.arange(800), mine] = 0
-    found = fit_shape([HeldOut(cells, cells, logits, None, *truth)])
+    found = fit_shape([HeldOut(cells, cells, logits, None, None, *truth)])
     near = np.array(found.cells).reshape(2, -1)[:, wide - 1 : wide + 2].sum()
     assert near > 0.8
     assert sum(found.gallery) == 0
@@ -240,9 +241,21 @@ def test_a_photo_unlike_all_held_out_ones_is_told_so():
     calibration = Calibration(
         shape(), 1.0, dict.fromkeys(map(str, COVERAGES), 0.9), 1.0, 1.0, (0.2, 0.4, 0.6, 0.8), 4, 4, ""
     )
-    found = calibration.unlike_training(np.array([[0.1, 0.0], [0.9, 0.1], [0.5, 0.3]]))
+    found = calibration.unlike_training(np.array([0.9, 0.1, 0.4]))
     assert found.tolist() == [1.0, 0.0, 0.5]
-    assert replace(calibration, likeness=()).unlike_training(np.ones((1, 1))) is None
+    assert replace(calibration, strangeness=()).unlike_training(np.ones(1)) is None
+
+
+def test_known_photos_are_compared_as_the_textbook_does():
+    rng = np.random.default_rng(0)
+    features = rng.normal(2, 3, (40, 7)).astype(np.float32)
+    known = Known.of(*on_the_sphere(40), features, seed=0)
+    asked = rng.normal(2, 3, (5, 7)).astype(np.float32)
+    cosines, nearest = known.compare(asked)
+    mean, sd = features.mean(axis=0), features.std(axis=0)
+    pairs = cdist((asked - mean) / sd, (features - mean) / sd, "cosine")
+    assert cosines == pytest.approx(1 - pairs, abs=2e-3)  # float16 holds three digits
+    assert nearest == pytest.approx(cdist((asked - mean) / sd, (features - mean) / sd).min(axis=1), abs=1e-2)
 
 
 def test_a_calibration_survives_json():

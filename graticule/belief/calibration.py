@@ -24,6 +24,7 @@ class HeldOut:
     Attributes:
         logits: of C cells, at temperature one, shape ``(N, C)``.
         cosines: with P known photos, shape ``(N, P)``; none where there is no gallery.
+        nearest: distance to the known photo most like each, shape ``(N,)``; none where there is no gallery.
         lat, lon: where the photos truly are, degrees, shape ``(N,)``.
     """
 
@@ -31,6 +32,7 @@ class HeldOut:
     known: Kernels
     logits: Floats
     cosines: Floats | None
+    nearest: Floats | None
     lat: Floats
     lon: Floats
 

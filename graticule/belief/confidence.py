@@ -14,6 +14,7 @@ from graticule.partition.base import nearest_other_km
 
 MOST_KNOWN = 5000  # photos that a bundle remembers
 COVERAGES = (0.5, 0.8, 0.9, 0.95)
+FLOAT16 = (-60_000.0, 60_000.0)  # what it holds
 ONE_PLACE_KM = 0.1  # spread of a map of one position
 
 
@@ -23,8 +24,8 @@ class Known:
 
     Attributes:
         lat, lon: degrees, shape ``(P,)``.
-        features: what the encoder makes of each, standardised and of length one, float16 of shape ``(P, F)``; none
-            where the encoder trained along, since it has seen these photos too often to compare others with them.
+        features: what the encoder makes of each, standardised, float16 of shape ``(P, F)``; none where the
+            encoder trained along, since it has seen these photos too often to compare others with them.
         center, scale: of the features before, shape ``(F,)``.
     """
 
@@ -44,7 +45,8 @@ class Known:
             return cls(lat[kept], lon[kept], None, None, None)
         center = features.mean(axis=0)
         scale = 1 / np.maximum(features.std(axis=0), 1e-6)
-        return cls(lat[kept], lon[kept], _unit((features[kept] - center) * scale).astype(np.float16), center, scale)
+        standard = np.clip((features[kept] - center) * scale, *FLOAT16)
+        return cls(lat[kept], lon[kept], standard.astype(np.float16), center, scale)
 
     def kernels(self) -> Kernels:
         """Kernels around them; a photo's spread is its distance to the nearest other place."""
@@ -52,16 +54,26 @@ class Known:
         spread = np.full(len(self.lat), ONE_PLACE_KM) if spacing is None else np.maximum(spacing, LEAST_WIDTH_KM)
         return Kernels.of(self.lat, self.lon, spread)
 
-    def cosines(self, features: NDArray[np.float32]) -> Floats | None:
-        """Likeness of N photos with each known one, in [-1, 1], shape ``(N, P)``; none without features."""
-        if self._rows is None or self.center is None or self.scale is None:
+    def compare(self, features: NDArray[np.float32]) -> tuple[Floats, Floats] | None:
+        """Cosines of N photos with each known one, ``(N, P)``, and distances to the nearest, ``(N,)``; none without
+        features. The cosine tells which of them a photo is like, the distance whether it is like any.
+        """
+        if self.features is None or self.center is None or self.scale is None:
             return None
-        found = _unit((features - self.center) * self.scale) @ self._rows.T
-        return found.astype(np.float64)
+        asked = (features - self.center) * self.scale
+        asked_norm, norm = np.linalg.norm(asked, axis=1, keepdims=True), self._norm
+        cosines = (asked @ self._rows.T) / np.maximum(asked_norm * norm, 1e-12)
+        squared = asked_norm**2 + norm**2 - 2 * cosines * asked_norm * norm
+        return cosines.astype(np.float64), np.sqrt(np.maximum(squared.min(axis=1), 0)).astype(np.float64)
 
     @cached_property
-    def _rows(self) -> NDArray[np.float32] | None:
-        return None if self.features is None else self.features.astype(np.float32)
+    def _rows(self) -> NDArray[np.float32]:
+        return np.empty((0, 0), np.float32) if self.features is None else self.features.astype(np.float32)
+
+    @cached_property
+    def _norm(self) -> NDArray[np.float32]:
+        norm: NDArray[np.float32] = np.linalg.norm(self._rows, axis=1)
+        return norm
 
 
 @dataclass(frozen=True)
@@ -73,7 +85,8 @@ class Calibration:
         focus: of the point, as of :func:`graticule.inference.decode.belief_points`; chosen for the error.
         region_mass: for each coverage, as text, the mass by the belief of regions that really cover so much.
         median_factor, p90_factor: by how much the belief's own median and 90 % distance are to be multiplied.
-        likeness: ascending cosines of held-out photos with the known photo most like them; empty without a gallery.
+        strangeness: ascending distances of held-out photos to the known photo nearest to them, in standardised
+            features; empty without a gallery.
         photos, places: how many were asked.
         how: in words, such as ``4 folds by place``.
     """
@@ -83,7 +96,7 @@ class Calibration:
     region_mass: dict[str, float]
     median_factor: float
     p90_factor: float
-    likeness: tuple[float, ...]
+    strangeness: tuple[float, ...]
     photos: int
     places: int
     how: str
@@ -101,19 +114,22 @@ class Calibration:
             region_mass={str(level): float(tree["region_mass"][str(level)]) for level in COVERAGES},
             median_factor=float(tree["median_factor"]),
             p90_factor=float(tree["p90_factor"]),
-            likeness=tuple(map(float, tree["likeness"])),
+            strangeness=tuple(map(float, tree["strangeness"])),
             photos=int(tree["photos"]),
             places=int(tree["places"]),
             how=str(tree["how"]),
         )
 
-    def unlike_training(self, cosines: Floats | None) -> Floats | None:
-        """Share of held-out photos that were more like a known one than each of these, in [0, 1], shape ``(N,)``."""
-        if cosines is None or not self.likeness:
+    def unlike_training(self, nearest: Floats) -> Floats | None:
+        """Share of held-out photos that were nearer to a known one than each of these, in [0, 1], shape ``(N,)``.
+
+        Args:
+            nearest: distances to the nearest known photo, of :meth:`Known.compare`.
+        """
+        if not self.strangeness:
             return None
-        rank = np.searchsorted(np.array(self.likeness), cosines.max(axis=1), side="left")
-        found: Floats = 1 - rank / len(self.likeness)
-        return found
+        rank: Floats = np.searchsorted(np.array(self.strangeness), nearest, side="right") / len(self.strangeness)
+        return rank
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,8 +143,3 @@ class Confidence:
 def cell_kernels(partition: Partition) -> Kernels:
     """Kernels around the mean positions of a partition's cells."""
     return Kernels.of(partition.lat, partition.lon, partition.spread_km())
-
-
-def _unit(vectors: NDArray[Any]) -> NDArray[Any]:
-    unit: NDArray[Any] = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return unit

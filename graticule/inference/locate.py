@@ -216,10 +216,10 @@ class Locator:
             belief = unlike = None
             confidence, answer = bundle.confidence, bundle.recipe.answer
             if confidence and output.logits is not None:
-                cosines = confidence.known.cosines(features.cpu().numpy())
+                cosines, nearest = confidence.known.compare(features.cpu().numpy()) or (None, None)
                 shape = confidence.calibration.shape
                 belief = believe(shape, *self._centers, output.logits.double().cpu().numpy(), cosines)
-                unlike = confidence.calibration.unlike_training(cosines)
+                unlike = None if nearest is None else confidence.calibration.unlike_training(nearest)
             if confidence and belief and answer == "median":
                 points = decode.belief_points(belief, confidence.calibration.focus)
             else:

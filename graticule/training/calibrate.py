@@ -26,7 +26,7 @@ from graticule.training.fit import fit
 FOLDS = 4
 FOCUSES = (1.0, 1.5, 2.0, 3.0, 4.0)
 FEWEST = 20  # places that held-out photos must come from
-LIKENESSES = 200  # quantiles that are kept
+QUANTILES = 200  # of the distances to known photos
 
 
 def fit_calibrated(
@@ -109,7 +109,7 @@ def _calibration(parts: Sequence[HeldOut], places: NDArray[np.int64], bundle: Bu
     shape = fit_shape(parts)
     beliefs = [part.belief(shape) for part in parts]
     focus = min(FOCUSES, key=lambda power: _log_error(parts, beliefs, power))
-    needed, ratios, likeness = [], [], []
+    needed, ratios, nearest = [], [], []
     for part, belief in zip(parts, beliefs, strict=True):
         ground = Ground.of(belief, bundle.recipe.seed)
         masses = ground.masses(belief)
@@ -118,10 +118,10 @@ def _calibration(parts: Sequence[HeldOut], places: NDArray[np.int64], bundle: Bu
         expected = ground.distance_quantiles(masses, at.lat, at.lon, (0.5, 0.9))
         error = great_circle_km(part.lat, part.lon, at.lat, at.lon)
         ratios.append(error[:, None] / np.maximum(expected, 1e-6))
-        if part.cosines is not None:
-            likeness.append(part.cosines.max(axis=1))
+        if part.nearest is not None:
+            nearest.append(part.nearest)
     scores, ratio = np.concatenate(needed), np.concatenate(ratios)
-    alike = np.quantile(np.concatenate(likeness), np.linspace(0, 1, LIKENESSES)).tolist() if likeness else []
+    strange = np.quantile(np.concatenate(nearest), np.linspace(0, 1, QUANTILES)).tolist() if nearest else []
     return Calibration(
         shape,
         focus,
@@ -129,7 +129,7 @@ def _calibration(parts: Sequence[HeldOut], places: NDArray[np.int64], bundle: Bu
         {str(level): min(conformal_level(scores, places, level), 1.0) for level in COVERAGES},
         float(np.median(ratio[:, 0])),
         float(np.quantile(ratio[:, 1], 0.9)),
-        tuple(alike),
+        tuple(strange),
         len(scores),
         len(np.unique(places)),
         how,
@@ -163,4 +163,5 @@ def _held_out(bundle: Bundle, known: Known, photos: Photos, store: FeatureStore 
         output = bundle.model.head(torch.from_numpy(features).to(device))
     logits: Floats = output.logits.double().cpu().numpy()
     where = cell_kernels(bundle.partition), known.kernels()
-    return HeldOut(*where, logits, known.cosines(features), photos.lat, photos.lon)
+    cosines, nearest = known.compare(features) or (None, None)
+    return HeldOut(*where, logits, cosines, nearest, photos.lat, photos.lon)
