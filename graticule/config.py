@@ -320,6 +320,7 @@ class Recipe(Section):
     train: Train = Train()
     answer: Answer = Field(default_factory=_answer_of_the_head)
     temperature: Positive = 1.0  # divides the logits before the softmax
+    remember: bool = True  # the bundle keeps positions, and features, of up to 5,000 training photos for its belief
 
     @model_validator(mode="after")
     def _frozen_features_are_computed_once(self) -> Self:

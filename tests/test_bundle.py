@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import graticule
-from graticule.errors import BundleError
+from graticule.errors import BadRecipeError, BundleError
 from graticule.files import sha256_of
 from graticule.model import index as bundle_index
 from graticule.model.bundle import Bundle
@@ -134,3 +134,33 @@ def test_a_bundle_reads_no_weights_but_its_own(copy):
     sign(copy)
     assert "checkpoint_path" not in Bundle.read(copy).recipe.encoder.options
     assert not mark.exists()
+
+
+def test_a_calibrated_bundle_refuses_to_tell_where_it_would_be_too_far_off():
+    folder = KEPT / "format-3"
+    locator = graticule.load(folder)
+    sure, unsure = (next(locator.results([folder / "photo.jpg"], max_error_km=limit)).fix for limit in (100.0, 0.001))
+    assert sure.cannot_tell is None
+    assert unsure.cannot_tell.startswith("half of such photos lie more than")
+    assert (unsure.lat, unsure.lon) == (sure.lat, sure.lon)
+    with pytest.raises(BadRecipeError, match="not calibrated"):
+        list(graticule.load(KEPT / "format-2").results([folder / "photo.jpg"], max_error_km=1.0))
+
+
+@pytest.mark.parametrize("name", bundle_index.CONFIDENCE)
+def test_a_bundle_whose_calibration_is_gone_or_changed_is_refused(tmp_path, name):
+    folder = Path(shutil.copytree(KEPT / "format-3", tmp_path / "bundle"))
+    data = (folder / name).read_bytes()
+    (folder / name).write_bytes(data[:-1] + b" ")
+    with pytest.raises(BundleError, match="is not the file that training wrote"):
+        Bundle.read(folder)
+    (folder / name).unlink()
+    with pytest.raises(BundleError, match=f"lacks {name}"):
+        Bundle.read(folder)
+
+
+def test_a_bundle_that_is_written_again_is_as_sure_as_before(tmp_path):
+    first = Bundle.read(KEPT / "format-3")
+    again = Bundle.read(first.write(tmp_path / "again"))
+    assert again.confidence.calibration == first.confidence.calibration
+    assert (again.confidence.known.features == first.confidence.known.features).all()

@@ -305,9 +305,6 @@ def leak(
     )
 
 
-STRANGE = 0.95  # share of held-out photos that are more like a training photo; from here on it is said
-
-
 @app.command()
 def predict(
     bundle: Path,
@@ -322,6 +319,10 @@ def predict(
     together: Annotated[
         Together | None,
         typer.Option(help="Answer photos of a place or along a drive together: the table's, or those of a folder."),
+    ] = None,
+    max_error_km: Annotated[
+        float | None,
+        typer.Option(min=0, help="Say 'cannot tell' where half of such photos lie farther off; of calibrated bundles."),
     ] = None,
     precision: Arithmetic = "float32",
 ) -> None:
@@ -345,7 +346,7 @@ def predict(
 
     locator = load(bundle, precision=precision)
     with console.progress("photos") as progress:
-        results = counted(locator.results(wanted, albums=albums, top=top, progress=progress))
+        results = counted(locator.results(wanted, albums=albums, top=top, max_error_km=max_error_km, progress=progress))
         if out is not None:
             from graticule.files import atomic_file
 
@@ -385,12 +386,12 @@ def _print_fixes(results: "list[Result]", top: int) -> None:
         expected = "unknown" if fix.expected_error_km is None else console.distance(fix.expected_error_km)
         if fix.median_error_km is not None and fix.p90_error_km is not None:
             expected = f"{console.distance(fix.median_error_km)} / {console.distance(fix.p90_error_km)}"
-            strange = fix.unlike_training is not None and fix.unlike_training >= STRANGE
-            expected += "  unlike the training photos" if strange else ""
+            expected += "  unlike the training photos" if fix.is_unlike_training else ""
         likely = [(cell.token, f"{cell.probability:.0%}") for cell in fix.cells]
         last = (likely[0] if likely else ("", "")) if top == 1 else (", ".join(" ".join(cell) for cell in likely),)
         name = os.path.relpath(photo, shared) if shared else photo
-        rows.append((name, f"{fix.lat:.5f}", f"{fix.lon:.5f}", expected, *last))
+        where = ("cannot", "tell") if fix.cannot_tell else (f"{fix.lat:.5f}", f"{fix.lon:.5f}")
+        rows.append((name, *where, expected, *last))
     sure = any(result.fix and result.fix.calibrated for result in results)
     error = "half / nine of ten within" if sure else "expected error"
     console.print_table(("photo", "lat", "lon", error, *cells), rows)

@@ -1,6 +1,6 @@
 """From the probabilities of cells to one point and the error to expect. Pure arrays."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 
 from graticule.belief.density import Belief
 from graticule.choices import Answer
-from graticule.geo.sphere import EARTH_RADIUS_KM, Floats, from_vectors, geojson_position, unit_vectors
+from graticule.errors import BadRecipeError
+from graticule.geo.sphere import EARTH_RADIUS_KM, Floats, format_km, from_vectors, geojson_position, unit_vectors
 from graticule.partition import Partition
 
 CANDIDATES = 32  # likeliest cells among which the search for the median starts
 MASS = 0.9999  # the search looks at the likeliest cells that hold so much; of all others it knows their pull
+STRANGE = 0.95  # share of held-out photos that are more like a training photo: from here on it is said
 STEPS = 30  # of Weiszfeld's iteration, which stops before when no answer gets better
 
 
@@ -50,6 +52,7 @@ class Fix:
             ``expected_error_km``, which averages, they are not moved by a small chance of being far off.
         unlike_training: share of held-out photos that were more like a training photo than this one; above 0.95 it is
             unlike all that the bundle knows. Of bundles with a gallery.
+        cannot_tell: why this is no answer, where one was asked to be surer than this; else None.
     """
 
     lat: float
@@ -62,6 +65,30 @@ class Fix:
     p90_error_km: float | None = None
     unlike_training: float | None = None
     region: tuple[str, ...] = ()
+    cannot_tell: str | None = None
+
+    @property
+    def is_unlike_training(self) -> bool:
+        """Whether the photo is stranger than nearly all that were held out."""
+        return self.unlike_training is not None and self.unlike_training >= STRANGE
+
+    def if_within(self, max_error_km: float) -> "Fix":
+        """This fix, or the same that says why it cannot tell: half of such photos lie farther off than this.
+
+        Raises:
+            BadRecipeError: the bundle is not calibrated, so nobody knows how far off its answers are.
+        """
+        if self.median_error_km is None:
+            raise BadRecipeError(
+                "this answer is not calibrated, so nothing is known of its error: leave the limit out, or train with "
+                "enough photos and a validation part (and ask photos one by one)"
+            )
+        if self.median_error_km <= max_error_km:
+            return self
+        reason = f"half of such photos lie more than {format_km(self.median_error_km)} off"
+        if self.is_unlike_training:
+            reason += ", and this one is unlike the training photos"
+        return replace(self, cannot_tell=reason)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values with the units in their names."""
@@ -75,6 +102,7 @@ class Fix:
                 for name in ("median_error_km", "p90_error_km", "area_km2", "unlike_training")
             },
             "region": list(self.region),
+            "cannot_tell": self.cannot_tell,
             "cells": [
                 {
                     "token": cell.token,

@@ -12,11 +12,12 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from graticule.geo.sphere import format_km
+from graticule.inference.decode import Fix
 from graticule.inference.locate import Result
 
 FIELDS = (
     "photo", "lat", "lon", "expected_error_km", "calibrated", "median_error_km", "p90_error_km", "area_km2",
-    "unlike_training", "cell", "probability", "error",
+    "unlike_training", "cannot_tell", "cell", "probability", "error",
 )  # fmt: skip
 
 
@@ -58,21 +59,26 @@ def to_kml(results: Iterable[Result]) -> Iterator[str]:
     """OGC KML 2.2 placemarks; photos without a fix are placemarks without a point."""
     yield '<?xml version="1.0" encoding="UTF-8"?>\n<kml xmlns="http://www.opengis.net/kml/2.2"><Document>\n'
     for result in results:
-        if result.fix:
-            expected = result.fix.expected_error_km
-            half, most = result.fix.median_error_km, result.fix.p90_error_km
-            if half is not None and most is not None:
-                text = f"half of such photos lie within {format_km(half)}, nine of ten within {format_km(most)}"
-            else:
-                text = "error unknown" if expected is None else f"about {format_km(expected)} off"
-                text += ", not calibrated"
+        point = ""
+        if result.fix is None:
+            text = str(result.error)
+        elif result.fix.cannot_tell:
+            text = f"cannot tell: {result.fix.cannot_tell}"
+        else:
+            text = _error_in_words(result.fix)
             lon, lat = f"{result.fix.lon:.7f}", f"{result.fix.lat:.7f}"
             point = f"<Point><coordinates>{lon},{lat}</coordinates></Point>"
-        else:
-            text, point = str(result.error), ""
         name, text = escape(str(result.photo)), escape(text)
         yield f"<Placemark><name>{name}</name><description>{text}</description>{point}</Placemark>\n"
     yield "</Document></kml>\n"
+
+
+def _error_in_words(fix: Fix) -> str:
+    if fix.median_error_km is not None and fix.p90_error_km is not None:
+        half, most = format_km(fix.median_error_km), format_km(fix.p90_error_km)
+        return f"half of such photos lie within {half}, nine of ten within {most}"
+    off = "error unknown" if fix.expected_error_km is None else f"about {format_km(fix.expected_error_km)} off"
+    return f"{off}, not calibrated"
 
 
 def _array(values: Iterable[dict[str, Any]], margin: str) -> Iterator[str]:

@@ -125,15 +125,17 @@ class Locator:
         *,
         albums: Albums | None = None,
         top: int = 5,
+        max_error_km: float | None = None,
         progress: Progress = silent,
     ) -> Iterator[Result]:
         """Answer photos in their order; one that cannot be read becomes a reply with its error.
 
         Args:
             albums: which photos to answer together; each by itself where there are none.
+            max_error_km: fixes whose median error is larger say that they cannot tell (:attr:`Fix.cannot_tell`).
 
         Raises:
-            BadRecipeError: albums for a bundle without cells.
+            BadRecipeError: albums for a bundle without cells, or a largest error of one that is not calibrated.
         """
         waiting: dict[int, Result] = {}
         names = [f"photo {i}" if isinstance(p, bytes) else p for i, p in enumerate(photos)]
@@ -143,6 +145,8 @@ class Locator:
             probability = None if predictions.log_probability is None else np.exp(predictions.log_probability)
             sureness = self.sureness(predictions)
             found = decode.fixes(predictions.points, probability, self.bundle.partition, top, sureness)
+            if max_error_km is not None:
+                found = [fix.if_within(max_error_km) for fix in found]
             waiting |= {int(i): Result(names[i], fix, None) for i, fix in zip(predictions.index, found, strict=True)}
             waiting |= {i: Result(names[i], None, error) for i, error in predictions.errors.items()}
             progress(done + len(waiting), len(photos), "photos")

@@ -152,6 +152,8 @@ def _without(bundle: Bundle, reason: str) -> Bundle:
 
 def _known(bundle: Bundle, photos: Photos, store: FeatureStore | None) -> Known:
     frozen = bundle.recipe.encoder.frozen
+    if not bundle.recipe.remember:
+        return Known.of(bundle.partition.lat, bundle.partition.lon, None, bundle.recipe.seed)
     features = Locator(bundle, store=store).features(photos.paths()) if frozen else None
     return Known.of(photos.lat, photos.lon, features, bundle.recipe.seed)
 
