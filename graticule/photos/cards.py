@@ -33,6 +33,9 @@ SHARES = (
 )
 
 
+BELIEF = ("bits", "coverage_50", "coverage_80", "coverage_90", "coverage_95")  # of calibrated bundles
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """Counts of one column for a card: its commonest values, and how many others there are."""
@@ -209,7 +212,7 @@ class Measured:
 def _measured(metrics: Mapping[str, Any]) -> Measured:
     spans = metrics.get("intervals", {})
     rows = []
-    for name in ("median_km", "mean_km", "top1", "top3", "top5", *SHARES, "score"):
+    for name in ("median_km", "mean_km", "top1", "top3", "top5", *SHARES, "score", *BELIEF):
         value = metrics.get(name)
         if value is None or (name.startswith("within") and value in (0.0, 1.0)):
             continue
@@ -229,14 +232,22 @@ def _measured(metrics: Mapping[str, Any]) -> Measured:
 def _label(name: str) -> str:
     if name.startswith("within_"):
         return "within " + name.removeprefix("within_").replace("_", " ")
-    return {"median_km": "median error", "mean_km": "mean error", "score": "score of 5000"}.get(
-        name, name.replace("top", "top-")
-    )
+    if name.startswith("coverage_"):
+        return f"in the {name.removeprefix('coverage_')} % region"
+    named = {
+        "median_km": "median error",
+        "mean_km": "mean error",
+        "score": "score of 5000",
+        "bits": "bits of location beyond the map of the training photos; below zero it knows less than that map",
+    }
+    return named.get(name, name.replace("top", "top-"))
 
 
 def _shown(name: str, value: float) -> str:
     if name.endswith("_km") and not name.startswith("within"):
         return format_km(value)
+    if name == "bits":
+        return f"{value:.2f}"
     return f"{value:.0f}" if name == "score" else f"{value:.1%}"
 
 

@@ -41,6 +41,9 @@ MEASURES = (  # key in metrics.json, name, what it means
     ("top5", "right cell among the first 5", ""),
     *((f"within_{radius}", f"within {radius.replace('_', ' ')}", "") for radius in RADII),
     ("score", "score", "0 to 5000: the mean of 5000 exp(-10 d / D), d the error, D the diagonal of the map"),
+    ("bits", "bits of location", "beyond the map of the training photos; below zero it knows less than that map"),
+    *((f"coverage_{n}", f"in the {n} % region", f"should be {n} %") for n in (50, 80, 90, 95)),
+    ("median_expected_error_km", "error that it expects, median", "near the median error, if it knows itself"),
     ("cross_entropy", "cross-entropy", "nats a photo, of photos inside a cell"),
     ("photos", "photos", ""),
     ("places", "places", "the intervals are resampled by place: its photos are right or wrong together"),
@@ -353,7 +356,7 @@ def _facts(index: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, st
 def _value(key: str, value: float) -> str:
     if key.endswith("_km") and not key.startswith("within"):
         return format_km(value)
-    if key.startswith(("within", "top")):
+    if key.startswith(("within", "top", "coverage")):
         return _percent(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if key == "score" else f"{value:.2f}"
 

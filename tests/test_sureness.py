@@ -1,0 +1,95 @@
+"""From photos to a bundle that knows how sure it is, and the metrics that tell whether it is right."""
+
+import numpy as np
+import polars as pl
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from graticule.evaluation.folds import crossval
+from graticule.evaluation.sureness import belief_metrics, selective
+from graticule.inference.locate import Locator
+from graticule.model.features import FeatureStore
+from graticule.training.calibrate import fit_calibrated
+from tests.towns import make_town, tiny_recipe
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory):
+    return make_town(tmp_path_factory.mktemp("town"), count=120)
+
+
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory):
+    """A recipe with a frozen encoder, whose weights are random but stay."""
+    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_file(timm.create_model("test_efficientnet").state_dict(), path)
+    return tiny_recipe(encoder={"weights": str(path), "frozen": True}, split={"by": "place"}, train={"epochs": 1})
+
+
+def test_folds_of_a_frozen_encoder_tell_bits_and_coverage_near_what_they_say(town, frozen):
+    found = crossval(frozen, town, folds=3, group="place", store=FeatureStore()).metrics
+    assert found["bits"] == pytest.approx((found["log_density"] - found["prior_log_density"]) / np.log(2))
+    assert found["bits"] > -0.1  # whatever the network knows, the belief is no worse than the map
+    assert found["coverage_90"] == pytest.approx(0.9, abs=0.12)
+    assert found["coverage_50"] < found["coverage_80"] < found["coverage_95"]
+    low, high = found["intervals"]["bits"]
+    assert low <= found["bits"] <= high
+    assert found["median_area_90_km2"] > 0
+    assert len(found["risk_coverage"]) == 10
+
+
+def test_a_recipe_that_remembers_no_photo_keeps_none(town, frozen):
+    bundle = fit_calibrated(frozen.model_copy(update={"remember": False}), town, by="place")
+    known = bundle.confidence.known
+    assert known.features is None
+    assert known.lat.tolist() == bundle.partition.lat.tolist()
+    fix = Locator(bundle).locate(town.paths()[0])
+    assert fix.calibrated
+    assert fix.unlike_training is None
+
+
+def test_a_network_that_trains_along_is_calibrated_on_its_validation_photos(town):
+    recipe = tiny_recipe(train={"epochs": 1})
+    part = np.arange(len(town)) % 2 == 0
+    bundle = fit_calibrated(recipe, town.take(part), town.take(~part))
+    assert bundle.confidence.calibration.how == "the validation part"
+    assert bundle.confidence.calibration.photos == (~part).sum()
+    assert bundle.confidence.known.features is None
+
+
+@pytest.mark.parametrize(("val", "reason"), [(0, "there is no validation part"), (6, "places, fewer than 20")])
+def test_a_bundle_says_why_it_is_not_calibrated(town, val, reason):
+    recipe = tiny_recipe(train={"epochs": 1})
+    bundle = fit_calibrated(recipe, town.take(np.arange(60)), town.take(np.arange(60, 60 + val)) if val else None)
+    assert bundle.confidence is None
+    assert reason in bundle.facts["calibration"]
+    fix = Locator(bundle).locate(town.paths()[0])
+    assert not fix.calibrated
+    assert (fix.area_km2, fix.median_error_km, fix.region) == (None, None, ())
+
+
+def test_a_calibrated_answer_is_alike_alone_and_among_others(town, frozen):
+    locator = Locator(fit_calibrated(frozen, town, by="place"))
+    paths = town.paths()[:6]
+    alone, among = locator.locate(paths[4]), locator.locate(paths)[4]
+    assert alone.region == among.region
+    assert alone.median_error_km == pytest.approx(among.median_error_km, rel=1e-4)
+    assert alone.median_error_km < alone.p90_error_km
+
+
+def test_the_surest_photos_are_those_with_the_least_expected_error():
+    error = np.array([10.0, 1.0, 30.0, 2.0])
+    found = selective(np.array([3.0, 1.0, 4.0, 2.0]), error)
+    assert found["risk_coverage"][-1] == np.median(error)
+    assert found["risk_coverage"][4] == 1.5  # of the surest half: 1 and 2
+    assert found["area_under_risk_coverage_km"] == pytest.approx(np.mean(found["risk_coverage"]))
+
+
+def test_without_a_belief_its_metrics_are_null():
+    found = belief_metrics(pl.DataFrame({"log_density": [None, None]}, schema={"log_density": pl.Float64}))
+    assert set(found.values()) == {None}
+    assert {"bits", "coverage_90", "median_area_90_km2", "median_expected_error_km"} <= found.keys()
