@@ -239,7 +239,7 @@ def test_fitting_finds_the_scale_that_the_truths_were_drawn_at():
 
 def test_a_photo_unlike_all_held_out_ones_is_told_so():
     calibration = Calibration(
-        shape(), 1.0, dict.fromkeys(map(str, COVERAGES), 0.9), 1.0, 1.0, (0.2, 0.4, 0.6, 0.8), 4, 4, ""
+        shape(), 1.0, dict.fromkeys(map(str, COVERAGES), 0.9), 1.0, 1.0, 1.0, (0.2, 0.4, 0.6, 0.8), 4, 4, ""
     )
     found = calibration.unlike_training(np.array([0.9, 0.1, 0.4]))
     assert found.tolist() == [1.0, 0.0, 0.5]
@@ -263,6 +263,7 @@ def test_a_calibration_survives_json():
         shape(),
         2.0,
         dict(zip(map(str, COVERAGES), (0.4, 0.7, 0.9, 1.0), strict=True)),
+        1.2,
         1.1,
         0.9,
         (0.1, 0.5),

@@ -6,13 +6,13 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from towns import make_town, tiny_recipe
 
 from graticule.evaluation.folds import crossval
 from graticule.evaluation.sureness import belief_metrics, selective
 from graticule.inference.locate import Locator
 from graticule.model.features import FeatureStore
 from graticule.training.calibrate import fit_calibrated
-from tests.towns import make_town, tiny_recipe
 
 
 @pytest.fixture(scope="module")

@@ -84,7 +84,8 @@ class Calibration:
         shape: of the belief, by maximum likelihood.
         focus: of the point, as of :func:`graticule.inference.decode.belief_points`; chosen for the error.
         region_mass: for each coverage, as text, the mass by the belief of regions that really cover so much.
-        median_factor, p90_factor: by how much the belief's own median and 90 % distance are to be multiplied.
+        mean_factor, median_factor, p90_factor: by how much the belief's own mean, median and 90 % distance are to be
+            multiplied.
         strangeness: ascending distances of held-out photos to the known photo nearest to them, in standardised
             features; empty without a gallery.
         photos, places: how many were asked.
@@ -94,6 +95,7 @@ class Calibration:
     shape: Shape
     focus: float
     region_mass: dict[str, float]
+    mean_factor: float
     median_factor: float
     p90_factor: float
     strangeness: tuple[float, ...]
@@ -112,6 +114,7 @@ class Calibration:
             shape=Shape.from_json(tree["shape"]),
             focus=float(tree["focus"]),
             region_mass={str(level): float(tree["region_mass"][str(level)]) for level in COVERAGES},
+            mean_factor=float(tree["mean_factor"]),
             median_factor=float(tree["median_factor"]),
             p90_factor=float(tree["p90_factor"]),
             strangeness=tuple(map(float, tree["strangeness"])),

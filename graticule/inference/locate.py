@@ -225,7 +225,9 @@ class Locator:
                 belief = believe(shape, *self._centers, output.logits.double().cpu().numpy(), cosines)
                 unlike = None if nearest is None else confidence.calibration.unlike_training(nearest)
             if confidence and belief and answer == "median":
-                points = decode.belief_points(belief, confidence.calibration.focus)
+                found = decode.belief_points(belief, confidence.calibration.focus)
+                expected_km = confidence.calibration.mean_factor * found.expected_error_km
+                points = replace(found, expected_error_km=expected_km)
             else:
                 points = decode.points(
                     None if logs is None else np.exp(logs),

@@ -109,7 +109,7 @@ def _calibration(parts: Sequence[HeldOut], places: NDArray[np.int64], bundle: Bu
     shape = fit_shape(parts)
     beliefs = [part.belief(shape) for part in parts]
     focus = min(FOCUSES, key=lambda power: _log_error(parts, beliefs, power))
-    needed, ratios, nearest = [], [], []
+    needed, ratios, nearest, errors = [], [], [], []
     for part, belief in zip(parts, beliefs, strict=True):
         ground = Ground.of(belief, bundle.recipe.seed)
         masses = ground.masses(belief)
@@ -117,16 +117,19 @@ def _calibration(parts: Sequence[HeldOut], places: NDArray[np.int64], bundle: Bu
         at = belief_points(belief, focus)
         expected = ground.distance_quantiles(masses, at.lat, at.lon, (0.5, 0.9))
         error = great_circle_km(part.lat, part.lon, at.lat, at.lon)
+        errors.append([error, at.expected_error_km])
         ratios.append(error[:, None] / np.maximum(expected, 1e-6))
         if part.nearest is not None:
             nearest.append(part.nearest)
     scores, ratio = np.concatenate(needed), np.concatenate(ratios)
+    actual, expected_mean = np.concatenate(errors, axis=1)
     strange = np.quantile(np.concatenate(nearest), np.linspace(0, 1, QUANTILES)).tolist() if nearest else []
     return Calibration(
         shape,
         focus,
         # Nothing that was seen reaches so far: all of the sphere.
         {str(level): min(conformal_level(scores, places, level), 1.0) for level in COVERAGES},
+        float(actual.mean() / expected_mean.mean()),
         float(np.median(ratio[:, 0])),
         float(np.quantile(ratio[:, 1], 0.9)),
         tuple(strange),
