@@ -38,6 +38,8 @@ def print_metrics(facts: dict[str, Any]) -> None:
     if facts.get("expected_error_km") is not None:
         note = "  (uncalibrated)" if facts.get("bits") is None else ""
         rows.append(("expected error, mean", distance(facts["expected_error_km"]) + note))
+        if facts.get("calibration") and note:
+            rows.append(("how sure", facts["calibration"]))
     if facts.get("bits") is not None:
         rows.append(("expected error, median", distance(facts["median_expected_error_km"])))
         low, high = spans.get("bits", (facts["bits"], facts["bits"]))

@@ -120,6 +120,7 @@ def evaluate(
         "synthetic": photos.synthetic,
         "trained_on": bundle.facts.get("photos"),
         "cells": len(bundle.partition),
+        "calibration": bundle.facts.get("calibration"),
     }
     return Evaluation(facts | summary(rows, scale_km), rows, leak)
 

@@ -77,6 +77,7 @@ def crossval(
         "group": group,
         "synthetic": photos.synthetic,
         "cells": cells,
+        "calibration": bundle.facts.get("calibration"),  # of the last fold
         "never_trained": int((~photos.may_train()).sum()),
         "median_km_by_fold": median_km,
         "audits": [replace(a, worst=[]).to_json() for a in audits],
