@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,8 @@ def test_a_calibrated_bundle_refuses_to_tell_where_it_would_be_too_far_off():
     assert sure.cannot_tell is None
     assert unsure.cannot_tell.startswith("half of such photos lie more than")
     assert (unsure.lat, unsure.lon) == (sure.lat, sure.lon)
+    strange = replace(sure, unlike_training=0.99).if_within(100.0)
+    assert "unlike the training photos" in strange.cannot_tell
     with pytest.raises(BadRecipeError, match="not calibrated"):
         list(graticule.load(KEPT / "format-2").results([folder / "photo.jpg"], max_error_km=1.0))
 

@@ -322,7 +322,10 @@ def predict(
     ] = None,
     max_error_km: Annotated[
         float | None,
-        typer.Option(min=0, help="Say 'cannot tell' where half of such photos lie farther off; of calibrated bundles."),
+        typer.Option(
+            min=0,
+            help="Say 'cannot tell' where half of such photos lie farther off, and of strange photos.",
+        ),
     ] = None,
     precision: Arithmetic = "float32",
 ) -> None:

@@ -73,7 +73,7 @@ class Fix:
         return self.unlike_training is not None and self.unlike_training >= STRANGE
 
     def if_within(self, max_error_km: float) -> "Fix":
-        """This fix, or the same that says why it cannot tell: half of such photos lie farther off than this.
+        """This fix, or the same that cannot tell: half of such photos lie farther off, or it is a strange one.
 
         Raises:
             BadRecipeError: the bundle is not calibrated, so nobody knows how far off its answers are.
@@ -83,12 +83,12 @@ class Fix:
                 "this answer is not calibrated, so nothing is known of its error: leave the limit out, or train with "
                 "enough photos and a validation part (and ask photos one by one)"
             )
-        if self.median_error_km <= max_error_km:
-            return self
-        reason = f"half of such photos lie more than {format_km(self.median_error_km)} off"
+        reasons = []
+        if self.median_error_km > max_error_km:
+            reasons.append(f"half of such photos lie more than {format_km(self.median_error_km)} off")
         if self.is_unlike_training:
-            reason += ", and this one is unlike the training photos"
-        return replace(self, cannot_tell=reason)
+            reasons.append("it is unlike the training photos, so its error is not known")
+        return replace(self, cannot_tell="; ".join(reasons) or None)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values with the units in their names."""
