@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -35,41 +36,27 @@ def fit_calibrated(
     val: Photos | None = None,
     *,
     by: str | None = None,
+    folder: Path | None = None,
+    resume: bool = False,
     store: FeatureStore | None = None,
     progress: Progress = silent,
 ) -> Bundle:
-    """As :func:`graticule.training.fit.fit`, and calibrated where that is possible."""
-    store = store or (FeatureStore() if recipe.encoder.frozen else None)
-    bundle = fit(recipe, photos, val, store=store, progress=progress)
-    return calibrate(bundle, recipe, photos, val, by=by, store=store, progress=progress)
-
-
-def calibrate(
-    bundle: Bundle,
-    recipe: Recipe,
-    photos: Photos,
-    val: Photos | None = None,
-    *,
-    by: str | None = None,
-    store: FeatureStore | None = None,
-    progress: Progress = silent,
-) -> Bundle:
-    """The bundle with its confidence.
+    """As :func:`graticule.training.fit.fit`, and calibrated where that is possible.
 
     A frozen encoder's head trains in seconds, so ``FOLDS`` more of them, each without some of the photos, tell what
     held-out photos look like (cross-fitting), and no photo is lost to calibration. Any other network is asked about
     the validation photos, which never changed a weight.
 
     Args:
-        photos: those that trained.
         by: groups of the folds, as of :func:`graticule.photos.splits.make_folds`; by default the honest split's.
 
     Returns:
         The bundle; without a confidence, and with ``facts["calibration"]`` saying why, where photos are too few.
     """
+    store = store or (FeatureStore() if recipe.encoder.frozen else None)
+    bundle = fit(recipe, photos, val, folder=folder, resume=resume, store=store, progress=progress)
     if bundle.model.head.cells is None:
         return _without(bundle, "the network has no cells")
-    store = store or (FeatureStore() if recipe.encoder.frozen else None)
     known = _known(bundle, photos, store)
     if recipe.encoder.frozen:
         by = by or honest_split(photos)[0]
@@ -101,7 +88,7 @@ def calibrate(
     if count < FEWEST:
         return _without(bundle, f"the held-out photos are of {count} places, fewer than {FEWEST}")
     calibration = _calibration(parts, places, bundle, how)
-    bundle.facts["calibration"] = f"{calibration.photos:,} photos of {count:,} places, {how}"
+    bundle.facts["calibration"] = f"fitted to {calibration.photos:,} photos of {count:,} places, {how}"
     return replace(bundle, confidence=Confidence(calibration, known))
 
 

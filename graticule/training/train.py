@@ -9,8 +9,7 @@ from graticule.model.features import FeatureStore
 from graticule.model.loading import Progress, silent
 from graticule.photos.cards import write_card
 from graticule.photos.table import MARKED, Photos
-from graticule.training.calibrate import calibrate
-from graticule.training.fit import fit
+from graticule.training.calibrate import fit_calibrated
 from graticule.training.prepare import Run, prepare
 
 SINGLE = ("auto", "column", "random", "time")  # splits that make no folds; photos are then held out the honest way
@@ -41,18 +40,16 @@ def train(
     """
     run = prepare(recipe, photos, out, resume=resume)
     val = run.part("val")
-    bundle = fit(
+    by = None if recipe.split.by in SINGLE or "split" not in recipe.model_fields_set else recipe.split.by
+    bundle = fit_calibrated(
         recipe,
         run.part("train"),
         val if len(val) else None,
+        by=by,
         folder=run.folder,
         resume=resume,
         store=store,
         progress=progress,
-    )
-    by = None if recipe.split.by in SINGLE or "split" not in recipe.model_fields_set else recipe.split.by
-    bundle = calibrate(
-        bundle, recipe, run.part("train"), val if len(val) else None, by=by, store=store, progress=progress
     )
     return finish(run, bundle, out)
 
