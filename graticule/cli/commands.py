@@ -221,6 +221,9 @@ def crossval(
     group: Annotated[str, typer.Option(help="What stays in one fold: place, sequence, block or a column.")] = "place",
     baseline: Annotated[Baseline | None, typer.Option(help="Measure training photos as neighbours too.")] = None,
     together: Annotated[Together | None, typer.Option(help="Measure photos of a place or drive together too.")] = None,
+    without: Annotated[
+        str | None, typer.Option(help="Leave out this part of the table's own split: test, to keep it unseen.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the rows and numbers.")] = None,
     settings: Sets = None,
     as_json: Json = False,
@@ -230,13 +233,18 @@ def crossval(
 
     plan = read_recipe(recipe, parse_overrides(settings or []))
     from graticule.evaluation.folds import crossval as run
+    from graticule.evaluation.folds import write_folds
     from graticule.model.features import default_store
+    from graticule.photos.splits import make_split
     from graticule.photos.table import read_photos
 
+    table = read_photos(photos)
+    if without:
+        table = table.take(make_split(table, "column") != without)
     with console.progress("folds") as progress:
         found = run(
             plan,
-            read_photos(photos),
+            table,
             folds=folds,
             group=group,
             baseline=baseline is not None,
@@ -245,7 +253,7 @@ def crossval(
             progress=progress,
         )
     if out:
-        found.write(out)
+        write_folds(found, plan, out)
     if as_json:
         console.print_json(found.metrics)
         return

@@ -2,18 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
+import yaml
 
 from graticule.choices import Together
 from graticule.config import Recipe
 from graticule.evaluation.baselines import with_baselines
 from graticule.evaluation.evaluate import Evaluation
 from graticule.evaluation.predictions import predict_rows, summary
+from graticule.files import write_text
 from graticule.geo.sphere import map_scale
 from graticule.inference.locate import Locator
+from graticule.model.bundle import portable
 from graticule.model.features import FeatureStore
+from graticule.model.index import RECIPE
 from graticule.model.loading import Progress, silent
 from graticule.photos.leakage import LeakAudit, audit
 from graticule.photos.splits import BLOCKS_KM, block_sizes, make_folds, within_buffer
@@ -83,6 +88,13 @@ def crossval(
         "audits": [replace(a, worst=[]).to_json() for a in audits],
     }
     return Evaluation(facts | summary(rows, scale_km), rows, _worst(audits))
+
+
+def write_folds(found: Evaluation, recipe: Recipe, folder: Path) -> Path:
+    """Write what :func:`crossval` found, and the recipe, so that a table of runs can say what each was."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / RECIPE, yaml.safe_dump(portable(recipe), sort_keys=False))
+    return found.write(folder)
 
 
 def _worst(audits: Sequence[LeakAudit]) -> LeakAudit:
