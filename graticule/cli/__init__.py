@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from graticule.cli import archives, commands, data, explain, fetch, pack, runs
+from graticule.cli import archives, commands, data, explain, fetch, pack, runs, start
 from graticule.errors import GraticuleError
 
 app = typer.Typer(
@@ -35,6 +35,7 @@ def _options(
     pass
 
 
+app.add_typer(start.app)
 app.add_typer(commands.app)
 app.add_typer(explain.app)
 app.add_typer(runs.app)
