@@ -134,8 +134,9 @@ def data_split(
     import polars as pl
 
     from graticule.files import write_json
+    from graticule.photos.drives import drive_source, drives, too_few
     from graticule.photos.leakage import audit
-    from graticule.photos.splits import TRACKS, drive_source, drives, honest_split, make_split, part_days
+    from graticule.photos.splits import TRACKS, honest_split, make_split, part_days
     from graticule.photos.table import read_located
 
     if by and track:
@@ -152,8 +153,11 @@ def data_split(
     counts = {str(name): int((parts == name).sum()) for name in dict.fromkeys(parts)}
     days = part_days(photos, parts)
     about: dict[str, Any] = {"by": way, "split": counts, "days": days}
+    few = ""
     if way in ("drive", "time"):
-        about |= {"drives_from": drive_source(photos), "drives": len(np.unique(drives(photos)))}
+        drive = drives(photos)
+        few = too_few(drive)
+        about |= {"drives_from": drive_source(photos), "drives": len(np.unique(drive))}
     if as_json:
         console.print_json(about | {"audit": found and found.to_json()})
         return
@@ -162,6 +166,8 @@ def data_split(
     if why:
         typer.echo(f"{why}; --by chooses another way")
     typer.echo(f"split by {way}{drawn}: " + "  ".join(f"{name} {count:,}" for name, count in counts.items()))
+    if few:
+        typer.echo(f"there are only {few}; --track unseen splits by blocks of the map instead")
     if way == "time":
         typer.echo("  ".join(f"{part} {first} to {last}" for part, (first, last) in days.items()))
     if found:
@@ -184,7 +190,8 @@ def data_sequences(
     """Rebuild missing sequences from uploader, time and position, or from the order of the rows."""
     import polars as pl
 
-    from graticule.photos.splits import is_empty, rebuild_sequences
+    from graticule.photos.columns import is_empty
+    from graticule.photos.drives import rebuild_sequences
     from graticule.photos.table import read_located
 
     columns = _renamed(path=path, lat=lat, lon=lon, captured_at=captured_at, creator=creator)

@@ -103,7 +103,8 @@ def _name(words: list[str], taken: Container[str]) -> str:
 
 def _divide(steps: "_Steps", dataset: Path, out: Path) -> str:
     """Split the dataset where it has no split of its own, audit it, and say by what its folds are made."""
-    from graticule.photos.splits import honest_split, is_empty
+    from graticule.photos.columns import is_empty
+    from graticule.photos.splits import honest_split
     from graticule.photos.table import read_photos
 
     table = read_photos(dataset)

@@ -21,7 +21,7 @@ from graticule.model.features import FeatureStore
 from graticule.model.index import RECIPE
 from graticule.model.loading import Progress, silent
 from graticule.photos.leakage import LeakAudit, audit
-from graticule.photos.splits import BLOCKS_KM, block_sizes, make_folds, within_buffer
+from graticule.photos.splits import fold_masks
 from graticule.photos.table import Photos
 from graticule.training.calibrate import fit_calibrated
 
@@ -45,17 +45,12 @@ def crossval(
 
     Marked photos are predicted, but train in no fold.
     """
-    block_km, buffer_km = block_sizes(group, recipe.split.block_km, recipe.split.buffer_km)
-    number = make_folds(photos, folds, group, recipe.seed, block_km=block_km)
+    sizes = {"block_km": recipe.split.block_km, "buffer_km": recipe.split.buffer_km}
     parts: list[pl.DataFrame] = []
     audits: list[LeakAudit] = []
     cells: list[int] = []
-    for fold in range(folds):
-        test = photos.take(number == fold)
-        rest = (number != fold) & photos.may_train()
-        if group in BLOCKS_KM:  # blocks touch: what lies beside the test's would give it away
-            rest &= ~within_buffer(photos.lat, photos.lon, test.lat, test.lon, buffer_km)
-        train = photos.take(rest)
+    for fold, (rest, tested) in enumerate(fold_masks(photos, folds, group, recipe.seed, **sizes)):
+        train, test = photos.take(rest & photos.may_train()), photos.take(tested)
 
         def report_progress(done: int, total: int, note: str, fold: int = fold) -> None:
             progress(done, total, f"fold {fold + 1}/{folds}  {note}")

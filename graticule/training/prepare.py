@@ -16,9 +16,10 @@ from graticule.errors import BadRecipeError
 from graticule.files import write_json, write_parquet
 from graticule.model.index import INDEX, RUN, TRAINING
 from graticule.partition import Partition, grow
+from graticule.photos.columns import is_empty
 from graticule.photos.leakage import audit
 from graticule.photos.shards import url_of
-from graticule.photos.splits import is_empty, make_split
+from graticule.photos.splits import make_split
 from graticule.photos.table import MARKED, Photos
 
 PHOTOS, HISTORY, CHECKPOINTS = "photos.parquet", "history.csv", "checkpoints"
