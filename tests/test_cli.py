@@ -169,6 +169,20 @@ def test_prediction_writes_every_format(shop, tmp_path, format):
     assert "000.jpg" in out.read_text()
 
 
+@pytest.mark.parametrize(
+    ("claim", "said"),
+    [
+        ("exif", "none of the 1 photos says where it was taken"),
+        ("Berlin", "--claim takes LAT,LON in degrees"),
+        ("52.5,13.4", "a claimed place cannot be weighed"),  # the shop's bundle is too small to be calibrated
+    ],
+)
+def test_a_claim_that_cannot_be_weighed_is_one_sentence(shop, claim, said):
+    done = graticule("predict", shop / "bundle", shop / "photos/000.jpg", "--claim", claim)
+    assert done.returncode == 1
+    assert said in done.stderr
+
+
 def test_a_broken_photo_is_a_row_and_exit_status_one(shop, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff no photo")
     done = graticule("predict", shop / "bundle", shop / "photos/001.jpg", tmp_path / "broken.jpg", "--format", "json")

@@ -112,6 +112,17 @@ class Ground:
         order, before = self._by_density(masses)
         return np.sort(order[before <= mass])
 
+    def mass_within(self, masses: Floats, lat: float, lon: float, radius_km: float) -> float:
+        """Probability by one photo's masses ``(G,)`` that it was taken within a circle; degrees."""
+        near = great_circle_km(lat, lon, self.lat, self.lon) < radius_km + self._reach_km
+        return float(masses[near] @ s2.shares_within(self.cells[near], lat, lon, radius_km))
+
+    @cached_property
+    def _reach_km(self) -> Floats:
+        """Distance from the middle of each cell to its farthest corner, shape ``(G,)``."""
+        reach: Floats = great_circle_km(self.lat[:, None], self.lon[:, None], *s2.outlines(self.cells)).max(axis=1)
+        return reach
+
     def _by_density(self, masses: Floats) -> tuple[Ints, Floats]:
         """Ground cells of one photo, densest first, and the mass of those before each; both ``(G,)``."""
         order = np.argsort(-masses / self.area_km2, kind="stable")

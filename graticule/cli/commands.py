@@ -12,7 +12,7 @@ import typer
 
 from graticule.choices import Keep, PartitionKind, Together
 from graticule.cli import console
-from graticule.cli.options import RECIPE, SPLIT_BY, Arithmetic, Column, Json, Sets, check_bundle, expand
+from graticule.cli.options import RECIPE, SPLIT_BY, Arithmetic, Column, Json, Sets, check_bundle, expand, position
 from graticule.errors import BadTableError
 
 if TYPE_CHECKING:
@@ -327,9 +327,17 @@ def predict(
             help="Say 'cannot tell' where half of such photos lie farther off, and of strange photos.",
         ),
     ] = None,
+    claim: Annotated[
+        str | None,
+        typer.Option(help="LAT,LON, a place claimed for the photos; or exif, what each photo says of itself."),
+    ] = None,
+    within_km: Annotated[
+        float | None,
+        typer.Option(min=1e-3, help="How probable it is within so far of the claim. [default: the median error]"),
+    ] = None,
     precision: Arithmetic = "float32",
 ) -> None:
-    """Tell where photos were taken. Exit status 1 if one could not be read."""
+    """Tell where photos were taken, and how a claimed place fits. Exit status 1 if one could not be read."""
     check_bundle(bundle)
     if not photos:
         raise BadTableError(f"no photo is named; graticule predict {quote(str(bundle))} PHOTO, a folder, or a table")
@@ -337,8 +345,10 @@ def predict(
     from graticule.inference.locate import load
 
     top = top or (1 if format in ("table", "csv") else 5)
-    write = partial(to_csv, top=top) if format in ("table", "csv") else WRITERS[format]
+    csv = partial(to_csv, top=top, claims=claim is not None)
+    write = csv if format in ("table", "csv") else WRITERS[format]
     wanted, albums = _asked(photos, together)
+    claims = None if claim is None else _claims(claim, wanted)
     broken: list[Result] = []
 
     def counted(results: "Iterable[Result]") -> "Iterator[Result]":
@@ -349,7 +359,16 @@ def predict(
 
     locator = load(bundle, precision=precision)
     with console.progress("photos") as progress:
-        results = counted(locator.results(wanted, albums=albums, top=top, max_error_km=max_error_km, progress=progress))
+        answers = locator.results(
+            wanted,
+            albums=albums,
+            top=top,
+            max_error_km=max_error_km,
+            claims=claims,
+            within_km=within_km,
+            progress=progress,
+        )
+        results = counted(answers)
         if out is not None:
             from graticule.files import atomic_file
 
@@ -370,6 +389,21 @@ def predict(
             typer.secho(f"{result.photo}: {result.error}", fg="red", err=True)
         typer.secho(f"{len(broken)} of {len(wanted)} photos could not be read", fg="red", err=True)
         raise typer.Exit(1)
+
+
+def _claims(claim: str, photos: list[Path]) -> "list[tuple[float, float] | None]":
+    """What is claimed of each photo: one place for all, or what its own EXIF says."""
+    if claim != "exif":
+        return [position(claim, "--claim")] * len(photos)
+    from graticule.inference.claims import own_position
+
+    found = [own_position(photo) for photo in photos]
+    if not any(found):
+        raise BadTableError(
+            f"--claim exif: none of the {len(photos)} photos says where it was taken; name the claimed place, as in "
+            f"--claim 38.9,-77.03"
+        )
+    return found
 
 
 def _print_fixes(results: "list[Result]", top: int) -> None:
@@ -399,6 +433,9 @@ def _print_fixes(results: "list[Result]", top: int) -> None:
     error = "half / nine of ten within" if sure else "expected error"
     console.print_table(("photo", "lat", "lon", error, *cells), rows)
     typer.echo("* the network's own; not calibrated against outcomes")
+    for (name, *_), result in zip(rows, (result for result in results if result.fix), strict=True):
+        if result.fix and result.fix.claim:
+            typer.echo(f"the place claimed for {name}: {result.fix.claim.in_words()}")
 
 
 @app.command()

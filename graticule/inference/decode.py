@@ -11,6 +11,7 @@ from graticule.belief.density import Belief
 from graticule.choices import Answer
 from graticule.errors import BadRecipeError
 from graticule.geo.sphere import EARTH_RADIUS_KM, Floats, format_km, from_vectors, geojson_position, unit_vectors
+from graticule.inference.claims import Claim
 from graticule.partition import Partition
 
 CANDIDATES = 32  # likeliest cells among which the search for the median starts
@@ -53,6 +54,7 @@ class Fix:
         unlike_training: share of held-out photos that were more like a training photo than this one; above 0.95 it is
             unlike all that the bundle knows. Of bundles with a gallery.
         cannot_tell: why this is no answer, where one was asked to be surer than this; else None.
+        claim: how a place that was claimed for this photo fits; None where none was.
     """
 
     lat: float
@@ -66,6 +68,7 @@ class Fix:
     unlike_training: float | None = None
     region: tuple[str, ...] = ()
     cannot_tell: str | None = None
+    claim: Claim | None = None
 
     @property
     def is_unlike_training(self) -> bool:
@@ -103,6 +106,7 @@ class Fix:
             },
             "region": list(self.region),
             "cannot_tell": self.cannot_tell,
+            "claim": self.claim and self.claim.to_json(),
             "cells": [
                 {
                     "token": cell.token,

@@ -27,20 +27,25 @@ def to_json(results: Iterable[Result]) -> Iterator[str]:
     yield "\n"
 
 
-def to_csv(results: Iterable[Result], top: int = 1) -> Iterator[str]:
+CLAIM_FIELDS = ("claim_distance_km", "claim_within_km", "claim_probability", "claim_region")
+
+
+def to_csv(results: Iterable[Result], top: int = 1, claims: bool = False) -> Iterator[str]:
     """One row a photo with its ``top`` likeliest cells; empty fields and ``error`` where there is no fix.
 
-    The likeliest is ``cell`` and ``probability``, the next ``cell_2`` and ``probability_2``, ...
+    The likeliest is ``cell`` and ``probability``, the next ``cell_2`` and ``probability_2``, ...; with ``claims``,
+    ``CLAIM_FIELDS`` stand last.
     """
     names = [("cell", "probability"), *((f"cell_{n}", f"probability_{n}") for n in range(2, top + 1))]
     text = io.StringIO()
-    fields = [*FIELDS, *(name for pair in names[1:] for name in pair)]
+    fields = [*FIELDS, *(name for pair in names[1:] for name in pair), *(CLAIM_FIELDS if claims else ())]
     writer = csv.DictWriter(text, fields, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     for result in results:
         row = _plain(result)
         for (cell, probability), guess in zip(names, result.fix.cells if result.fix else (), strict=False):
             row |= {cell: guess.token, probability: round(guess.probability, 6)}
+        row |= {f"claim_{name}": value for name, value in (row.get("claim") or {}).items()}
         writer.writerow(row)
         yield text.getvalue()
         text.seek(0)
@@ -66,6 +71,7 @@ def to_kml(results: Iterable[Result]) -> Iterator[str]:
             text = f"cannot tell: {result.fix.cannot_tell}"
         else:
             text = _error_in_words(result.fix)
+            text += f"; the claimed place: {result.fix.claim.in_words()}" if result.fix.claim else ""
             lon, lat = f"{result.fix.lon:.7f}", f"{result.fix.lat:.7f}"
             point = f"<Point><coordinates>{lon},{lat}</coordinates></Point>"
         name, text = escape(str(result.photo)), escape(text)

@@ -19,6 +19,7 @@ from graticule.errors import BadPhotoError, BadRecipeError
 from graticule.geo import s2
 from graticule.inference import decode
 from graticule.inference.albums import Albums, Motion
+from graticule.inference.claims import Place, weigh
 from graticule.inference.decode import Fix, Points, Sureness
 from graticule.model.bundle import Bundle
 from graticule.model.features import FeatureStore, encode
@@ -126,6 +127,8 @@ class Locator:
         albums: Albums | None = None,
         top: int = 5,
         max_error_km: float | None = None,
+        claims: Sequence[Place | None] | None = None,
+        within_km: float | None = None,
         progress: Progress = silent,
     ) -> Iterator[Result]:
         """Answer photos in their order; one that cannot be read becomes a reply with its error.
@@ -133,9 +136,13 @@ class Locator:
         Args:
             albums: which photos to answer together; each by itself where there are none.
             max_error_km: fixes whose median error is larger say that they cannot tell (:attr:`Fix.cannot_tell`).
+            claims: for each photo the place that is claimed for it, ``(lat, lon)`` in degrees; each fix then says how
+                the claim fits (:attr:`Fix.claim`).
+            within_km: radius of the circle around a claim; by default the answer's own median error.
 
         Raises:
-            BadRecipeError: albums for a bundle without cells, or a largest error of one that is not calibrated.
+            BadRecipeError: albums for a bundle without cells; a largest error, or claims, of an answer that is not
+                calibrated.
         """
         waiting: dict[int, Result] = {}
         names = [f"photo {i}" if isinstance(p, bytes) else p for i, p in enumerate(photos)]
@@ -145,6 +152,10 @@ class Locator:
             probability = None if predictions.log_probability is None else np.exp(predictions.log_probability)
             sureness = self.sureness(predictions)
             found = decode.fixes(predictions.points, probability, self.bundle.partition, top, sureness)
+            if claims is not None:
+                found = self._with_claims(
+                    found, predictions, sureness, [claims[i] for i in predictions.index], within_km
+                )
             if max_error_km is not None:
                 found = [fix.if_within(max_error_km) for fix in found]
             waiting |= {int(i): Result(names[i], fix, None) for i, fix in zip(predictions.index, found, strict=True)}
@@ -153,6 +164,25 @@ class Locator:
             while done in waiting:
                 yield waiting.pop(done)
                 done += 1
+
+    def _with_claims(
+        self,
+        fixes: list[Fix],
+        predictions: Predictions,
+        sureness: Sureness | None,
+        claims: Sequence[Place | None],
+        within_km: float | None,
+    ) -> list[Fix]:
+        belief, confidence = predictions.belief, self.bundle.confidence
+        if belief is None or confidence is None or sureness is None:
+            raise BadRecipeError(
+                "this answer is not calibrated, so a claimed place cannot be weighed: leave the claim out, or train "
+                "with enough photos and a validation part (and ask photos one by one)"
+            )
+        radius = np.maximum(sureness.median_error_km, 1e-3) if within_km is None else np.full(len(fixes), within_km)
+        at = predictions.points.lat, predictions.points.lon
+        found = weigh(self.ground(belief), sureness.masses, confidence.calibration, at, claims, radius)
+        return [replace(fix, claim=claim) for fix, claim in zip(fixes, found, strict=True)]
 
     def _in_chunks(self, photos: Sequence[Photo], albums: Albums | None) -> Iterator[Predictions]:
         if albums is not None:
