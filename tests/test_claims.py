@@ -1,6 +1,7 @@
 """A claimed place against what a bundle believes."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,10 +11,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from towns import make_town, tiny_recipe
 
-from graticule.errors import BadRecipeError
+from graticule.geo.towns import area_in_words, nearest_towns
 from graticule.inference.claims import own_position
-from graticule.inference.formats import WRITERS, to_csv
+from graticule.inference.formats import WRITERS, to_csv, to_words
 from graticule.inference.locate import Locator
+from graticule.inference.names import Names, PlaceGuess
 from graticule.training.calibrate import fit_calibrated
 
 
@@ -73,11 +75,13 @@ def test_a_wider_circle_is_more_probable(locator, town):
     assert found[-1] == pytest.approx(1, abs=0.01)
 
 
-def test_an_answer_that_is_not_calibrated_weighs_no_claim(town):
+def test_of_an_answer_that_is_not_calibrated_only_the_distance_of_a_claim_is_told(town):
     recipe = tiny_recipe(train={"epochs": 1})
     bare = Locator(fit_calibrated(recipe, town.take(np.arange(60)), None))
-    with pytest.raises(BadRecipeError, match="claimed place cannot be weighed"):
-        list(bare.results(town.paths()[:1], claims=[(0.0, 0.0)]))
+    [claim] = claimed(bare, town.paths()[:1], [(0.0, 0.0)])
+    assert claim.distance_km > 0
+    assert (claim.within_km, claim.probability, claim.region) == (None, None, None)
+    assert claim.in_words().endswith("from the answer, which is not calibrated")
 
 
 def test_every_format_tells_of_a_claim(locator, town):
@@ -102,3 +106,53 @@ def test_a_photo_claims_what_its_exif_says(tmp_path):
     assert own_position(tmp_path / "sydney.jpg") == pytest.approx((-33 - 55 / 60, 151 + 10 / 60))
     assert own_position(tmp_path / "mute.jpg") is None
     assert own_position(tmp_path / "broken.jpg") is None
+
+
+def test_answers_in_words_name_the_town_the_errors_and_the_area_that_is_known(locator, town):
+    photo = town.paths()[0]
+    [result] = locator.results([photo], names=True, claims=[(0.0, 0.0)])
+    town_name = str(nearest_towns(result.fix.lat, result.fix.lon)[0])
+    assert result.fix.near == town_name
+    assert sum(place.probability for place in result.fix.places) <= 1 + 1e-9
+    assert town_name.endswith(result.fix.places[0].name.rpartition(", ")[2])
+    text = "".join(to_words([result]))
+    assert text.startswith(f"{photo}\n  near {town_name} (")
+    assert "half of such photos lie within" in text
+    assert "openstreetmap.org/?mlat=" in text
+    strange = replace(result.fix, unlike_training=1.0)
+    text = "".join(to_words([replace(result, fix=strange)], knows=locator.area))
+    assert f"this model knows {locator.area}" in text
+
+
+def test_a_photo_without_an_answer_says_why_in_words(locator, town, tmp_path):
+    results = list(locator.results([town.paths()[0], tmp_path / "none.jpg"], names=True, max_error_km=0))
+    text = "".join(to_words(results))
+    assert "cannot tell: half of such photos lie more than" in text
+    assert "near" not in text
+    assert "there is no file" in text
+
+
+def test_the_likely_names_are_the_parts_of_what_is_sure():
+    rows = np.arange(4)
+    names = Names(
+        (
+            (["Norway"], rows * 0),
+            (["Oslo, Norway", "Vestland, Norway"], rows // 2),
+            (["a", "b", "c", "d"], rows),
+        )
+    )
+    assert names.likely(np.array([0.5, 0.2, 0.3, 0.0]))[0] == PlaceGuess("Oslo, Norway", 0.7)
+    assert names.likely(np.array([0.92, 0.07, 0.005, 0.005])) == (PlaceGuess("a", 0.92), PlaceGuess("b", 0.07))
+
+
+@pytest.mark.parametrize(
+    ("places", "said"),
+    [
+        ([(37.77, -122.42)] * 9 + [(37.34, -121.89)], "San Francisco, California, United States"),
+        ([(37.77, -122.42)] * 5 + [(37.34, -121.89)] * 5, "California, United States"),
+        ([(37.77, -122.42), (40.7, -74.0)], "United States"),
+        ([(37.77, -122.42), (52.5, 13.4), (48.85, 2.35), (52.5, 13.4)], "3 countries, among them Germany"),
+    ],
+)
+def test_an_area_is_told_by_the_smallest_name_that_holds_most_of_it(places, said):
+    assert area_in_words(nearest_towns(*np.transpose(places))).startswith(said)

@@ -1,7 +1,6 @@
 """A place that somebody claims for a photo, against what is believed of it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,19 +22,20 @@ class Claim:
     Attributes:
         lat, lon: the claimed place, degrees.
         distance_km: from the answer's point to it.
-        within_km: radius of the circle around the claimed place that was asked about.
-        probability: that the photo was taken inside this circle, by the belief. At half of such photos, a circle
-            around the answer itself with the answer's median error as its radius would have 0.5.
+        within_km: radius of the circle around the claimed place that was asked about; None of an answer that is not
+            calibrated, and so for what follows.
+        probability: that the photo was taken inside this circle, by the belief. The answer itself has about 0.5
+            within its median error.
         region: coverage of the smallest region that holds the claimed place, one of 0.5, 0.8, 0.9, 0.95; None where
-            it lies outside all of them: of a hundred true places at most about five do.
+            it lies outside all of them: of a hundred true places about five do.
     """
 
     lat: float
     lon: float
     distance_km: float
-    within_km: float
-    probability: float
-    region: float | None
+    within_km: float | None = None
+    probability: float | None = None
+    region: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values with the units in their names."""
@@ -43,13 +43,17 @@ class Claim:
             "lat": round(self.lat, 7),
             "lon": round(self.lon, 7),
             "distance_km": round(self.distance_km, 4),
-            "within_km": round(self.within_km, 4),
-            "probability": round(self.probability, 6),
+            "within_km": None if self.within_km is None else round(self.within_km, 4),
+            "probability": None if self.probability is None else round(self.probability, 6),
             "region": self.region,
         }
 
     def in_words(self) -> str:
         """One clause for people, such as ``1.2 km from the answer; 3.1% within 100 m; outside the 95% region``."""
+        if self.within_km is None or self.probability is None:
+            return (
+                f"{format_km(self.distance_km)} from the answer, which is not calibrated"
+            )
         where = "outside the 95% region" if self.region is None else f"in the {self.region:.0%} region"
         probability = f"{self.probability:.1%} within {format_km(self.within_km)}"
         return f"{format_km(self.distance_km)} from the answer; {probability}; {where}"
@@ -67,34 +71,18 @@ def own_position(photo: Photo) -> Place | None:
     return (lat, lon) if abs(lat) <= 90 and abs(lon) <= 180 else None
 
 
-def weigh(
-    ground: Ground,
-    masses: Floats,
-    calibration: Calibration,
-    at: tuple[Floats, Floats],
-    claims: Sequence[Place | None],
-    within_km: Floats,
-) -> list[Claim | None]:
-    """What N photos' beliefs say of the place that is claimed for each; None where nothing is.
+def measure(at: Place, place: Place) -> Claim:
+    """How far a claimed place lies from an answer; no more is known of one that is not calibrated."""
+    return Claim(*place, float(great_circle_km(*at, *place)))
 
-    Args:
-        masses: of the ground's cells, shape ``(N, G)``.
-        at: latitudes and longitudes of the answers, each ``(N,)``.
-        within_km: radius around each claim, shape ``(N,)``.
-    """
-    found: list[Claim | None] = [None] * len(claims)
+
+def weigh(claim: Claim, ground: Ground, masses: Floats, calibration: Calibration, within_km: float) -> Claim:
+    """The same claim with what one photo's masses ``(G,)`` of the ground's cells say of it."""
     levels = sorted((float(coverage), mass) for coverage, mass in calibration.region_mass.items())
-    for n, place in enumerate(claims):
-        if place is None:
-            continue
-        lat, lon = place
-        needed = ground.needed_mass(masses[n : n + 1], ground.row_of(np.array([lat]), np.array([lon])))[0]
-        found[n] = Claim(
-            lat,
-            lon,
-            float(great_circle_km(at[0][n], at[1][n], lat, lon)),
-            float(within_km[n]),
-            float(ground.mass_within(masses[n], lat, lon, float(within_km[n]))),
-            next((coverage for coverage, mass in levels if needed <= mass), None),
-        )
-    return found
+    needed = ground.needed_mass(masses[None], ground.row_of(np.array([claim.lat]), np.array([claim.lon])))[0]
+    return replace(
+        claim,
+        within_km=within_km,
+        probability=ground.mass_within(masses, claim.lat, claim.lon, within_km),
+        region=next((coverage for coverage, mass in levels if needed <= mass), None),
+    )

@@ -12,6 +12,7 @@ from graticule.choices import Answer
 from graticule.errors import BadRecipeError
 from graticule.geo.sphere import EARTH_RADIUS_KM, Floats, format_km, from_vectors, geojson_position, unit_vectors
 from graticule.inference.claims import Claim
+from graticule.inference.names import PlaceGuess
 from graticule.partition import Partition
 
 CANDIDATES = 32  # likeliest cells among which the search for the median starts
@@ -55,6 +56,9 @@ class Fix:
             unlike all that the bundle knows. Of bundles with a gallery.
         cannot_tell: why this is no answer, where one was asked to be surer than this; else None.
         claim: how a place that was claimed for this photo fits; None where none was.
+        near: the town nearest to the point, where names were asked for; else None.
+        places: the likeliest countries, or states or towns where the country or the state is sure; none where names
+            were not asked for, or of an answer that is not calibrated.
     """
 
     lat: float
@@ -69,6 +73,8 @@ class Fix:
     region: tuple[str, ...] = ()
     cannot_tell: str | None = None
     claim: Claim | None = None
+    near: str | None = None
+    places: tuple[PlaceGuess, ...] = ()
 
     @property
     def is_unlike_training(self) -> bool:
@@ -107,6 +113,8 @@ class Fix:
             "region": list(self.region),
             "cannot_tell": self.cannot_tell,
             "claim": self.claim and self.claim.to_json(),
+            "near": self.near,
+            "places": [{"name": place.name, "probability": round(place.probability, 4)} for place in self.places],
             "cells": [
                 {
                     "token": cell.token,
