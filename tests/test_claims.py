@@ -5,15 +5,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import shapely
 import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from shapely.geometry import shape
 from towns import make_town, tiny_recipe
 
+from graticule.geo import s2
 from graticule.geo.towns import area_in_words, nearest_towns
 from graticule.inference.claims import own_position
-from graticule.inference.formats import WRITERS, to_csv, to_words
+from graticule.inference.formats import WRITERS, to_csv, to_geojson, to_words
 from graticule.inference.locate import Locator
 from graticule.inference.names import Names, PlaceGuess
 from graticule.training.calibrate import fit_calibrated
@@ -95,6 +98,22 @@ def test_every_format_tells_of_a_claim(locator, town):
     assert last.endswith(",,,,")
     assert "claim" not in "".join(to_csv(results)).splitlines()[0]
     assert "the claimed place: " in "".join(WRITERS["kml"](results))
+
+
+def test_a_geojson_holds_the_region_beside_the_point_where_it_is_asked_for(locator, town):
+    results = list(locator.results([*town.paths()[:2], "missing.jpg"]))
+    features = json.loads("".join(to_geojson(results, regions=True)))["features"]
+    assert [f["geometry"] and f["geometry"]["type"] for f in features] == [
+        "Point", "MultiPolygon", "Point", "MultiPolygon", None
+    ]  # fmt: skip
+    fix = results[0].fix
+    assert features[1]["properties"] == {
+        "photo": str(town.paths()[0]), "coverage": 0.9, "area_km2": round(fix.area_km2, 4)
+    }  # fmt: skip
+    outline = shape(features[1]["geometry"])
+    held = [shapely.contains_xy(outline, *s2.centers(s2.from_tokens([token]))[::-1])[0] for token in fix.region]
+    assert all(held)
+    assert len(json.loads("".join(to_geojson(results)))["features"]) == 3
 
 
 def test_a_photo_claims_what_its_exif_says(tmp_path):

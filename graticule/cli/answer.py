@@ -40,6 +40,10 @@ ClaimOf = Annotated[
     str | None,
     typer.Option(help="LAT,LON, a place claimed for the photos; or exif, what each photo says of itself."),
 ]
+Regions = Annotated[
+    bool,
+    typer.Option("--regions", help="geojson: beside each point, the region that holds nine of ten such photos."),
+]
 WithinKm = Annotated[
     float | None,
     typer.Option(min=1e-3, help="How probable it is within so far of the claim. [default: the median error]"),
@@ -57,6 +61,7 @@ def predict(
     max_error_km: MaxErrorKm = None,
     claim: ClaimOf = None,
     within_km: WithinKm = None,
+    regions: Regions = False,
     precision: Arithmetic = "float32",
 ) -> None:
     """Tell where photos were taken, for programs and tables. Exit status 1 if one could not be read."""
@@ -64,8 +69,9 @@ def predict(
     if not photos:
         raise BadTableError(f"no photo is named; graticule predict {quote(str(bundle))} PHOTO, a folder, or a table")
     _answer(
-        bundle, photos, format, out, top, together, max_error_km, claim, within_km, precision, names=format == "words"
-    )
+        bundle, photos, format, out, top, together, max_error_km, claim, within_km, regions, precision,
+        names=format == "words",
+    )  # fmt: skip
 
 
 @app.command()
@@ -79,6 +85,7 @@ def locate(
     max_error_km: MaxErrorKm = None,
     claim: ClaimOf = None,
     within_km: WithinKm = None,
+    regions: Regions = False,
     precision: Arithmetic = "float32",
 ) -> None:
     """Tell in words where photos were taken, and what they say themselves. Exit status 1 if one could not be read."""
@@ -91,7 +98,10 @@ def locate(
     check_bundle(model)
     if not photos:
         raise BadTableError("no photo is named; graticule locate PHOTO, a folder, or a table")
-    _answer(model, photos, format, out, top, together, max_error_km, claim or "own", within_km, precision, names=True)
+    _answer(
+        model, photos, format, out, top, together, max_error_km, claim or "own", within_km, regions, precision,
+        names=True,
+    )  # fmt: skip
 
 
 def _answer(
@@ -104,11 +114,12 @@ def _answer(
     max_error_km: float | None,
     claim: str | None,
     within_km: float | None,
+    regions: bool,
     precision: Precision,
     *,
     names: bool,
 ) -> None:
-    from graticule.inference.formats import WRITERS, Writer, to_csv, to_words
+    from graticule.inference.formats import WRITERS, Writer, to_csv, to_geojson, to_words
     from graticule.inference.locate import load
 
     top = top or (1 if format in ("table", "csv") else 5)
@@ -118,6 +129,8 @@ def _answer(
     write: Writer = WRITERS.get(format, to_csv)
     if format == "words":
         write = partial(to_words, knows=locator.area)
+    elif format == "geojson":
+        write = partial(to_geojson, regions=regions)
     elif format in ("table", "csv"):
         write = partial(to_csv, top=top, claims=claims is not None)
     broken: list[Result] = []

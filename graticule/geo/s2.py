@@ -8,6 +8,7 @@ The formulas are those of s2geometry's ``s2cell_id.cc`` and ``s2coords.h``, in t
 so that the leaf ids agree with it to the last bit. Ids never pass through float64 or a signed integer.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -217,6 +218,11 @@ def range_max(cells: Cells) -> Cells:
 def to_tokens(cells: Cells) -> list[str]:
     """S2's short text form: the hexadecimal id without its trailing zeros."""
     return [f"{cell:016x}".rstrip("0") for cell in cells.ravel().tolist()]
+
+
+def from_tokens(tokens: Sequence[str]) -> Cells:
+    """The way back from :func:`to_tokens`."""
+    return np.array([int(token.ljust(16, "0"), 16) for token in tokens], np.uint64)
 
 
 def centers(cells: Cells) -> tuple[Floats, Floats]:

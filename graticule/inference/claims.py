@@ -51,11 +51,10 @@ class Claim:
     def in_words(self) -> str:
         """One clause for people, such as ``1.2 km from the answer; 3.1% within 100 m; outside the 95% region``."""
         if self.within_km is None or self.probability is None:
-            return (
-                f"{format_km(self.distance_km)} from the answer, which is not calibrated"
-            )
+            return f"{format_km(self.distance_km)} from the answer, which is not calibrated"
         where = "outside the 95% region" if self.region is None else f"in the {self.region:.0%} region"
-        probability = f"{self.probability:.1%} within {format_km(self.within_km)}"
+        share = "less than 0.1%" if self.probability < 5e-4 else f"{self.probability:.1%}"
+        probability = f"{share} within {format_km(self.within_km)}"
         return f"{format_km(self.distance_km)} from the answer; {probability}; {where}"
 
 

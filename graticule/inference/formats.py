@@ -13,11 +13,15 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
+from graticule.geo import s2
+from graticule.geo.outlines import geojson_outline
 from graticule.geo.sphere import EARTH_RADIUS_KM, format_km
 from graticule.inference.decode import Fix
-from graticule.inference.locate import Result
+from graticule.inference.locate import REGION, Result
 
 EARTH_KM = 2 * np.pi * EARTH_RADIUS_KM  # around the equator: what a map of zoom 0 shows
+
+REGION_COVERAGE = float(REGION)
 
 FIELDS = (
     "photo", "lat", "lon", "expected_error_km", "calibrated", "median_error_km", "p90_error_km", "area_km2",
@@ -57,10 +61,16 @@ def to_csv(results: Iterable[Result], top: int = 1, claims: bool = False) -> Ite
     yield text.getvalue()
 
 
-def to_geojson(results: Iterable[Result]) -> Iterator[str]:
-    """A FeatureCollection (RFC 7946); a photo without a fix is a feature without geometry."""
+def to_geojson(results: Iterable[Result], regions: bool = False) -> Iterator[str]:
+    """A FeatureCollection (RFC 7946); a photo without a fix is a feature without geometry.
+
+    Args:
+        regions: let a second feature follow each calibrated answer: the region that holds the photo with probability
+            ``coverage``.
+    """
+    features = (feature for result in results for feature in _features(result, regions))
     yield '{\n  "type": "FeatureCollection",\n  "features": '
-    yield from _array((_feature(result) for result in results), "  ")
+    yield from _array(features, "  ")
     yield "\n}\n"
 
 
@@ -94,27 +104,21 @@ def to_words(results: Iterable[Result], knows: str = "its training photos") -> I
         if fix is None:
             yield f"{result.photo}\n  {result.error}\n\n"
             continue
-        position = f"{fix.lat:.5f}, {fix.lon:.5f}"
-        lines = [
-            f"cannot tell: {fix.cannot_tell}"
-            if fix.cannot_tell
-            else f"near {fix.near} ({position})"
-            if fix.near
-            else position
-        ]
+        lines = []
         if fix.is_unlike_training:
-            lines.append(
-                f"unlike the training photos: this model knows {knows}, and nobody knows how far off it is here"
-            )
-        if not fix.cannot_tell:
-            lines.append(_error_in_words(fix))
+            lines.append(f"unlike the training photos: this model knows {knows}; how far off it is here is not known")
+        if fix.cannot_tell:
+            lines.append(f"cannot tell: {fix.cannot_tell}")
+        else:
+            position = f"{fix.lat:.5f}, {fix.lon:.5f}"
+            lines.append(f"near {fix.near} ({position})" if fix.near else position)
+            if not fix.is_unlike_training:
+                lines.append(_error_in_words(fix))
             if fix.places:
-                likely = "; ".join(f"{place.name} {place.probability:.0%}" for place in fix.places)
-                lines.append(f"likely: {likely}")
-        if fix.claim:
-            lines.append(f"claimed {fix.claim.lat:.5f}, {fix.claim.lon:.5f}: {fix.claim.in_words()}")
-        if not fix.cannot_tell:
+                lines.append("likely: " + "; ".join(f"{place.name} {place.probability:.0%}" for place in fix.places))
             lines.append(_map_link(fix))
+        if fix.claim:
+            lines.append(f"claimed: {fix.claim.lat:.5f}, {fix.claim.lon:.5f}; {fix.claim.in_words()}")
         yield "\n  ".join([str(result.photo), *lines]) + "\n\n"
 
 
@@ -143,10 +147,16 @@ def _array(values: Iterable[dict[str, Any]], margin: str) -> Iterator[str]:
     yield "[]" if before == "[\n" else f"\n{margin}]"
 
 
-def _feature(result: Result) -> dict[str, Any]:
-    if result.fix:
-        return result.fix.to_geojson({"photo": str(result.photo)})
-    return {"type": "Feature", "geometry": None, "properties": _plain(result)}
+def _features(result: Result, regions: bool) -> Iterator[dict[str, Any]]:
+    if result.fix is None:
+        yield {"type": "Feature", "geometry": None, "properties": _plain(result)}
+        return
+    photo = {"photo": str(result.photo)}
+    yield result.fix.to_geojson(photo)
+    if regions and result.fix.region:
+        properties = photo | {"coverage": REGION_COVERAGE, "area_km2": result.fix.to_json()["area_km2"]}
+        outline = geojson_outline(s2.from_tokens(result.fix.region))
+        yield {"type": "Feature", "geometry": outline, "properties": properties}
 
 
 def _plain(result: Result) -> dict[str, Any]:
