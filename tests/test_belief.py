@@ -298,3 +298,13 @@ def test_the_probability_of_a_circle_is_the_share_of_draws_in_it(town):
             center = at.lat[n] + aside, at.lon[n]
             drawn = (great_circle_km(*center, lat[n], lon[n]) <= radius_km).mean()
             assert ground.mass_within(masses[n], *center, radius_km) == pytest.approx(drawn, abs=0.015)
+
+
+def test_a_merged_region_is_the_cell_union_of_s2(town):
+    import s2geometry
+
+    ground = Ground.of(town)
+    for rows in (ground.region(ground.masses(town)[0], 0.8), np.arange(len(ground.cells)), np.arange(5)):
+        union = s2geometry.S2CellUnion()
+        union.Init([int(cell) for cell in ground.cells[rows]])
+        assert ground.merged(rows).tolist() == sorted(cell.id() for cell in union.cell_ids())

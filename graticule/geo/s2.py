@@ -178,16 +178,20 @@ def level_of(cells: Cells) -> Ints:
     return level
 
 
-def parents(cells: Cells, level: int) -> Cells:
-    """The cell of that level around each cell.
+def parents(cells: Cells, level: int | None = None) -> Cells:
+    """The cell of that level around each cell; without a level, of one level up from each cell's own.
 
     Raises:
-        ValueError: the level is not in 0..30, or a cell is larger than that.
+        ValueError: the level is not in 0..30, or a cell is larger than that; or a face is asked for its parent.
     """
-    marker = _marker_of_level(level)
+    up = _marker(cells) << np.uint64(2)
+    marker: Cells = up if level is None else np.full_like(cells, _marker_of_level(level))
+    if level is None and (up > _marker_of_level(0)).any():
+        raise ValueError("a cell of level 0 has no parent")
     if (_marker(cells) > marker).any():
         raise ValueError(f"a cell of level {level_of(cells).min()} has no parent of level {level}")
-    return (cells & ~(marker - _ONE)) | marker
+    found: Cells = (cells & ~(marker - _ONE)) | marker
+    return found
 
 
 def children(cells: Cells) -> Cells:

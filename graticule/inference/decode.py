@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 from graticule.belief.density import Belief
 from graticule.choices import Answer
 from graticule.errors import BadRecipeError
-from graticule.geo.sphere import EARTH_RADIUS_KM, Floats, format_km, from_vectors, geojson_position, unit_vectors
+from graticule.geo.sphere import (
+    EARTH_RADIUS_KM,
+    Floats,
+    chords,
+    format_km,
+    from_vectors,
+    geojson_position,
+    unit_vectors,
+)
 from graticule.inference.claims import Claim
 from graticule.inference.names import PlaceGuess
 from graticule.partition import Partition
@@ -277,25 +285,18 @@ def _on_the_sphere(partition: Partition) -> tuple[Floats, Floats]:
     return unit_vectors(partition.lat, partition.lon), partition.spread_km() / EARTH_RADIUS_KM
 
 
-def _chord(x: Floats, cells: Floats) -> Floats:
-    """Straight distances between unit vectors ``(N, 3)`` or ``(3,)`` and ``(C, 3)``: exact where arccos is not."""
-    # The matrix product loses digits below about 1e-8 rad, 6 cm on Earth: far finer than any cell.
-    chord: Floats = np.sqrt(np.clip(2 - 2 * (x @ cells.T), 0, 4))
-    return chord
-
-
 def _distance_rad(x: Floats, cells: Floats, spread_rad: Floats) -> Floats:
     """Distance to expect from each point to a photo of each cell, shape ``(N, C)``.
 
     A photo lies off the mean of its cell, in a direction that is at right angles to ours on average.
     """
-    distance: Floats = np.hypot(2 * np.arcsin(_chord(x, cells) / 2), spread_rad)
+    distance: Floats = np.hypot(2 * np.arcsin(chords(x, cells) / 2), spread_rad)
     return distance
 
 
 def _pull(x: Floats, p: Floats, cells: Floats, spread_rad: Floats) -> tuple[Floats, float]:
     """Minus the gradient of the expected distance at ``x``, shape ``(3,)``, and the sum of Weiszfeld's weights."""
-    chord = _chord(x, cells)
+    chord = chords(x, cells)
     arc = 2 * np.arcsin(chord / 2)
     weight = p / np.hypot(arc, spread_rad)
     # The logarithm of a cell seen from x is (cell - cos(arc) x) arc / sin(arc).
