@@ -1,12 +1,13 @@
 """The parts of ``bench.gpu``: how fast, how exact and how much memory. Those that start processes are in gpu_runs."""
 
+import gc
 import os
 import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from itertools import cycle
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from graticule.photos.table import Photos, read_photos
 from graticule.sources.city.make import make_city
 from graticule.training.fit import fit
 from graticule.training.loop import chosen_precision
-from graticule.training.memory import check_memory, step_bytes
+from graticule.training.memory import check_memory, free_bytes, step_bytes
 
 GOAL = 0.95  # of the bare network's photos a second
 DIGITS = 1e-4  # of the logits' range, that a GPU's float32 may differ from a CPU's
@@ -199,8 +200,12 @@ def memory(setup: Setup) -> None:
     for network in NETWORKS:
         for precision in ("bfloat16", "float32"):
             recipe = recipe_of(network, setup, train__precision=precision)
-            said, taken = step_memory(recipe, recipe.train.batch_size)
             what = f"{network}, {precision}, {recipe.train.batch_size} photos"
+            try:
+                said, taken = step_memory(recipe, recipe.train.batch_size)
+            except torch.OutOfMemoryError:
+                setup.emit("memory", what, f"do not fit into {free_bytes(device()) / 1e9:.1f} GB")
+                continue
             text = f"{said / 1e9:.2f} GB estimated"
             if taken:
                 text += f", {taken / 1e9:.2f} GB taken ({said / taken:.0%})"
@@ -214,7 +219,7 @@ def memory(setup: Setup) -> None:
             check_memory(model, np.array([shape(recipe, model)]), recipe, "cuda")
         except NotEnoughMemoryError as error:
             advised = int(re.findall(r"train\.batch_size: (\d+) would fit", str(error))[0])
-            free = torch.cuda.mem_get_info()[0]
+            free = free_bytes("cuda")
             del model
             what = f"{network}, a million photos are refused"
             try:
@@ -223,11 +228,19 @@ def memory(setup: Setup) -> None:
                 setup.emit("memory", what, text, value=advised, goal="fits", met=True)
             except torch.OutOfMemoryError:
                 setup.emit("memory", what, f"{advised} advised, do not fit into {free / 1e9:.1f} GB", met=False)
+        release()
+
+
+def release() -> None:
+    """Give back the device's memory that nothing holds any more."""
+    gc.collect()
+    if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def step_memory(recipe: Recipe, count: int) -> tuple[int, int]:
     """Bytes that the check expects of a step with so many photos, and that it took at most (0 on a CPU: unknown)."""
+    release()
     model = build_geolocator(recipe, CLASSES).to(device()).train()
     size = shape(recipe, model)
     a_step, per_photo = step_bytes(model, recipe, size, device())
@@ -334,6 +347,7 @@ def trained(recipe: Recipe, photos: Photos, bare: float, setup: Setup) -> tuple[
     count = max(4, min(int(bare * length), len(photos)) // batch) * batch
     if count > len(photos):
         raise ValueError(f"{len(photos)} photos are fewer than the {count} of four batches; give more --frames")
+    release()
     marks: list[tuple[int, float]] = []
     begin = time.perf_counter()
     # The progress is told after the loss was read, so that the device has done what it was asked.
@@ -365,17 +379,25 @@ def speed(setup: Setup, network: str) -> None:
     text = f"{rate:,.0f} photos/s over {steps} steps, {share:.1%} of bare ({after:,.0f} after)"
     text += f"; first step at {start:.1f} s"
     setup.emit(part, "graticule", text, value=rate, goal=f"{GOAL:.0%}", met=share > GOAL)
-    emit_pace(setup, part, "bare, fused optimiser", bare(recipe, fused=True), mean)
-    emit_pace(setup, part, "bare, float32", bare(whole), mean)
+    more = partial(emit_pace, setup, part, bare=mean)
+    more("bare, fused optimiser", lambda: bare(recipe, fused=True))
+    more("bare, float32", lambda: bare(whole))
     if torch.cuda.is_available():
         torch.backends.cuda.matmul.allow_tf32 = True
-        emit_pace(setup, part, "bare, TF32", bare(whole), mean)
+        more("bare, TF32", lambda: bare(whole))
         torch.backends.cuda.matmul.allow_tf32 = False
     model.to(memory_format=torch.channels_last)
-    emit_pace(setup, part, "bare, fused optimiser, channels last", bare(recipe, fused=True), mean)
+    more("bare, fused optimiser, channels last", lambda: bare(recipe, fused=True))
 
 
-def emit_pace(setup: Setup, part: str, what: str, rate: float, bare: float | None) -> None:
+def emit_pace(setup: Setup, part: str, what: str, watch: Callable[[], float], bare: float | None = None) -> None:
+    """Keep the pace that ``watch`` finds, or that the device is too small for it."""
+    release()
+    try:
+        rate = watch()
+    except torch.OutOfMemoryError:
+        setup.emit(part, what, "does not fit into the device's memory")
+        return
     share = f", {rate / bare:.0%} of bare" if bare else ""
     setup.emit(part, what, f"{rate:,.0f} photos/s{share}", value=rate)
 
@@ -393,7 +415,8 @@ def compiled(setup: Setup, network: str) -> None:
     )
     model = build_geolocator(recipe, CLASSES).to(device()).train()
     model.compile()
-    emit_pace(setup, part, "bare", pace(bare_step(recipe, model, recipe.train.batch_size), seconds(setup)), None)
+    step = bare_step(recipe, model, recipe.train.batch_size)
+    emit_pace(setup, part, "bare", lambda: pace(step, seconds(setup)))
 
 
 # ---- photos as cameras give them ------------------------------------------------------------------------------------
@@ -425,7 +448,7 @@ def report_b_pace(setup: Setup, photos: Photos, workers: int) -> float:
     moving = torch.optim.Adam(model.parameters(), lr=1e-4, weight_decay=1e-4)
     dataset = AsReportB(photos.paths(), *shape(recipe, model))
     loader: Any = DataLoader(dataset, recipe.train.batch_size, shuffle=True, num_workers=workers)
-    batches: Iterator[Any] = cycle(loader)
+    batches = endless(loader)
 
     def step() -> int:
         images, rows = (part.to(device()) for part in next(batches))
@@ -439,6 +462,12 @@ def report_b_pace(setup: Setup, photos: Photos, workers: int) -> float:
     return pace(step, 2 * seconds(setup), warm=6)
 
 
+def endless(batches: Any) -> Iterator[Any]:
+    """Epoch after epoch."""
+    while True:
+        yield from batches
+
+
 def loader_pace(setup: Setup, photos: Photos, workers: int) -> float:
     """Photos a second that our loader alone gives."""
     recipe = recipe_of("vit", setup)
@@ -448,12 +477,7 @@ def loader_pace(setup: Setup, photos: Photos, workers: int) -> float:
         np.tile([[height, width]], (len(photos), 1)), recipe.train.batch_size // 4, seed=0, workers=workers
     )
     reading: Any = Batches(PhotoDataset(photos.paths(), preprocess), order, workers, pin=torch.cuda.is_available())
-
-    def endless() -> Iterator[Any]:
-        while True:
-            yield from reading
-
-    batches = endless()
+    batches = endless(reading)
     return pace(lambda: len(next(batches)["index"]), seconds(setup), warm=2 * workers)
 
 

@@ -95,6 +95,8 @@ def one_resume(setup: Setup, network: str, recipe: Recipe, exact: bool) -> bool:
     took = time.monotonic() - begin
     again = start(train_run, recipe, setup, outs[2], True, exact)
     again.join()
+    if any(run.exitcode for run in (first, second, again)):
+        raise RuntimeError(f"a run of {network} failed; its error is above")
     weights = [load_file(out / "weights.safetensors") for out in outs]
     apart, moved = (max(distance(weights[0][k], other[k]) for k in weights[0]) for other in weights[1:])
     kernels = "deterministic kernels" if exact else "torch's own kernels"
