@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from graticule.cli import archives, commands, data, explain, fetch, pack, runs, start
+from graticule.cli import answer, archives, commands, data, explain, fetch, pack, runs, start
 from graticule.errors import GraticuleError
 
 app = typer.Typer(
@@ -37,6 +37,7 @@ def _options(
 
 app.add_typer(start.app)
 app.add_typer(commands.app)
+app.add_typer(answer.app)
 app.add_typer(explain.app)
 app.add_typer(runs.app)
 data.app.add_typer(archives.app)
