@@ -253,7 +253,7 @@ def test_a_split_by_rebuilt_drives_is_known_to_the_verdict():
     assert by_frame.shared_drives > 5
     assert by_frame.held_out is False  # within 10 s of a training photo
     some = np.arange(0, 200, 20)
-    guessed = audit(photos(table.lat[some], 0.001, captured_at=table.frame["captured_at"][some]),
+    guessed = audit(photos(table.lat[some], 0.0005, captured_at=table.frame["captured_at"][some]),
                     photos(table.lat[some], 0, captured_at=table.frame["captured_at"][some] + 60))  # fmt: skip
     assert guessed.shared_drives == 10
     assert guessed.held_out is None  # a rebuilt drive may be two: it is no proof
