@@ -1,6 +1,7 @@
 """One command from photos to a report."""
 
 import json
+from unittest import mock
 
 import polars as pl
 import pytest
@@ -11,7 +12,24 @@ from towns import make_town
 
 from graticule.cli import start
 from graticule.errors import SourceError
+from graticule.evaluation import folds
 from graticule.evaluation.comparison import compare
+from graticule.training import train
+from graticule.training.fit import fit
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_folds():
+    """Two folds, and no calibration: both have tests of their own, and take most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(start, "FOLDS", 2)
+        patch.setattr(folds, "fit_calibrated", calibrate_not)
+        patch.setattr(train, "fit_calibrated", calibrate_not)
+        yield
+
+
+def calibrate_not(*args, by=None, **kwargs):
+    return fit(*args, **kwargs)
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +43,25 @@ def begun(tmp_path_factory):
     recipe = write_recipe(folder / "recipe.yaml", encoder=encoder, train={"epochs": 2})
     command = ("start", folder / "photos/table.csv", folder / "out", "--recipe", recipe)
     command += ("--try", "head.hidden=0", "--try", "head.hidden=8", "--try", "encoder.name=test_vit")
+    first = cut_short(*command)
     done = graticule(*command)
     assert done.returncode == 0, done.stderr
-    return folder, command, done
+    return folder, command, (first, done)
+
+
+def cut_short(*command):
+    """Run a start that fails when it comes to train."""
+    run = start._Steps.run
+
+    def cut(self, *words, product):
+        if words[0] == "train":
+            raise SourceError("cut")
+        run(self, *words, product=product)
+
+    with mock.patch.object(start._Steps, "run", cut):
+        done = graticule(*command)
+    assert done.returncode == 1
+    return done
 
 
 def steps(done):
@@ -35,19 +69,24 @@ def steps(done):
 
 
 def test_one_command_goes_from_photos_to_a_report_and_prints_each_step(begun):
-    folder, _, done = begun
-    names = [words[0] if words[0] != "data" else f"data {words[1]}" for words in steps(done)]
-    assert names == [
-        "data table", "data check", "data split", "data audit", "crossval", "crossval", "crossval",
-        "table", "train", "evaluate", "report",
-    ]  # fmt: skip
+    folder, _, (first, second) = begun
+    names = [words[0] if words[0] != "data" else f"data {words[1]}" for words in steps(first)]
+    begin = ["data table", "data check", "data split", "data audit"]
+    assert names == [*begin, "crossval", "crossval", "crossval", "table"]
+    assert [words[0] for words in steps(second)][-3:] == ["train", "evaluate", "report"]
     assert (folder / "out/report.html").read_text().startswith("<!")
-    assert "left out" in done.stderr  # weights of another network
-    assert "the nearest training photo" in done.stdout
+    assert "left out" in first.stderr  # weights of another network
+    assert "the nearest training photo" in second.stdout
     held = pl.read_parquet(folder / "out/photos/photos.parquet").filter(pl.col("split") == "test")["path"]
     for name in ("0", "8"):
         seen = pl.read_parquet(folder / f"out/compare/{name}/predictions.parquet")["path"]
         assert not set(seen) & set(held)  # the choice is made without the test part
+
+
+def test_a_start_that_was_cut_short_goes_on(begun):
+    _, _, (_, second) = begun
+    # The candidate whose weights do not fit is tried again.
+    assert [words[0] for words in steps(second) if words[-1] != "done"] == ["crossval", "train", "evaluate", "report"]
 
 
 def test_a_second_start_does_nothing_twice_and_what_was_lost_is_made_again(begun):
@@ -60,24 +99,6 @@ def test_a_second_start_does_nothing_twice_and_what_was_lost_is_made_again(begun
     left = [words[0] for words in steps(again) if words[-1] != "done"]
     assert left == ["crossval", "report"]  # the candidate whose weights do not fit is tried again
     assert weights.stat().st_mtime_ns == before
-
-
-def test_a_start_that_was_cut_short_goes_on(begun, monkeypatch):
-    folder, command, _ = begun
-    command = (*command[:2], folder / "cut", *command[3:])
-    run = start._Steps.run
-
-    def cut(self, *words, product):
-        if words[0] == "train":
-            raise SourceError("cut")
-        run(self, *words, product=product)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(start._Steps, "run", cut)
-        assert graticule(*command).returncode == 1
-    done = graticule(*command)
-    assert done.returncode == 0, done.stderr
-    assert [words[0] for words in steps(done) if words[-1] != "done"] == ["crossval", "train", "evaluate", "report"]
 
 
 def test_a_folder_of_another_start_is_refused_with_what_differs(begun, tmp_path):
@@ -95,9 +116,8 @@ def test_a_dataset_with_a_split_keeps_it_and_is_left_as_it_is(begun):
     before = (dataset / "photos.parquet").read_bytes()
     about = json.loads((dataset / "dataset.json").read_text())
     (dataset / "dataset.json").write_text(json.dumps(about | {"synthetic": True}))
-    done = graticule("start", dataset, folder / "second", *command[3:7])
+    done = cut_short("start", dataset, folder / "second", *command[3:7])
     (dataset / "dataset.json").write_text(json.dumps(about))
-    assert done.returncode == 0, done.stderr
     assert "has a split of its own, which is kept" in done.stdout
     assert "(synthetic)" in done.stdout
     assert (dataset / "photos.parquet").read_bytes() == before
