@@ -420,7 +420,9 @@ def parse_recipe(tree: Mapping[str, Any], where: str = "the recipe") -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        problems = "; ".join(dict.fromkeys(_explain(problem, error.errors()) for problem in error.errors()))
+        # A default that grows from a setting which is wrong is not worth a sentence of its own.
+        found = [problem for problem in error.errors() if problem["type"] != "default_factory_not_called"]
+        problems = "; ".join(dict.fromkeys(_explain(problem, found) for problem in found))
         raise BadRecipeError(f"{where}: {problems}") from error
 
 

@@ -13,7 +13,6 @@ from graticule.errors import GraticuleError
 app = typer.Typer(
     help="Tell where a street-level photo was taken, and how sure one can be.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 

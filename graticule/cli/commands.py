@@ -18,7 +18,7 @@ Baseline = Literal["knn"]
 @app.command()
 def cells(
     points: Annotated[Path, typer.Argument(help="A dataset, or any CSV or Parquet with lat, lon.")],
-    out: Annotated[Path, typer.Option(help="Where the cells go.")] = Path("cells.parquet"),
+    out: Annotated[Path | None, typer.Option(help="Write the cells, as Parquet.")] = None,
     kind: Annotated[PartitionKind, typer.Option(help="How to divide: S2 cells, a grid, clusters, or a column.")] = "s2",
     split_above: Annotated[int | None, typer.Option(help="s2: split a cell with more photos. [default: 1000]")] = None,
     drop_below: Annotated[
@@ -51,21 +51,24 @@ def cells(
     lats, lons = read_points(points, lat, lon)
     labels = read_labels(points, wanted.label) if isinstance(wanted, LabelCells) else ()
     partition = grow(lats, lons, labels=labels, seed=seed, **wanted.model_dump())
-    partition.write(out)
+    if out:
+        partition.write(out)
     if plot:
         from graticule.reporting.figures import cells_map, save
 
         save(cells_map(partition, lat=lats, lon=lons, title=f"{points.name}: {partition.title}"), plot)
-    facts = partition.summary(total=len(lats)) | {"out": str(out)}
+    facts = partition.summary(total=len(lats)) | {"out": str(out) if out else None}
     if as_json:
         console.print_json(facts)
         return
     per_cell, levels = facts["photos_per_cell"], [int(level) for level in facts.get("levels", ())]
+    did = [f"Written to {out}"] if out else []
+    did += [f"drawn in {plot}" if out else f"Drawn in {plot}"] if plot else []
     typer.echo(
         f"{len(lats):,} points make {partition.title}, with {per_cell['min']:,} to {per_cell['max']:,} points each"
         + (f", S2 levels {min(levels)} to {max(levels)}" if levels else "")
-        + f"; {facts['photos_outside']:,} points lie in none. Written to {out}"
-        + (f", drawn in {plot}" if plot else "")
+        + f"; {facts['photos_outside']:,} points lie in none. "
+        + (", ".join(did) or "Nothing is written: --out FILE keeps them, --plot FILE draws them")
     )
     if len(partition) <= 1 and kind == "s2":
         typer.echo(f"one cell is no division: --split-above {max(1, len(lats) // 50)} would make some dozens", err=True)
@@ -219,15 +222,16 @@ def crossval(
     from graticule.config import parse_overrides, read_recipe
 
     plan = read_recipe(recipe, parse_overrides(settings or []))
-    from graticule.evaluation.folds import crossval as run
-    from graticule.evaluation.folds import write_folds
-    from graticule.model.features import default_store
     from graticule.photos.splits import make_split
     from graticule.photos.table import read_photos
 
     table = read_photos(photos)
     if without:
         table = table.take(make_split(table, "column") != without)
+    from graticule.evaluation.folds import crossval as run
+    from graticule.evaluation.folds import write_folds
+    from graticule.model.features import default_store
+
     with console.progress("folds") as progress:
         found = run(
             plan,
@@ -268,13 +272,14 @@ def leak(
     plan = read_recipe(recipe, parse_overrides(settings or []))
     from dataclasses import asdict
 
-    from graticule.evaluation.leak_table import leak_table
     from graticule.files import write_json
     from graticule.photos.table import read_photos
 
-    methods = by or ["random", "sequence"]
+    table, methods = read_photos(photos), by or ["random", "sequence"]
+    from graticule.evaluation.leak_table import leak_table
+
     with console.progress("training") as progress:
-        rows = [asdict(row) for row in leak_table(plan, read_photos(photos), methods, progress=progress)]
+        rows = [asdict(row) for row in leak_table(plan, table, methods, progress=progress)]
     if out:
         write_json(out, rows)
     if as_json:

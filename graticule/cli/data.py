@@ -208,7 +208,7 @@ def data_sequences(
 def data_audit(
     train: Annotated[Path, typer.Argument(help="A dataset or table: the training photos, or both with a split.")],
     test: Annotated[Path | None, typer.Argument(help="The test photos; without it the column split tells.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for audit.html and audit.json.")] = Path("audit"),
+    out: Annotated[Path | None, typer.Option(help="Write audit.html, with a map and pairs, and audit.json.")] = None,
     lat: Annotated[str, Column] = "lat",
     lon: Annotated[str, Column] = "lon",
     path: Annotated[str, Column] = "path",
@@ -218,7 +218,8 @@ def data_audit(
     creator: Annotated[str, Column] = "creator",
     as_json: Json = False,
 ) -> None:
-    """Is this test set leaking from that training set? A page with a map, distances and the worst pairs."""
+    """Is this test set leaking from that training set? --out writes a page with a map and the worst pairs."""
+    from graticule.photos.leakage import audit as measure
     from graticule.photos.splits import make_split
     from graticule.photos.table import read_located
     from graticule.reporting.audit_page import write_audit
@@ -232,12 +233,13 @@ def data_audit(
         if "test" not in parts:
             raise BadTableError(f"the column 'split' of {train} gives no photo to test; audit two tables instead")
         sides = [sides[0].take(parts == part) for part in ("train", "test")]
-    found = write_audit(sides[0], sides[1], out).to_json()
+    found = (write_audit(*sides, out) if out else measure(*sides)).to_json()
     if as_json:
         console.print_json(found)
         return
     console.print_audit(found)
-    typer.echo(f"open {(out / 'audit.html').resolve().as_uri()}")
+    page = f"open {(out / 'audit.html').resolve().as_uri()}" if out else "--out DIR writes a page with the worst pairs"
+    typer.echo(page)
 
 
 def _renamed(**names: str) -> dict[str, str]:

@@ -29,7 +29,7 @@ def sweep(
     settings: Sets = None,
 ) -> None:
     """Train and measure every combination of some settings; run it again to go on where it stopped."""
-    from graticule.config import parse_overrides
+    from graticule.config import parse_overrides, read_recipe
 
     tried: dict[str, list[Any]] = {"encoder.name": encoders.split(",")} if encoders else {}
     for pair in vary or []:
@@ -37,6 +37,10 @@ def sweep(
         if not sign:
             raise BadRecipeError(f"--vary takes name=value,value, such as split.by=random,sequence; found {pair!r}")
         tried[name.strip()] = [parse_overrides([f"x={value}"])["x"] for value in values.split(",") if value]
+    from graticule.photos.table import table_file
+
+    read_recipe(recipe, parse_overrides(settings or []))
+    table_file(photos)
     from graticule.evaluation.sweep import sweep as run
     from graticule.model.features import default_store
 

@@ -220,9 +220,8 @@ def _verdict(
         facts.append(f"{part(identical)} are training photos themselves")
     for name, found in (("sequence", sequences), ("place", named_places)):
         if found is None and name == "place":
-            by_position = f"by {place_from} training shares {places[0]} with {_share(places[1])} of the test photos"
-            unknown.append(f"places (no column 'place'; {by_position})")
-        elif found is None and drives is not None:
+            continue  # known by position, see below
+        if found is None and drives is not None:
             count = "no drive is" if not drives[0] else "1 drive is" if drives[0] == 1 else f"{drives[0]} drives are"
             among = f" with {_share(drives[1])} of the test photos" if drives[0] else ""
             facts.append(f"{count} shared{among}, as positions and times tell them (no column 'sequence')")
@@ -247,6 +246,9 @@ def _verdict(
     if same_spot > 0.5 and sequences is named_places is None:  # where cameras are fixed, those columns decide
         leaks = True
         facts.append(f"{_share(same_spot)} of the test photos stand exactly where a training photo stands")
+    if named_places is None:
+        shared = f"training shares {places[0]} with {_share(places[1])} of the test photos"
+        facts.append(f"of places (by {place_from}) {shared if places[0] else 'none is shared'}")
     facts.append(
         f"the nearest training photo is {sphere.format_km(median_km)} away in the median, "
         f"and within 5 m for {_share(within['within_5_m'])} of the test photos"
