@@ -233,7 +233,8 @@ def data_audit(
         if "test" not in parts:
             raise BadTableError(f"the column 'split' of {train} gives no photo to test; audit two tables instead")
         sides = [sides[0].take(parts == part) for part in ("train", "test")]
-    found = (write_audit(*sides, out) if out else measure(*sides)).to_json()
+    ours, theirs = sides
+    found = (write_audit(ours, theirs, out) if out else measure(ours, theirs)).to_json()
     if as_json:
         console.print_json(found)
         return
