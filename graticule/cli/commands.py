@@ -146,8 +146,7 @@ def train(
         with console.progress("training") as progress:
             bundle = run(plan, table, out, resume=resume, store=default_store(), progress=progress)
     except KeyboardInterrupt:
-        typer.secho("interrupted; the same command with --resume goes on after the last checkpoint", err=True)
-        raise typer.Exit(130) from None
+        raise KeyboardInterrupt("the same command with --resume goes on after the last checkpoint") from None
     facts = bundle.facts
     typer.echo(
         f"trained on {facts['photos']:,} photos of {facts['places']:,} places, {facts['cells']:,} cells, in "

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graticule.cli import console
+from graticule.cli.group import Commands
 from graticule.cli.options import SPLIT_BY, Column, Json, MaxRefused, Track, position
 from graticule.errors import BadRecipeError, BadTableError
 
@@ -14,7 +15,11 @@ if TYPE_CHECKING:
 
     from graticule.photos.table import Photos
 
-app = typer.Typer(help="Make a dataset that trains: from a folder, a table, or a synthetic city.", no_args_is_help=True)
+app = typer.Typer(
+    cls=Commands,
+    help="Make a dataset that trains: from a folder, a table, or a synthetic city.",
+    no_args_is_help=True,
+)
 
 
 @app.command("folder")
