@@ -33,6 +33,7 @@ from simplejpeg import decode_jpeg
 
 from graticule.errors import BadPhotoError
 from graticule.photos import raw, shards
+from graticule.photos.panoramas import Area
 from graticule.photos.xmp import read_xmp
 
 Pixels = NDArray[np.uint8]
@@ -70,6 +71,7 @@ class PhotoFacts:
         captured_at: when the shutter opened; naive local time where the camera gave no offset.
         heading: where the camera looked, degrees clockwise from north, in [0, 360).
         camera: maker and model.
+        pano: the part of the sphere that it shows, where its GPano says so.
         no_hemisphere: the EXIF has a position without its letters, as ``52.18 4.83``; then lat and lon are None.
     """
 
@@ -82,6 +84,7 @@ class PhotoFacts:
     heading: float | None = None
     camera: str | None = None
     no_hemisphere: str | None = None
+    pano: Area | None = None
 
 
 def inspect(data: bytes, hemisphere: str = "") -> PhotoFacts:
@@ -104,8 +107,8 @@ def inspect(data: bytes, hemisphere: str = "") -> PhotoFacts:
     sizes = [size for tag, letter in ((2, "N"), (4, "E")) if (size := _degrees(gps.get(tag), letter, "")) is not None]
     unsigned = " ".join(f"{size:.5f}" for size in sizes) if (lat is None or lon is None) and len(sizes) == 2 else None
     packet = image.info.get("xmp")
-    if packet and (lat is None or lon is None or heading is None):
-        xmp = read_xmp(packet)
+    xmp = read_xmp(packet) if packet else None
+    if xmp:
         if lat is None or lon is None:
             lat, lon = xmp.lat, xmp.lon
         heading = xmp.heading if heading is None else heading
@@ -119,6 +122,7 @@ def inspect(data: bytes, hemisphere: str = "") -> PhotoFacts:
         heading=None if heading is None else heading % 360,
         camera=" ".join(filter(None, (_text(exif.get(tag)) for tag in (0x010F, 0x0110)))) or None,
         no_hemisphere=unsigned if lat is None or lon is None else None,
+        pano=xmp.area if xmp else None,
     )
 
 
