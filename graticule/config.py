@@ -178,7 +178,7 @@ class Encoder(Section):
     """Any timm or torchvision encoder by name; ``torchvision/NAME`` where both know the name."""
 
     name: str = "resnet50"
-    weights: str = "pretrained"  # or "none", or the path of a local state dict
+    weights: str = "pretrained"  # or "none", or the path of a local state dict or hub folder
     frozen: bool = False
     pooling: Pooling = "own"
     inner: tuple[str, ...] = ()  # modules within, such as blocks.4, whose mean and spread stand beside the output
