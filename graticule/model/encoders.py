@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from graticule.choices import Interpolation, Pooling
 from graticule.errors import BadRecipeError
+from graticule.model.salad import Salad
 
 HALF = (0.5, 0.5, 0.5)
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # what timm looks for in a folder of a hub, best first
@@ -52,6 +53,9 @@ class Encoder(nn.Module):
         self.pooling, self.inner = pooling, tuple(inner)
         self.mean, self.std = mean, std
         self._seen: dict[str, Tensor] = {}
+        if pooling == "salad" and getattr(body, "num_prefix_tokens", 0) != 1:
+            raise BadRecipeError("pooling: salad takes the patches and the class token of a transformer; name one")
+        self.salad = Salad(int(body.num_features)) if pooling == "salad" else None  # type: ignore[arg-type]
         modules = dict(body.named_modules())
         for name in self.inner:
             if name not in modules:
@@ -71,7 +75,10 @@ class Encoder(nn.Module):
     def _pooled(self, images: Tensor) -> list[Tensor]:
         if self.pooling == "own":
             return [self.body(images)]
-        local = self._places(self.body.forward_features(images))  # type: ignore[operator]
+        local = self.body.forward_features(images)  # type: ignore[operator]
+        if self.salad is not None:
+            return [self.salad(self._places(local), local[:, 0])]
+        local = self._places(local)
         if self.pooling == "average":
             return [local.mean(dim=2)]
         gem = local.clamp(min=1e-6).pow(GEM_POWER).mean(dim=2).pow(1 / GEM_POWER)
