@@ -276,3 +276,35 @@ def test_a_calibration_survives_json():
     broken["shape"]["cells"] = [0.5] * SCALES
     with pytest.raises(ValueError, match="sum to one"):
         Calibration.from_json(broken)
+
+
+@pytest.mark.parametrize("radius_km", [0.05, 1.0, 300.0, 9000.0])
+def test_shares_of_cells_within_a_circle_add_up_to_the_cap_that_archimedes_measured(radius_km):
+    cells = s2.children(s2.children(s2.face_cells()).ravel()).ravel()
+    for lat, lon in ((0.0, 180.0), (90.0, 0.0), (37.77, -122.42)):
+        share = s2.shares_within(cells, lat, lon, radius_km)
+        cap = SPHERE_KM2 * (1 - np.cos(radius_km / EARTH_RADIUS_KM)) / 2
+        assert share @ s2.areas_km2(cells) == pytest.approx(cap, rel=5e-3)
+        assert share.min() >= 0
+
+
+def test_the_probability_of_a_circle_is_the_share_of_draws_in_it(town):
+    ground = Ground.of(town)
+    masses = ground.masses(town)
+    lat, lon = town.samples(20_000, seed=9)
+    at = belief_points(town)
+    for n in range(len(town)):
+        for radius_km, aside in ((0.2, 0.0), (1.0, 0.01), (40.0, 0.1)):
+            center = at.lat[n] + aside, at.lon[n]
+            drawn = (great_circle_km(*center, lat[n], lon[n]) <= radius_km).mean()
+            assert ground.mass_within(masses[n], *center, radius_km) == pytest.approx(drawn, abs=0.015)
+
+
+def test_a_merged_region_is_the_cell_union_of_s2(town):
+    import s2geometry
+
+    ground = Ground.of(town)
+    for rows in (ground.region(ground.masses(town)[0], 0.8), np.arange(len(ground.cells)), np.arange(5)):
+        union = s2geometry.S2CellUnion()
+        union.Init([int(cell) for cell in ground.cells[rows]])
+        assert ground.merged(rows).tolist() == sorted(cell.id() for cell in union.cell_ids())

@@ -161,12 +161,36 @@ def test_a_leaking_bundle_is_evaluated_only_when_told(shop, tmp_path):
     assert told.stdout.startswith("NOT held out: training shares 6 sequences")
 
 
-@pytest.mark.parametrize("format", ["table", "json", "csv", "geojson", "kml"])
+@pytest.mark.parametrize("format", ["table", "words", "json", "csv", "geojson", "kml"])
 def test_prediction_writes_every_format(shop, tmp_path, format):
     out = tmp_path / "answers"
     done = graticule("predict", shop / "bundle", shop / "photos/000.jpg", "--format", format, "--out", out)
     assert done.returncode == 0, done.stderr
     assert "000.jpg" in out.read_text()
+
+
+@pytest.mark.parametrize(
+    ("claim", "said"),
+    [
+        ("exif", "none of the 1 photos says where it was taken"),
+        ("Berlin", "--claim takes LAT,LON in degrees"),
+    ],
+)
+def test_a_claim_that_cannot_be_weighed_is_one_sentence(shop, claim, said):
+    done = graticule("predict", shop / "bundle", shop / "photos/000.jpg", "--claim", claim)
+    assert done.returncode == 1
+    assert said in done.stderr
+
+
+def test_locate_answers_in_words_with_the_model_of_the_environment(shop, monkeypatch):
+    monkeypatch.setenv("GRATICULE_MODEL", str(shop / "bundle"))
+    done = graticule("locate", shop / "photos/000.jpg")
+    assert done.returncode == 0, done.stderr
+    assert "000.jpg\n  near " in done.stdout
+    monkeypatch.delenv("GRATICULE_MODEL")
+    done = graticule("locate", shop / "photos/000.jpg")
+    assert done.returncode == 1
+    assert "no model is named: give --model BUNDLE, or set GRATICULE_MODEL" in done.stderr
 
 
 def test_a_broken_photo_is_a_row_and_exit_status_one(shop, tmp_path):

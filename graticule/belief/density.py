@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from graticule.belief import kernels
-from graticule.geo.sphere import EARTH_RADIUS_KM, Floats, from_vectors, unit_vectors
+from graticule.geo.sphere import EARTH_RADIUS_KM, Floats, chord_to_km, chords, from_vectors, unit_vectors
 
 LOCAL = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0, 16.0, 64.0)  # widths of kernels, in spreads of their center
 SCALES = 2 * len(LOCAL)  # the same again in median spreads of all centers: widths that are one everywhere
@@ -94,7 +94,7 @@ class Kernels:
         step = max(1, AT_ONCE // len(self))
         for start in range(0, len(points), step):
             rows = slice(start, start + step)
-            distance = distance_km(points[rows], self.center)
+            distance = chord_to_km(chords(points[rows], self.center))
             for k in range(SCALES):
                 density = np.exp(kernels.log_density(distance, self.width_km[:, k]))
                 out[rows, k] = np.einsum("mc,mc->m", density, weights[rows])
@@ -201,11 +201,4 @@ def softmax(logits: Floats) -> Floats:
     """Rows of weights that sum to one, shape ``(N, C)``."""
     weight = np.exp(logits - logits.max(axis=1, keepdims=True))
     found: Floats = weight / weight.sum(axis=1, keepdims=True)
-    return found
-
-
-def distance_km(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
-    """Along the sphere between unit vectors ``(M, 3)`` and ``(C, 3)``, shape ``(M, C)``."""
-    chord = np.sqrt(np.clip(2 - 2 * (a @ b.T), 0, 4))
-    found: NDArray[Any] = 2 * EARTH_RADIUS_KM * np.arcsin(chord / 2)
     return found

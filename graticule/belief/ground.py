@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graticule.belief import kernels
-from graticule.belief.density import SCALES, SPHERE_KM2, Belief, Kernels, Shape, distance_km
+from graticule.belief.density import SCALES, SPHERE_KM2, Belief, Kernels, Shape
 from graticule.geo import s2
-from graticule.geo.sphere import Floats, Ints, great_circle_km, unit_vectors
+from graticule.geo.sphere import Floats, Ints, chord_to_km, chords, great_circle_km, unit_vectors
 
 Cells = NDArray[np.uint64]
 
@@ -37,6 +37,7 @@ class Ground:
     area_km2: Floats = field(init=False, repr=False)
     lat: Floats = field(init=False, repr=False)
     lon: Floats = field(init=False, repr=False)
+    _middles: NDArray[np.float64] = field(init=False, repr=False)
     _points: NDArray[np.float64] = field(init=False, repr=False)
     _rows: dict[tuple[int, int], NDArray[np.float32]] = field(init=False, repr=False, default_factory=dict)
 
@@ -44,7 +45,8 @@ class Ground:
         lat, lon = s2.centers(self.cells)
         quarters = unit_vectors(*s2.centers(s2.children(self.cells).ravel()))
         for name, value in (
-            ("area_km2", s2.areas_km2(self.cells)), ("lat", lat), ("lon", lon), ("_points", quarters)
+            ("area_km2", s2.areas_km2(self.cells)), ("lat", lat), ("lon", lon),
+            ("_middles", unit_vectors(lat, lon)), ("_points", quarters),
         ):  # fmt: skip
             object.__setattr__(self, name, value)
 
@@ -112,6 +114,17 @@ class Ground:
         order, before = self._by_density(masses)
         return np.sort(order[before <= mass])
 
+    def mass_within(self, masses: Floats, lat: float, lon: float, radius_km: float) -> float:
+        """Probability by one photo's masses ``(G,)`` that it was taken within a circle; degrees."""
+        near = great_circle_km(lat, lon, self.lat, self.lon) < radius_km + self._reach_km
+        return float(masses[near] @ s2.shares_within(self.cells[near], lat, lon, radius_km))
+
+    @cached_property
+    def _reach_km(self) -> Floats:
+        """Distance from the middle of each cell to its farthest corner, shape ``(G,)``."""
+        reach: Floats = great_circle_km(self.lat[:, None], self.lon[:, None], *s2.outlines(self.cells)).max(axis=1)
+        return reach
+
     def _by_density(self, masses: Floats) -> tuple[Ints, Floats]:
         """Ground cells of one photo, densest first, and the mass of those before each; both ``(G,)``."""
         order = np.argsort(-masses / self.area_km2, kind="stable")
@@ -120,23 +133,26 @@ class Ground:
     def merged(self, rows: Ints) -> Cells:
         """The same ground in as few S2 cells as there can be: four siblings are their parent."""
         cells = np.sort(self.cells[rows])
-        done: list[Cells] = []
-        for level in range(int(s2.level_of(cells).max()), 0, -1):
-            here = s2.level_of(cells) == level
-            if not here.any():
-                continue
-            parent, count = np.unique(s2.parents(cells[here], level - 1), return_counts=True)
-            whole = parent[count == 4]
-            lonely = cells[here][~np.isin(s2.parents(cells[here], level - 1), whole)]
-            done.append(lonely)
-            cells = np.concatenate([cells[~here], whole])
-        return np.sort(np.concatenate([*done, cells]))
+        whole = np.sort(cells[s2.level_of(cells) == 0])  # faces have no parent
+        cells = np.setdiff1d(cells, whole)
+        at = np.zeros(1, np.int64)
+        while len(at):
+            parent = s2.parents(cells)
+            # Siblings stand side by side; what lies between the first and the last of them is the other two, since
+            # none of these cells lies in another.
+            same = (parent[:-3] == parent[1:-2]) & (parent[:-3] == parent[2:-1]) & (parent[:-3] == parent[3:])
+            at = np.flatnonzero(same)
+            cells[at] = parent[at]
+            cells = np.delete(cells, (at[:, None] + np.arange(1, 4)).ravel())
+            faces = s2.level_of(cells) == 0
+            whole, cells = np.concatenate([whole, cells[faces]]), cells[~faces]
+        return np.sort(np.concatenate([whole, cells]))
 
     def distance_quantiles(self, masses: Floats, lat: Floats, lon: Floats, shares: tuple[float, ...]) -> Floats:
         """Distances from each photo's point that hold these shares of its belief, km, shape ``(N, len(shares))``."""
         out = np.empty((len(masses), len(shares)))
         for n in range(len(masses)):
-            distance = great_circle_km(lat[n], lon[n], self.lat, self.lon)
+            distance = chord_to_km(chords(unit_vectors(lat[n], lon[n]), self._middles))
             order = np.argsort(distance)
             held = np.cumsum(masses[n, order])
             out[n] = distance[order][np.searchsorted(held, np.array(shares) * held[-1])]
@@ -166,7 +182,7 @@ class Ground:
         return mass
 
     def _measure(self, where: Kernels, index: Ints, shares: Floats) -> NDArray[np.float32]:
-        distance = distance_km(where.center[index], self._points).astype(np.float32)
+        distance = chord_to_km(chords(where.center[index], self._points)).astype(np.float32)
         density = np.zeros_like(distance)
         for k in range(SCALES):
             if shares[k] > 1e-3 * shares.sum():

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from graticule.cli import archives, commands, data, explain, fetch, pack, runs
+from graticule.cli import answer, archives, commands, data, explain, fetch, pack, runs
 from graticule.errors import GraticuleError
 
 app = typer.Typer(
@@ -36,6 +36,7 @@ def _options(
 
 
 app.add_typer(commands.app)
+app.add_typer(answer.app)
 app.add_typer(explain.app)
 app.add_typer(runs.app)
 data.app.add_typer(archives.app)

@@ -1,31 +1,18 @@
 """The commands around cells, scores and models. Each imports its rooms when it runs: torch takes seconds."""
 
-import os
-import sys
-from collections.abc import Iterable, Iterator
-from functools import partial
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from graticule.choices import Keep, PartitionKind, Together
 from graticule.cli import console
-from graticule.cli.options import RECIPE, SPLIT_BY, Arithmetic, Column, Json, Sets, check_bundle, expand
-from graticule.errors import BadTableError
-
-if TYPE_CHECKING:
-    from graticule.inference.albums import Albums
-    from graticule.inference.locate import Result
+from graticule.cli.options import RECIPE, SPLIT_BY, Arithmetic, Column, Json, Sets, check_bundle
 
 app = typer.Typer()
 
-TABLES = (".csv", ".tsv", ".parquet", ".pq")
-
-
 Baseline = Literal["knn"]
-Format = Literal["table", "json", "csv", "geojson", "kml"]
 
 
 @app.command()
@@ -306,102 +293,6 @@ def leak(
 
 
 @app.command()
-def predict(
-    bundle: Path,
-    photos: Annotated[
-        list[Path] | None, typer.Argument(help="Photos, folders of photos, or one dataset or table.")
-    ] = None,
-    format: Annotated[Format, typer.Option(help="How to write the answers.")] = "table",
-    out: Annotated[Path | None, typer.Option(help="Write to a file instead of the screen.")] = None,
-    top: Annotated[
-        int | None, typer.Option(min=1, max=100, help="Likely cells to name. [default: 5; of table and csv 1]")
-    ] = None,
-    together: Annotated[
-        Together | None,
-        typer.Option(help="Answer photos of a place or along a drive together: the table's, or those of a folder."),
-    ] = None,
-    max_error_km: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help="Say 'cannot tell' where half of such photos lie farther off, and of strange photos.",
-        ),
-    ] = None,
-    precision: Arithmetic = "float32",
-) -> None:
-    """Tell where photos were taken. Exit status 1 if one could not be read."""
-    check_bundle(bundle)
-    if not photos:
-        raise BadTableError(f"no photo is named; graticule predict {quote(str(bundle))} PHOTO, a folder, or a table")
-    from graticule.inference.formats import WRITERS, to_csv
-    from graticule.inference.locate import load
-
-    top = top or (1 if format in ("table", "csv") else 5)
-    write = partial(to_csv, top=top) if format in ("table", "csv") else WRITERS[format]
-    wanted, albums = _asked(photos, together)
-    broken: list[Result] = []
-
-    def counted(results: "Iterable[Result]") -> "Iterator[Result]":
-        for result in results:
-            if result.fix is None:
-                broken.append(result)
-            yield result
-
-    locator = load(bundle, precision=precision)
-    with console.progress("photos") as progress:
-        results = counted(locator.results(wanted, albums=albums, top=top, max_error_km=max_error_km, progress=progress))
-        if out is not None:
-            from graticule.files import atomic_file
-
-            with atomic_file(out) as aside, aside.open("w", encoding="utf-8") as file:
-                file.writelines(write(results))
-        elif format != "table" and not sys.stdout.isatty():
-            for piece in write(results):
-                typer.echo(piece, nl=False)
-        held = list(results)  # on a terminal the answers wait until the bar is gone
-    if out is not None:
-        typer.echo(f"{len(wanted) - len(broken):,} photos answered, written to {out}")
-    elif format == "table":
-        _print_fixes([result for result in held if result.fix], top)
-    elif sys.stdout.isatty():
-        typer.echo("".join(write(held)), nl=False)
-    if broken:
-        for result in broken[:10]:
-            typer.secho(f"{result.photo}: {result.error}", fg="red", err=True)
-        typer.secho(f"{len(broken)} of {len(wanted)} photos could not be read", fg="red", err=True)
-        raise typer.Exit(1)
-
-
-def _print_fixes(results: "list[Result]", top: int) -> None:
-    """Answers as a table; the folder that all photos share stands once above it."""
-    if not results:
-        return
-    photos = [str(result.photo) for result in results]
-    shared = os.path.commonpath([os.path.dirname(photo) for photo in photos])  # noqa: PTH120
-    if shared:
-        typer.echo(f"in {shared}:")
-    cells = ("likeliest cell", "probability*") if top == 1 else (f"{top} likeliest cells, probabilities*",)
-    rows: list[tuple[str, ...]] = []
-    for photo, result in zip(photos, results, strict=True):
-        if result.fix is None:
-            continue
-        fix = result.fix
-        expected = "unknown" if fix.expected_error_km is None else console.distance(fix.expected_error_km)
-        if fix.median_error_km is not None and fix.p90_error_km is not None:
-            expected = f"{console.distance(fix.median_error_km)} / {console.distance(fix.p90_error_km)}"
-            expected += "  unlike the training photos" if fix.is_unlike_training else ""
-        likely = [(cell.token, f"{cell.probability:.0%}") for cell in fix.cells]
-        last = (likely[0] if likely else ("", "")) if top == 1 else (", ".join(" ".join(cell) for cell in likely),)
-        name = os.path.relpath(photo, shared) if shared else photo
-        where = ("cannot", "tell") if fix.cannot_tell else (f"{fix.lat:.5f}", f"{fix.lon:.5f}")
-        rows.append((name, *where, expected, *last))
-    sure = any(result.fix and result.fix.calibrated for result in results)
-    error = "half / nine of ten within" if sure else "expected error"
-    console.print_table(("photo", "lat", "lon", error, *cells), rows)
-    typer.echo("* the network's own; not calibrated against outcomes")
-
-
-@app.command()
 def report(
     bundle: Path,
     evaluation: Annotated[
@@ -418,22 +309,3 @@ def report(
         bundle, evaluation or bundle / "evaluation" / "test", out or bundle / "report.html", photos=photos
     )
     typer.echo(f"open {page.resolve().as_uri()}")
-
-
-def _asked(photos: list[Path], together: Together | None) -> "tuple[list[Path], Albums | None]":
-    """The photos named, and which of them are answered together: as a table says, else those of each folder."""
-    import numpy as np
-
-    from graticule.evaluation.baselines import albums_of
-    from graticule.inference.albums import Albums
-    from graticule.photos.table import read_photos
-
-    [first, *more] = photos
-    if not more and (first.suffix.lower() in TABLES or (first / "photos.parquet").is_file()):
-        table = read_photos(first)
-        return table.paths(), albums_of(table, together) if together else None
-    wanted = expand(photos)
-    if together is None:
-        return wanted, None
-    folders = np.unique([str(photo.parent) for photo in wanted], return_inverse=True)[1]
-    return wanted, Albums.of(together, folders.astype(np.int64))

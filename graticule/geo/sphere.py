@@ -72,6 +72,15 @@ def great_circle_km(lat_a: ArrayLike, lon_a: ArrayLike, lat_b: ArrayLike, lon_b:
     return km
 
 
+def chords(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
+    """Straight distances between unit vectors ``(M, 3)`` or ``(3,)`` and ``(C, 3)``, shape ``(M, C)`` or ``(C,)``.
+
+    One matrix product. It loses digits below about 1e-8 rad, 6 cm on Earth; :func:`great_circle_km` does not.
+    """
+    found: NDArray[Any] = np.sqrt(np.clip(2 - 2 * (a @ b.T), 0, 4))
+    return found
+
+
 def chord_to_km(chord: ArrayLike) -> Floats:
     """Great-circle distance of two points whose straight distance on the unit sphere is ``chord``."""
     half = np.clip(np.asarray(chord, np.float64) / 2, 0, 1)

@@ -10,7 +10,17 @@ from numpy.typing import NDArray
 from graticule.belief.density import Belief
 from graticule.choices import Answer
 from graticule.errors import BadRecipeError
-from graticule.geo.sphere import EARTH_RADIUS_KM, Floats, format_km, from_vectors, geojson_position, unit_vectors
+from graticule.geo.sphere import (
+    EARTH_RADIUS_KM,
+    Floats,
+    chords,
+    format_km,
+    from_vectors,
+    geojson_position,
+    unit_vectors,
+)
+from graticule.inference.claims import Claim
+from graticule.inference.names import PlaceGuess
 from graticule.partition import Partition
 
 CANDIDATES = 32  # likeliest cells among which the search for the median starts
@@ -53,6 +63,10 @@ class Fix:
         unlike_training: share of held-out photos that were more like a training photo than this one; above 0.95 it is
             unlike all that the bundle knows. Of bundles with a gallery.
         cannot_tell: why this is no answer, where one was asked to be surer than this; else None.
+        claim: how a place that was claimed for this photo fits; None where none was.
+        near: the town nearest to the point, where names were asked for; else None.
+        places: the likeliest countries, or states or towns where the country or the state is sure; none where names
+            were not asked for, or of an answer that is not calibrated.
     """
 
     lat: float
@@ -66,6 +80,9 @@ class Fix:
     unlike_training: float | None = None
     region: tuple[str, ...] = ()
     cannot_tell: str | None = None
+    claim: Claim | None = None
+    near: str | None = None
+    places: tuple[PlaceGuess, ...] = ()
 
     @property
     def is_unlike_training(self) -> bool:
@@ -103,6 +120,9 @@ class Fix:
             },
             "region": list(self.region),
             "cannot_tell": self.cannot_tell,
+            "claim": self.claim and self.claim.to_json(),
+            "near": self.near,
+            "places": [{"name": place.name, "probability": round(place.probability, 4)} for place in self.places],
             "cells": [
                 {
                     "token": cell.token,
@@ -275,25 +295,18 @@ def _on_the_sphere(partition: Partition) -> tuple[Floats, Floats]:
     return unit_vectors(partition.lat, partition.lon), partition.spread_km() / EARTH_RADIUS_KM
 
 
-def _chord(x: Floats, cells: Floats) -> Floats:
-    """Straight distances between unit vectors ``(N, 3)`` or ``(3,)`` and ``(C, 3)``: exact where arccos is not."""
-    # The matrix product loses digits below about 1e-8 rad, 6 cm on Earth: far finer than any cell.
-    chord: Floats = np.sqrt(np.clip(2 - 2 * (x @ cells.T), 0, 4))
-    return chord
-
-
 def _distance_rad(x: Floats, cells: Floats, spread_rad: Floats) -> Floats:
     """Distance to expect from each point to a photo of each cell, shape ``(N, C)``.
 
     A photo lies off the mean of its cell, in a direction that is at right angles to ours on average.
     """
-    distance: Floats = np.hypot(2 * np.arcsin(_chord(x, cells) / 2), spread_rad)
+    distance: Floats = np.hypot(2 * np.arcsin(chords(x, cells) / 2), spread_rad)
     return distance
 
 
 def _pull(x: Floats, p: Floats, cells: Floats, spread_rad: Floats) -> tuple[Floats, float]:
     """Minus the gradient of the expected distance at ``x``, shape ``(3,)``, and the sum of Weiszfeld's weights."""
-    chord = _chord(x, cells)
+    chord = chords(x, cells)
     arc = 2 * np.arcsin(chord / 2)
     weight = p / np.hypot(arc, spread_rad)
     # The logarithm of a cell seen from x is (cell - cos(arc) x) arc / sin(arc).

@@ -17,9 +17,12 @@ from graticule.belief.ground import Ground
 from graticule.choices import Answer, Precision
 from graticule.errors import BadPhotoError, BadRecipeError
 from graticule.geo import s2
+from graticule.geo.towns import area_in_words, nearest_towns
 from graticule.inference import decode
 from graticule.inference.albums import Albums, Motion
+from graticule.inference.claims import Place, measure, weigh
 from graticule.inference.decode import Fix, Points, Sureness
+from graticule.inference.names import Names
 from graticule.model.bundle import Bundle
 from graticule.model.features import FeatureStore, encode
 from graticule.model.loading import Photo, Progress, silent
@@ -86,6 +89,7 @@ class Locator:
         self.bundle.model.to(self.device).eval()
         self.bundle.model.precision = precision
         self._ground: Ground | None = None
+        self._names: Names | None = None
 
     @overload
     def locate(self, photos: str | Path | bytes, *, top: int = 5) -> Fix: ...  # type: ignore[overload-overlap]
@@ -126,6 +130,9 @@ class Locator:
         albums: Albums | None = None,
         top: int = 5,
         max_error_km: float | None = None,
+        claims: Sequence[Place | None] | None = None,
+        within_km: float | None = None,
+        names: bool = False,
         progress: Progress = silent,
     ) -> Iterator[Result]:
         """Answer photos in their order; one that cannot be read becomes a reply with its error.
@@ -133,26 +140,61 @@ class Locator:
         Args:
             albums: which photos to answer together; each by itself where there are none.
             max_error_km: fixes whose median error is larger say that they cannot tell (:attr:`Fix.cannot_tell`).
+            claims: for each photo the place that is claimed for it, ``(lat, lon)`` in degrees; each fix then says how
+                the claim fits (:attr:`Fix.claim`).
+            within_km: radius of the circle around a claim; by default the answer's own median error.
+            names: name the places (:attr:`Fix.near`, :attr:`Fix.places`); takes a second the first time.
 
         Raises:
             BadRecipeError: albums for a bundle without cells, or a largest error of one that is not calibrated.
         """
         waiting: dict[int, Result] = {}
-        names = [f"photo {i}" if isinstance(p, bytes) else p for i, p in enumerate(photos)]
+        shown = [f"photo {i}" if isinstance(p, bytes) else p for i, p in enumerate(photos)]
         inputs: list[Photo] = [p if isinstance(p, bytes) else Path(p) for p in photos]
         done = 0
         for predictions in self._in_chunks(inputs, albums):
             probability = None if predictions.log_probability is None else np.exp(predictions.log_probability)
             sureness = self.sureness(predictions)
             found = decode.fixes(predictions.points, probability, self.bundle.partition, top, sureness)
+            if claims is not None:
+                found = self._with_claims(found, sureness, [claims[i] for i in predictions.index], within_km)
+            if names and found:
+                found = self._named(found, sureness)
             if max_error_km is not None:
                 found = [fix.if_within(max_error_km) for fix in found]
-            waiting |= {int(i): Result(names[i], fix, None) for i, fix in zip(predictions.index, found, strict=True)}
-            waiting |= {i: Result(names[i], None, error) for i, error in predictions.errors.items()}
+            waiting |= {int(i): Result(shown[i], fix, None) for i, fix in zip(predictions.index, found, strict=True)}
+            waiting |= {i: Result(shown[i], None, error) for i, error in predictions.errors.items()}
             progress(done + len(waiting), len(photos), "photos")
             while done in waiting:
                 yield waiting.pop(done)
                 done += 1
+
+    def _with_claims(
+        self, fixes: list[Fix], sureness: Sureness | None, claims: Sequence[Place | None], within_km: float | None
+    ) -> list[Fix]:
+        found = []
+        for i, (fix, place) in enumerate(zip(fixes, claims, strict=True)):
+            claim = None if place is None else measure((fix.lat, fix.lon), place)
+            confidence = self.bundle.confidence
+            if claim and sureness and confidence and self._ground and fix.median_error_km is not None:
+                radius_km = within_km or max(fix.median_error_km, 1e-3)
+                claim = weigh(claim, self._ground, sureness.masses[i], confidence.calibration, radius_km)
+            found.append(replace(fix, claim=claim))
+        return found
+
+    def _named(self, fixes: list[Fix], sureness: Sureness | None) -> list[Fix]:
+        towns = nearest_towns([fix.lat for fix in fixes], [fix.lon for fix in fixes])
+        named = [replace(fix, near=str(town)) for fix, town in zip(fixes, towns, strict=True)]
+        if sureness is None or self._ground is None:
+            return named
+        if self._names is None:
+            self._names = Names.of(self._ground)
+        return [replace(fix, places=self._names.likely(mass)) for fix, mass in zip(named, sureness.masses, strict=True)]
+
+    @cached_property
+    def area(self) -> str:
+        """What this bundle knows, in words: a town, a state, a country, or how many countries."""
+        return area_in_words(nearest_towns(self.bundle.partition.lat, self.bundle.partition.lon))
 
     def _in_chunks(self, photos: Sequence[Photo], albums: Albums | None) -> Iterator[Predictions]:
         if albums is not None:

@@ -19,6 +19,7 @@ import polars as pl
 from graticule.errors import BadPhotoError, BadTableError, TooManyRefusedError
 from graticule.files import write_parquet
 from graticule.geo.sphere import within_rounding
+from graticule.geo.towns import nearest_towns
 from graticule.photos import images
 from graticule.photos.table import degrees, warn_if_swapped, write_dataset
 from graticule.sources.beside import Beside, Look
@@ -255,10 +256,8 @@ def _table(candidates: pl.DataFrame, names: Sequence[str], taken: Sequence[Taken
         column for column in from_exif if column.name not in table.columns and column.null_count() < len(column)
     )
     if "country" not in table.columns:
-        import reverse_geocode  # a second to load
-
-        towns = reverse_geocode.search(list(zip(table["lat"], table["lon"], strict=True)))
-        table = table.with_columns(pl.Series("country", [town["country_code"] for town in towns], pl.String))
+        towns = nearest_towns(table["lat"].to_numpy(), table["lon"].to_numpy())
+        table = table.with_columns(pl.Series("country", [town.country_code for town in towns], pl.String))
     first = [name for name in FIRST_COLUMNS if name in table.columns]
     return table.select(*first, *(name for name in table.columns if name not in FIRST_COLUMNS))
 

@@ -25,7 +25,7 @@ def check_memory(model: Geolocator, shapes: NDArray[np.int64], recipe: Recipe, d
     height, width = (int(v) for v in shapes[shapes.prod(axis=1).argmax()])
     a_step, per_photo = step_bytes(model, recipe, (height, width), device)
     fixed = 16 * sum(p.numel() for p in model.parameters()) + a_step
-    free = torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
+    free = free_bytes(device)
     needed = fixed + recipe.train.batch_size * per_photo
     if needed > free:
         most = int((0.8 * free - fixed) // per_photo)
@@ -35,6 +35,14 @@ def check_memory(model: Geolocator, shapes: NDArray[np.int64], recipe: Recipe, d
             f"needs about {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free; {advice}, or go on all the "
             f"same with train.check_memory: false"
         )
+
+
+def free_bytes(device: str) -> int:
+    """Memory that a run could take; on a GPU also what torch keeps of earlier runs of this process for the next one."""
+    if device != "cuda":
+        return int(psutil.virtual_memory().available)
+    kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    return int(torch.cuda.mem_get_info()[0]) + kept
 
 
 def step_bytes(model: Geolocator, recipe: Recipe, shape: tuple[int, int], device: str) -> tuple[int, int]:

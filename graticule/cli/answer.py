@@ -1,0 +1,241 @@
+"""Asking a model where photos were taken: ``predict`` for programs, ``locate`` for people."""
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from graticule.choices import Precision, Together
+from graticule.cli import console
+from graticule.cli.options import Arithmetic, check_bundle, expand, position
+from graticule.errors import BadTableError, BundleError
+
+if TYPE_CHECKING:
+    from graticule.inference.albums import Albums
+    from graticule.inference.claims import Place
+    from graticule.inference.locate import Result
+
+app = typer.Typer()
+
+TABLES = (".csv", ".tsv", ".parquet", ".pq")
+
+Format = Literal["table", "words", "json", "csv", "geojson", "kml"]
+Photos = Annotated[list[Path] | None, typer.Argument(help="Photos, folders of photos, or one dataset or table.")]
+Out = Annotated[Path | None, typer.Option(help="Write to a file instead of the screen.")]
+Top = Annotated[int | None, typer.Option(min=1, max=100, help="Likely cells to name. [default: 5; of table and csv 1]")]
+Joined = Annotated[
+    Together | None,
+    typer.Option(help="Answer photos of a place or along a drive together: the table's, or those of a folder."),
+]
+MaxErrorKm = Annotated[
+    float | None,
+    typer.Option(min=0, help="Say 'cannot tell' where half of such photos lie farther off, and of strange photos."),
+]
+ClaimOf = Annotated[
+    str | None,
+    typer.Option(help="LAT,LON, a place claimed for the photos; or exif, what each photo says of itself."),
+]
+Regions = Annotated[
+    bool,
+    typer.Option("--regions", help="geojson: beside each point, the region that holds nine of ten such photos."),
+]
+WithinKm = Annotated[
+    float | None,
+    typer.Option(min=1e-3, help="How probable it is within so far of the claim. [default: the median error]"),
+]
+
+
+@app.command()
+def predict(
+    bundle: Path,
+    photos: Photos = None,
+    format: Annotated[Format, typer.Option(help="How to write the answers.")] = "table",
+    out: Out = None,
+    top: Top = None,
+    together: Joined = None,
+    max_error_km: MaxErrorKm = None,
+    claim: ClaimOf = None,
+    within_km: WithinKm = None,
+    regions: Regions = False,
+    precision: Arithmetic = "float32",
+) -> None:
+    """Tell where photos were taken, for programs and tables. Exit status 1 if one could not be read."""
+    check_bundle(bundle)
+    if not photos:
+        raise BadTableError(f"no photo is named; graticule predict {quote(str(bundle))} PHOTO, a folder, or a table")
+    _answer(
+        bundle, photos, format, out, top, together, max_error_km, claim, within_km, regions, precision,
+        names=format == "words",
+    )  # fmt: skip
+
+
+@app.command()
+def locate(
+    photos: Photos = None,
+    model: Annotated[Path | None, typer.Option(envvar="GRATICULE_MODEL", help="The bundle to ask.")] = None,
+    format: Annotated[Format, typer.Option(help="How to write the answers.")] = "words",
+    out: Out = None,
+    top: Top = None,
+    together: Joined = None,
+    max_error_km: MaxErrorKm = None,
+    claim: ClaimOf = None,
+    within_km: WithinKm = None,
+    regions: Regions = False,
+    precision: Arithmetic = "float32",
+) -> None:
+    """Tell in words where photos were taken, and what they say themselves. Exit status 1 if one could not be read."""
+    if model is None:
+        raise BundleError(
+            "no model is named: give --model BUNDLE, or set GRATICULE_MODEL to one.\n"
+            "There is none yet? Train your own from photos with positions: graticule data folder PHOTOS TOWN, then\n"
+            "graticule train laptop --photos TOWN --out BUNDLE"
+        )
+    check_bundle(model)
+    if not photos:
+        raise BadTableError("no photo is named; graticule locate PHOTO, a folder, or a table")
+    _answer(
+        model, photos, format, out, top, together, max_error_km, claim or "own", within_km, regions, precision,
+        names=True,
+    )  # fmt: skip
+
+
+def _answer(
+    bundle: Path,
+    photos: list[Path],
+    format: Format,
+    out: Path | None,
+    top: int | None,
+    together: Together | None,
+    max_error_km: float | None,
+    claim: str | None,
+    within_km: float | None,
+    regions: bool,
+    precision: Precision,
+    *,
+    names: bool,
+) -> None:
+    from graticule.inference.formats import WRITERS, Writer, to_csv, to_geojson, to_words
+    from graticule.inference.locate import load
+
+    top = top or (1 if format in ("table", "csv") else 5)
+    wanted, albums = _asked(photos, together)
+    claims = None if claim is None else _claims(claim, wanted)
+    locator = load(bundle, precision=precision)
+    write: Writer = WRITERS.get(format, to_csv)
+    if format == "words":
+        write = partial(to_words, knows=locator.area)
+    elif format == "geojson":
+        write = partial(to_geojson, regions=regions)
+    elif format in ("table", "csv"):
+        write = partial(to_csv, top=top, claims=claims is not None)
+    broken: list[Result] = []
+
+    def counted(results: "Iterable[Result]") -> "Iterator[Result]":
+        for result in results:
+            if result.fix is None:
+                broken.append(result)
+            yield result
+
+    with console.progress("photos") as progress:
+        answers = locator.results(
+            wanted,
+            albums=albums,
+            top=top,
+            max_error_km=max_error_km,
+            claims=claims,
+            within_km=within_km,
+            names=names,
+            progress=progress,
+        )
+        results = counted(answers)
+        if out is not None:
+            from graticule.files import atomic_file
+
+            with atomic_file(out) as aside, aside.open("w", encoding="utf-8") as file:
+                file.writelines(write(results))
+        elif format != "table" and not sys.stdout.isatty():
+            for piece in write(results):
+                typer.echo(piece, nl=False)
+        held = list(results)  # on a terminal the answers wait until the bar is gone
+    if out is not None:
+        typer.echo(f"{len(wanted) - len(broken):,} photos answered, written to {out}")
+    elif format == "table":
+        _print_fixes([result for result in held if result.fix], top)
+    elif sys.stdout.isatty():
+        typer.echo("".join(write(held)), nl=False)
+    if broken:
+        for result in broken[:10]:
+            typer.secho(f"{result.photo}: {result.error}", fg="red", err=True)
+        typer.secho(f"{len(broken)} of {len(wanted)} photos could not be read", fg="red", err=True)
+        raise typer.Exit(1)
+
+
+def _claims(claim: str, photos: list[Path]) -> "list[Place | None]":
+    """What is claimed of each photo: one place for all, or what its own EXIF says; ``exif`` insists on that."""
+    if claim not in ("exif", "own"):
+        return [position(claim, "--claim")] * len(photos)
+    from graticule.inference.claims import own_position
+
+    found = [own_position(photo) for photo in photos]
+    if claim == "exif" and not any(found):
+        raise BadTableError(
+            f"--claim exif: none of the {len(photos)} photos says where it was taken; name the claimed place, as in "
+            f"--claim 38.9,-77.03"
+        )
+    return found
+
+
+def _print_fixes(results: "list[Result]", top: int) -> None:
+    """Answers as a table; the folder that all photos share stands once above it."""
+    if not results:
+        return
+    photos = [str(result.photo) for result in results]
+    shared = os.path.commonpath([os.path.dirname(photo) for photo in photos])  # noqa: PTH120
+    if shared:
+        typer.echo(f"in {shared}:")
+    cells = ("likeliest cell", "probability*") if top == 1 else (f"{top} likeliest cells, probabilities*",)
+    rows: list[tuple[str, ...]] = []
+    for photo, result in zip(photos, results, strict=True):
+        if result.fix is None:
+            continue
+        fix = result.fix
+        expected = "unknown" if fix.expected_error_km is None else console.distance(fix.expected_error_km)
+        if fix.median_error_km is not None and fix.p90_error_km is not None:
+            expected = f"{console.distance(fix.median_error_km)} / {console.distance(fix.p90_error_km)}"
+            expected += "  unlike the training photos" if fix.is_unlike_training else ""
+        likely = [(cell.token, f"{cell.probability:.0%}") for cell in fix.cells]
+        last = (likely[0] if likely else ("", "")) if top == 1 else (", ".join(" ".join(cell) for cell in likely),)
+        name = os.path.relpath(photo, shared) if shared else photo
+        where = ("cannot", "tell") if fix.cannot_tell else (f"{fix.lat:.5f}", f"{fix.lon:.5f}")
+        rows.append((name, *where, expected, *last))
+    sure = any(result.fix and result.fix.calibrated for result in results)
+    error = "half / nine of ten within" if sure else "expected error"
+    console.print_table(("photo", "lat", "lon", error, *cells), rows)
+    typer.echo("* the network's own; not calibrated against outcomes")
+    for (name, *_), result in zip(rows, (result for result in results if result.fix), strict=True):
+        if result.fix and result.fix.claim:
+            typer.echo(f"the place claimed for {name}: {result.fix.claim.in_words()}")
+
+
+def _asked(photos: list[Path], together: Together | None) -> "tuple[list[Path], Albums | None]":
+    """The photos named, and which of them are answered together: as a table says, else those of each folder."""
+    import numpy as np
+
+    from graticule.evaluation.baselines import albums_of
+    from graticule.inference.albums import Albums
+    from graticule.photos.table import read_photos
+
+    [first, *more] = photos
+    if not more and (first.suffix.lower() in TABLES or (first / "photos.parquet").is_file()):
+        table = read_photos(first)
+        return table.paths(), albums_of(table, together) if together else None
+    wanted = expand(photos)
+    if together is None:
+        return wanted, None
+    folders = np.unique([str(photo.parent) for photo in wanted], return_inverse=True)[1]
+    return wanted, Albums.of(together, folders.astype(np.int64))
