@@ -26,7 +26,7 @@ class Salad(nn.Module):
         self.linear = nn.Linear(CLUSTERS * CLUSTER_WIDTH + TOKEN_WIDTH, WIDTH)
 
     def forward(self, patches: Tensor, token: Tensor) -> Tensor:
-        share = self._shares(self.score(patches))
+        share = self.all_shares(self.score(patches))[:, :-1]
         gathered = torch.einsum("bcp,bkp->bck", self.cluster_features(patches), share)
         parts = [
             functional.normalize(self.token_features(token), dim=1),
@@ -34,8 +34,12 @@ class Salad(nn.Module):
         ]
         return functional.normalize(self.linear(functional.normalize(torch.cat(parts, dim=1), dim=1)), dim=1)
 
-    def _shares(self, score: Tensor) -> Tensor:
-        """How much of each patch goes to each cluster, ``(B, K, P)``: the dustbin takes what tells no place."""
+    def all_shares(self, score: Tensor) -> Tensor:
+        """How much of each patch goes to each cluster, ``(B, K + 1, P)``; the last is a dustbin for what tells none.
+
+        Args:
+            score: of each patch for each cluster, ``(B, K, P)``; there must be more patches than clusters.
+        """
         batch, clusters, patches = score.shape
         full = torch.cat([score, self.dust_bin.expand(batch, 1, patches)], dim=1)
         total = -math.log(patches + clusters)
@@ -45,7 +49,7 @@ class Salad(nn.Module):
         for _ in range(ROUNDS):
             u = rows - torch.logsumexp(full + v.unsqueeze(1), dim=2)
             v = total - torch.logsumexp(full + u.unsqueeze(2), dim=1)
-        return torch.exp(full + u.unsqueeze(2) + v.unsqueeze(1) - total)[:, :-1]
+        return torch.exp(full + u.unsqueeze(2) + v.unsqueeze(1) - total)
 
 
 def _two_layers(channels: int, width: int) -> nn.Sequential:
