@@ -55,7 +55,7 @@ def fit_calibrated(
     """
     store = store or (FeatureStore() if recipe.encoder.frozen else None)
     bundle = fit(recipe, photos, val, folder=folder, resume=resume, store=store, progress=progress)
-    if bundle.model.head.cells is None:
+    if not bundle.model.head.has_cells:
         return _without(bundle, "the network has no cells")
     known = _known(bundle, photos, store)
     if recipe.encoder.frozen:
@@ -150,7 +150,7 @@ def _held_out(bundle: Bundle, known: Known, photos: Photos, store: FeatureStore 
     device = next(bundle.model.parameters()).device
     with torch.inference_mode():
         output = bundle.model.head(torch.from_numpy(features).to(device))
-    logits: Floats = output.logits.double().cpu().numpy()
+    logits: Floats = bundle.partition.coarse_logits(output.logits.double().cpu().numpy())
     where = cell_kernels(bundle.partition), known.kernels()
     cosines, nearest = known.compare(features) or (None, None)
     return HeldOut(*where, logits, cosines, nearest, photos.lat, photos.lon)

@@ -15,7 +15,7 @@ from graticule.geo.sphere import great_circle_km, spherical_mean, unit_vectors
 from graticule.model.bundle import Bundle
 from graticule.model.features import FeatureStore, encode
 from graticule.model.geolocator import Geolocator, build_geolocator
-from graticule.model.heads import PLANE_REACH_KM
+from graticule.model.heads import PLANE_REACH_KM, Head
 from graticule.model.loading import (
     Batches,
     FeatureDataset,
@@ -54,6 +54,11 @@ def fit(
         BadRecipeError, NotEnoughMemoryError, BadPhotoError: as :func:`graticule.training.train.train`.
     """
     started = time.monotonic()
+    if recipe.head.kind in ("matching", "offsets", "none"):
+        raise BadRecipeError(
+            f"head.kind: {recipe.head.kind} comes with the weights of a public model (graticule get) and is not "
+            f"trained; train cells, position or both, on its encoder with encoder: {{bundle: FOLDER}}"
+        )
     photos.check_trainable()
     partition = grow_cells(recipe, photos)
     if len(partition) < 2 and recipe.head.kind != "position":
@@ -72,10 +77,11 @@ def fit(
         for name, table in (("train", photos), ("val", val))
         if table is not None
     ]
-    if recipe.encoder.frozen:
-        model.head.standardise(parts[0].dataset.features.to(device))
-    if model.head.frame is not None:
-        model.head.frame.fit(parts[0].dataset.extras["position"].to(device))
+    head = model.head
+    if recipe.encoder.frozen and isinstance(head, Head):
+        head.standardise(parts[0].dataset.features.to(device))
+    if head.frame is not None:
+        head.frame.fit(parts[0].dataset.extras["position"].to(device))
     check_memory(model, parts[0].shapes, recipe, device)
     tau_km = recipe.target.tau_km or (recipe.target.tau_spacings or 1) * float(np.median(partition.spacing_km()))
     loaders = _loaders(parts, recipe)
