@@ -1,12 +1,13 @@
 """The commands around cells, scores and models. Each imports its rooms when it runs: torch takes seconds."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from shlex import quote
 from typing import Annotated, Literal
 
 import typer
 
-from graticule.choices import Keep, PartitionKind, Together
+from graticule.choices import Keep, PartitionKind, Together, Tracker
 from graticule.cli import console
 from graticule.cli.options import RECIPE, SPLIT_BY, Arithmetic, Column, Json, Sets, check_bundle
 
@@ -124,6 +125,11 @@ def train(
     photos: Annotated[Path, typer.Option(help="A dataset, or a table with path, lat, lon.")],
     out: Annotated[Path, typer.Option(help="The bundle's folder.")],
     resume: Annotated[bool, typer.Option(help="Go on with an interrupted run.")] = False,
+    devices: Annotated[
+        int | None, typer.Option(min=1, help="GPUs of each machine, or processes on the CPU. [default: 1]")
+    ] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Machines that train together. [default: 1]")] = None,
+    logger: Annotated[Tracker | None, typer.Option(help="An experiment tracker to tell, too.")] = None,
     settings: Sets = None,
 ) -> None:
     """Train on geotagged photos; the result is a bundle."""
@@ -131,22 +137,28 @@ def train(
 
     plan = read_recipe(recipe, parse_overrides(settings or []))
     from graticule.photos.table import read_photos
+    from graticule.training.devices import Machines
     from graticule.training.prepare import check_output_folder
 
     table = read_photos(photos)
-    check_output_folder(out, resume)
+    machines = Machines.of(devices, nodes, logger)
+    if machines.is_first:
+        check_output_folder(out, resume)
     # Torch takes seconds to load; what can be wrong before is said by now.
     from graticule.model.features import default_store
+    from graticule.model.loading import silent
     from graticule.training.loop import chosen_precision
     from graticule.training.train import train as run
 
     arithmetic, why = chosen_precision(plan)
-    typer.echo(f"training in {arithmetic}: {why}")
+    if machines.is_first:
+        typer.echo(f"training in {arithmetic}: {why}")
     try:
-        with console.progress("training") as progress:
-            bundle = run(plan, table, out, resume=resume, store=default_store(), progress=progress)
+        with console.progress("training") if machines.is_first else nullcontext(silent) as progress:
+            bundle = run(plan, table, out, resume=resume, store=default_store(), machines=machines, progress=progress)
     except KeyboardInterrupt:
-        typer.secho("interrupted; the same command with --resume goes on after the last checkpoint", err=True)
+        if machines.is_first:
+            typer.secho("interrupted; the same command with --resume goes on after the last checkpoint", err=True)
         raise typer.Exit(130) from None
     facts = bundle.facts
     typer.echo(

@@ -22,6 +22,7 @@ from graticule.model.features import FeatureStore
 from graticule.model.loading import Progress, silent
 from graticule.photos.splits import fold_masks, honest_split
 from graticule.photos.table import Photos
+from graticule.training.devices import Machines
 from graticule.training.fit import fit
 
 FOLDS = 4
@@ -39,6 +40,7 @@ def fit_calibrated(
     folder: Path | None = None,
     resume: bool = False,
     store: FeatureStore | None = None,
+    machines: Machines | None = None,
     progress: Progress = silent,
 ) -> Bundle:
     """As :func:`graticule.training.fit.fit`, and calibrated where that is possible.
@@ -54,7 +56,7 @@ def fit_calibrated(
         The bundle; without a confidence, and with ``facts["calibration"]`` saying why, where photos are too few.
     """
     store = store or (FeatureStore() if recipe.encoder.frozen else None)
-    bundle = fit(recipe, photos, val, folder=folder, resume=resume, store=store, progress=progress)
+    bundle = fit(recipe, photos, val, folder=folder, resume=resume, store=store, machines=machines, progress=progress)
     if not bundle.model.head.has_cells:
         return _without(bundle, "the network has no cells")
     known = _known(bundle, photos, store)
