@@ -49,12 +49,13 @@ export interface Asked {
   /** Whether the regions and the density of the belief are wanted. */
   map?: boolean;
   together?: boolean;
-  signal?: AbortSignal;
+  /** Fixes of which half lie farther off say that they cannot tell. */
+  maxErrorKm?: number | undefined;
 }
 
-export async function locate(photos: Blob[], { model, map = false, together = false, signal }: Asked = {}) {
-  const body = form(photos, "photos", { model, together, regions: map, density: map, top: 5 });
-  const answer = (await (await ask("v1/locate", { method: "POST", body, signal: signal ?? null })).json()) as {
+export async function locate(photos: Blob[], { model, map = false, together = false, maxErrorKm }: Asked = {}) {
+  const body = form(photos, "photos", { model, together, regions: map, density: map, max_error_km: maxErrorKm, top: 5 });
+  const answer = (await (await ask("v1/locate", { method: "POST", body })).json()) as {
     fixes: (Fix | Broken)[];
   };
   return answer.fixes;
@@ -74,7 +75,8 @@ export async function probability(photo: Blob, place: Place, withinKm?: number, 
 }
 
 export interface Why {
-  method: string;
+  /** None where only the answer is asked for. */
+  method?: string | undefined;
   /** x0, y0, x1, y1: shares of the photo's width and height. */
   hide?: [number, number, number, number] | undefined;
   model?: string | undefined;
@@ -91,10 +93,9 @@ export async function explain(photo: Blob, { method, hide, model, progress, sign
   }
   for await (const { event, data } of events(response)) {
     const said = JSON.parse(data) as Record<string, unknown>;
-    if (event === "error" || "detail" in said) throw new ServiceError(String(said["detail"] ?? said["error"]));
-    if ("fix" in said) return said as unknown as Explained;
-    const done = Number(said["done"] ?? said["progress"] ?? 0);
-    progress?.(said["total"] ? done / Number(said["total"]) : done);
+    if (event === "problem") throw new ServiceError(String(said["detail"]));
+    if (event === "answer") return said as unknown as Explained;
+    if (event === "progress") progress?.(Number(said["done"]) / Number(said["total"]));
   }
   throw new ServiceError("The explanation broke off; try again.");
 }

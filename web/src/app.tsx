@@ -58,7 +58,7 @@ export function App() {
         <div class="panel" id={`view-${tab}`} role="tabpanel" aria-labelledby={`tab-${tab}`} tabIndex={-1}>
           {problem && <Notice title="Something is wrong">{problem}</Notice>}
           {model && tab === "locate" && <Locate album={album} model={model} coarsestKm={service?.coarsest_answer_km ?? null} {...view} />}
-          {model && tab === "play" && <Play key={model.id} model={model} {...view} />}
+          {model && tab === "play" && <Play key={model.id} model={model} open={service?.play ?? false} {...view} />}
           {service && model && tab === "compare" && <Compare album={album} models={service.models} onScene={setScene} />}
         </div>
         <MapView

@@ -29,6 +29,10 @@ export interface Album {
   model: string;
   /** Whether the photos show one place, and the answer to all of them where it came. */
   together: boolean;
+  /** A second model that is asked too. */
+  other?: string | undefined;
+  /** Of which half of such photos may lie farther off before there is no answer; undefined: however far. */
+  maxErrorKm?: number | undefined;
   joint?: { fix?: Fix | undefined; error?: string | undefined } | undefined;
 }
 
@@ -87,14 +91,32 @@ export function choose(model: string): void {
   work();
 }
 
+/** Answers less sure than this are no answers; all are asked for anew. */
+export function limit(maxErrorKm: number | undefined): void {
+  album.set((now) => ({
+    ...now,
+    maxErrorKm,
+    joint: undefined,
+    photos: now.photos.map((photo) => ({ ...photo, fixes: {}, errors: {} })),
+  }));
+  work();
+}
+
+/** Lets a second model answer as well; undefined ends that. */
+export function compare(other: string | undefined): void {
+  album.set((now) => ({ ...now, other }));
+  work();
+}
+
 export function join(together: boolean): void {
   album.set((now) => ({ ...now, together, joint: undefined }));
   work();
 }
 
 /** Asks what is not answered yet: first the selected photo with all that its map shows, then the others in their order. */
-export function work(models: string[] = [album.get().model]): void {
-  const { photos, selected, together, joint, model } = album.get();
+export function work(): void {
+  const { photos, selected, together, joint, model, other } = album.get();
+  const models = other && other !== model ? [model, other] : [model];
   if (together && photos.length > 1 && !joint) void askTogether();
   const current = photos.find(({ id }) => id === selected);
   const order = current ? [current, ...photos.filter((photo) => photo !== current)] : photos;
@@ -105,22 +127,26 @@ export function work(models: string[] = [album.get().model]): void {
       if (photo.errors[asked] || (fix && (!map || fix.density !== undefined))) continue;
       const key = `${photo.id} ${asked}`;
       if (asking.has(key)) continue;
-      if (asking.size >= AT_ONCE && !(map && asked === model)) return;
+      if (asking.size >= AT_ONCE && !map) return; // whoever looks at a photo does not wait for a list
       asking.add(key);
       void ask(photo, asked, map).finally(() => {
         asking.delete(key);
-        work(models);
+        work();
       });
     }
   }
 }
 
 async function ask(photo: Photo, model: string, map: boolean): Promise<void> {
+  const { maxErrorKm } = album.get();
+  const stale = () => album.get().maxErrorKm !== maxErrorKm; // asked for anew meanwhile
   try {
-    const fix = await locateOne(photo.file, { model, map });
+    const fix = await locateOne(photo.file, { model, map, maxErrorKm });
+    if (stale()) return;
     // What was asked for and not given is not asked for again.
     change(photo.id, (old) => ({ fixes: { ...old.fixes, [model]: map ? { ...fix, density: fix.density ?? null } : bare(fix) } }));
   } catch (error) {
+    if (stale()) return;
     change(photo.id, (old) => ({ errors: { ...old.errors, [model]: sentence(error) } }));
   }
 }
@@ -131,15 +157,15 @@ function bare(fix: Fix): Fix {
 }
 
 async function askTogether(): Promise<void> {
-  const { photos, model } = album.get();
+  const { photos, model, maxErrorKm } = album.get();
   const ids = photos.map(({ id }) => id).join();
-  const key = `together ${ids} ${model}`;
+  const key = `together ${ids} ${model} ${maxErrorKm}`;
   if (asking.has(key)) return;
   asking.add(key);
   let joint: Album["joint"];
   try {
     const files = photos.map(({ file }) => file);
-    const found = await locate(files, { model, map: true, together: true });
+    const found = await locate(files, { model, map: true, together: true, maxErrorKm });
     const fix = found.find((one): one is Fix => !("error" in one));
     joint = fix ? { fix } : { error: "None of these photos can be read." };
   } catch (error) {
@@ -147,7 +173,7 @@ async function askTogether(): Promise<void> {
   } finally {
     asking.delete(key);
   }
-  album.set((now) => (now.together && now.model === model && now.photos.map(({ id }) => id).join() === ids ? { ...now, joint } : now));
+  album.set((now) => (now.together && now.model === model && now.maxErrorKm === maxErrorKm && now.photos.map(({ id }) => id).join() === ids ? { ...now, joint } : now));
 }
 
 function change(id: number, update: (photo: Photo) => Partial<Photo>): void {
@@ -176,18 +202,15 @@ export const KINDS: Record<Kind, { name: string; holds: (photo: Answered) => boo
 export interface Filter {
   text: string;
   kind: Kind;
-  /** Half of such photos lie within so far; undefined: any. */
-  withinKm?: number | undefined;
   sort: "order" | "sure" | "exif";
 }
 
-export function filtered(photos: Answered[], { text, kind, withinKm, sort }: Filter): Answered[] {
+export function filtered(photos: Answered[], { text, kind, sort }: Filter): Answered[] {
   const wanted = text.trim().toLowerCase();
   const found = photos.filter((photo) => {
     const said = [photo.file.name, photo.fix?.near ?? "", ...(photo.fix?.places.map(({ name }) => name) ?? [])];
     return (
       KINDS[kind].holds(photo) &&
-      (withinKm === undefined || (photo.fix?.median_error_km ?? Infinity) <= withinKm) &&
       (!wanted || said.some((name) => name.toLowerCase().includes(wanted)))
     );
   });

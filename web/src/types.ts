@@ -21,12 +21,18 @@ export interface Model {
   bounds: [[number, number], [number, number]];
   center: [number, number];
   photos_known: number;
+  /** What it knows, in words. */
+  area: string;
+  /** Whether its photos were painted by a program. */
+  synthetic: boolean;
 }
 
 export interface Service {
   models: Model[];
   coarsest_answer_km: number | null;
   limits: { bytes: number; pixels: number; photos: number };
+  /** Whether there are photos to play with. */
+  play: boolean;
 }
 
 export interface Claim extends Place {
@@ -78,8 +84,9 @@ export interface Broken {
 }
 
 export interface Explained {
-  heatmap_png?: string;
-  scores?: Record<string, unknown>;
+  /** Base64; transparent where nothing depends on the photo. */
+  heatmap_png: string | null;
+  scores: { signed: boolean } | null;
   fix: Fix;
 }
 

@@ -1,5 +1,6 @@
 /** Land, countries, states and counties, from the package itself: no network is asked. */
 
+import fineUrl from "world-atlas/countries-10m.json?url";
 import countriesUrl from "world-atlas/countries-50m.json?url";
 import usUrl from "us-atlas/counties-10m.json?url";
 import type { FeatureCollection, MultiLineString, Position } from "geojson";
@@ -34,6 +35,15 @@ export async function borders(): Promise<Borders> {
     names: named(countries),
     states: mesh(us, us.objects.states, inner),
     counties: mesh(us, us.objects.counties, inner),
+  };
+}
+
+/** Land and countries for those who look closely; three megabytes, so they come when they are needed. */
+export async function fine(): Promise<Pick<Borders, "land" | "countries">> {
+  const world = await read<World>(fineUrl);
+  return {
+    land: feature(world, world.objects.land) as FeatureCollection,
+    countries: mesh(world, world.objects.countries, (a, b) => a !== b),
   };
 }
 

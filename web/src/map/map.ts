@@ -7,7 +7,7 @@ import type { GeoJSONSource, SourceSpecification } from "maplibre-gl";
 import { AttributionControl, Map as MapLibre, Marker, NavigationControl, ScaleControl, setWorkerUrl } from "maplibre-gl";
 import workerUrl from "maplibre-gl/dist/maplibre-gl-worker.mjs?worker&url";
 import type { Place } from "../types";
-import { borders } from "./borders";
+import { borders, fine } from "./borders";
 import type { Bounds } from "./graticule";
 import { graticule } from "./graticule";
 import type { SourceName, Theme } from "./layers";
@@ -21,6 +21,7 @@ import { addStreets, removeStreets } from "./streets";
 setWorkerUrl(new URL(workerUrl, import.meta.url).href);
 
 const EMPTY: FeatureCollection = { type: "FeatureCollection", features: [] };
+const CLOSE = 5; // zoom from which coarse borders look wrong
 const STILL = matchMedia("(prefers-reduced-motion: reduce)");
 
 export class PlaceMap {
@@ -28,6 +29,8 @@ export class PlaceMap {
   private readonly ready: Promise<void>;
   private pins: Marker[] = [];
   private scene: Scene = {};
+  /** Whether coarse borders stand where fine ones could. */
+  private coarse = false;
   private streets: Streets = { kind: "none" };
 
   /**
@@ -60,7 +63,10 @@ export class PlaceMap {
     this.map.addControl(new ScaleControl({ maxWidth: 110 }), "bottom-left");
     this.map.addControl(new AttributionControl({ compact: true, customAttribution: "Borders: Natural Earth, US Census" }));
     this.ready = new Promise((done) => this.map.once("load", () => done()));
-    this.map.on("moveend", () => this.drawGraticule());
+    this.map.on("moveend", () => {
+      this.drawGraticule();
+      if (this.map.getZoom() > CLOSE) void this.refine();
+    });
     this.map.on("click", (event) => {
       const found = this.map.getLayer("dots") ? this.map.queryRenderedFeatures(event.point, { layers: ["dots"] }) : [];
       const id = found[0]?.properties["id"] as number | undefined;
@@ -72,12 +78,20 @@ export class PlaceMap {
       this.drawGraticule();
       const lines = await borders();
       for (const [name, data] of Object.entries(lines)) this.set(name as SourceName, data as GeoJSON);
+      this.coarse = true;
+      if (this.map.getZoom() > CLOSE) await this.refine();
       container.dataset["ready"] = "true"; // for tests: all that is drawn first is there
     });
   }
 
   private set(name: SourceName, data: GeoJSON): void {
     this.map.getSource<GeoJSONSource>(name)?.setData(data);
+  }
+
+  private async refine(): Promise<void> {
+    if (!this.coarse) return;
+    this.coarse = false;
+    for (const [name, data] of Object.entries(await fine())) this.set(name as SourceName, data as GeoJSON);
   }
 
   private drawGraticule(): void {

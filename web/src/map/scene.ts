@@ -5,7 +5,7 @@ import type { Fix, Place } from "../types";
 import type { Bounds } from "./graticule";
 
 /** Each kind has its own shape, so that nobody needs its colour. */
-export type PinKind = "answer" | "other" | "claim" | "truth" | "you";
+export type PinKind = "answer" | "other" | "moved" | "exif" | "claim" | "truth" | "you";
 
 export interface Pin extends Place {
   kind: PinKind;

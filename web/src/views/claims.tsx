@@ -69,7 +69,7 @@ export function Claims({ photo, fix, model, place, onPlace, onClaim, center }: P
           <strong>The photo itself says {position(fix.exif)}.</strong>{" "}
           {own ? claimInWords(own) : `${km(fix.exif.distance_km)} from the answer.`}{" "}
           <button type="button" class="small" onClick={() => onPlace({ lat: fix.exif!.lat, lon: fix.exif!.lon })}>
-            Show it
+            Test it
           </button>
         </p>
       )}
@@ -102,7 +102,7 @@ export function Claims({ photo, fix, model, place, onPlace, onClaim, center }: P
         </label>
         <button type="submit">How probable?</button>
         <button type="button" class="quiet" onClick={() => onPlace(center())}>
-          Middle of the map
+          Centre of the map
         </button>
       </form>
       <p id="claim-says" class="says" role="status">

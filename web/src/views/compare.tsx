@@ -4,7 +4,7 @@ import { useEffect, useState } from "preact/hooks";
 import type { Scene } from "../map/scene";
 import { frame } from "../map/scene";
 import type { Album, Photo } from "../photos";
-import { select, work } from "../photos";
+import { compare, select } from "../photos";
 import type { Fix, Model, Place } from "../types";
 import { distanceKm, errorInWords, isUnlike, km, position } from "../words";
 import { Notice } from "./answer";
@@ -23,8 +23,9 @@ export function Compare({ album, models, onScene }: Props) {
   const [fixA, fixB] = [photo?.fixes[a.id], b && photo?.fixes[b.id]];
 
   useEffect(() => {
-    if (b) work([a.id, b.id]);
-  }, [album.photos.length, album.selected, a.id, b?.id]);
+    compare(b?.id);
+    return () => compare(undefined);
+  }, [b?.id]);
 
   useEffect(() => {
     const places = [fixA, fixB].filter((fix): fix is Fix => !!fix);

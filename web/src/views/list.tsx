@@ -21,10 +21,10 @@ export function PhotoList({ album, onShown }: Props) {
   useEffect(() => onShown(shown), [album, filter]);
   return (
     <section class="list" aria-labelledby="list-title">
-      <h3 id="list-title" aria-live="polite">
+      <h2 id="list-title" class="minor" aria-live="polite">
         {done < all.length ? `${done} of ${all.length} photos answered` : `${all.length} photos`}
         {shown.length < all.length ? `, ${shown.length} shown` : ""}
-      </h3>
+      </h2>
       <label class="check">
         <input type="checkbox" checked={album.together} onChange={(event) => join(event.currentTarget.checked)} />
         They show one place: answer them together
@@ -40,20 +40,6 @@ export function PhotoList({ album, onShown }: Props) {
             {Object.entries(KINDS).map(([kind, { name }]) => (
               <option key={kind} value={kind}>
                 {name}
-              </option>
-            ))}
-          </select>
-        </label>
-        <label>
-          Half within
-          <select
-            value={filter.withinKm ?? ""}
-            onChange={(event) => change({ withinKm: event.currentTarget.value ? Number(event.currentTarget.value) : undefined })}
-          >
-            <option value="">any distance</option>
-            {[0.1, 0.5, 1, 5, 25, 100, 750].map((radius) => (
-              <option key={radius} value={radius}>
-                {km(radius)}
               </option>
             ))}
           </select>

@@ -4,9 +4,9 @@ import { useEffect, useState } from "preact/hooks";
 import type { Scene } from "../map/scene";
 import { frame, frameOf } from "../map/scene";
 import type { Album, Answered } from "../photos";
-import { answered } from "../photos";
+import { answered, limit } from "../photos";
 import type { Claim, Fix, Model, Place } from "../types";
-import { area, count, isUnlike, km, position } from "../words";
+import { count, isUnlike, km, position } from "../words";
 import { Answer, Notice } from "./answer";
 import { Choose } from "./choose";
 import { Claims } from "./claims";
@@ -35,8 +35,9 @@ export function Locate({ album, model, coarsestKm, place, onPlace, onScene, cent
   const error = together ? album.joint?.error : own?.error;
 
   useEffect(() => {
-    if (!fix) return;
-    onScene(sceneOf(fix, place, claim, moved, many && !together ? listed.filter(({ id }) => id !== album.selected) : []));
+    if (!album.photos.length) return;
+    const others = many && !together ? listed.filter(({ id }) => id !== album.selected) : [];
+    onScene({ ...(fix ? sceneOf(fix, place, claim, moved) : {}), dots: dotsOf(others) });
   }, [fix, place, claim, moved, listed]);
   useEffect(() => {
     if (album.photos.length) return;
@@ -47,6 +48,7 @@ export function Locate({ album, model, coarsestKm, place, onPlace, onScene, cent
   return (
     <>
       <Choose few={album.photos.length > 0} />
+      {model.calibrated && album.photos.length > 0 && <Limit km={album.maxErrorKm} />}
       {!album.photos.length && <About model={model} coarsestKm={coarsestKm} />}
       {many && <PhotoList album={album} onShown={setListed} />}
       {error && <Notice title={together ? "No answer" : "This photo cannot be answered"}>{error}</Notice>}
@@ -67,24 +69,24 @@ export function Locate({ album, model, coarsestKm, place, onPlace, onScene, cent
   );
 }
 
-function sceneOf(fix: Fix, place: Place | undefined, claim: Claim | undefined, moved: Fix | undefined, others: Answered[]): Scene {
+function sceneOf(fix: Fix, place: Place | undefined, claim: Claim | undefined, moved: Fix | undefined): Scene {
   const pins: Scene["pins"] = [];
+  if (fix.exif) pins.push({ lat: fix.exif.lat, lon: fix.exif.lon, kind: "exif", label: `The photo says: ${position(fix.exif)}` });
+  if (place) pins.push({ ...place, kind: "claim", label: `The claimed place: ${position(place)}` });
+  if (moved) pins.push({ lat: moved.lat, lon: moved.lon, kind: "moved", label: `Without the hidden part: ${position(moved)}` });
   if (!fix.cannot_tell) pins.push({ lat: fix.lat, lon: fix.lon, kind: "answer", label: `The answer: ${position(fix)}` });
-  const claimed = place ?? (fix.exif ? { lat: fix.exif.lat, lon: fix.exif.lon } : undefined);
-  if (claimed) pins.push({ ...claimed, kind: "claim", label: `The claimed place: ${position(claimed)}` });
-  if (moved) pins.push({ lat: moved.lat, lon: moved.lon, kind: "other", label: `Without the hidden part: ${position(moved)}` });
   return {
     density: fix.density,
     regions: fix.regions,
     pins,
-    dots: others.flatMap(({ id, file, fix: other }) =>
-      other && !other.cannot_tell ? [{ id, label: file.name, lat: other.lat, lon: other.lon }] : [],
-    ),
     lines: moved ? [[fix, moved]] : [],
     circle: place && claim?.within_km ? { ...place, radiusKm: claim.within_km } : undefined,
     fit: fits(fix),
   };
 }
+
+const dotsOf = (photos: Answered[]): Scene["dots"] =>
+  photos.flatMap(({ id, file, fix }) => (fix && !fix.cannot_tell ? [{ id, label: file.name, lat: fix.lat, lon: fix.lon }] : []));
 
 const seen = new WeakMap<Fix, Scene["fit"]>();
 
@@ -92,6 +94,22 @@ const seen = new WeakMap<Fix, Scene["fit"]>();
 function fits(fix: Fix): Scene["fit"] {
   if (!seen.has(fix)) seen.set(fix, frameOf(fix, fix.exif && !isUnlike(fix) ? [fix.exif] : []));
   return seen.get(fix);
+}
+
+function Limit({ km: now }: { km: number | undefined }) {
+  return (
+    <label class="limit">
+      Answer only if half of such photos lie within
+      <select value={now ?? ""} onChange={(event) => limit(event.currentTarget.value ? Number(event.currentTarget.value) : undefined)}>
+        <option value="">any distance</option>
+        {[0.05, 0.1, 0.25, 0.5, 1, 5, 25, 100, 200, 750, 2500].map((distance) => (
+          <option key={distance} value={distance}>
+            {km(distance)}
+          </option>
+        ))}
+      </select>
+    </label>
+  );
 }
 
 function Waiting() {
@@ -107,6 +125,7 @@ function About({ model, coarsestKm }: { model: Model; coarsestKm: number | null 
   return (
     <section class="about">
       <h2>Where was this photo taken, and how sure is that?</h2>
+      {model.synthetic && <Notice title="A synthetic city">This model knows painted photos only; it is a demonstration.</Notice>}
       <p>
         The answer comes from <strong>{model.name}</strong>, on the machine that serves this page. Photos stay in its
         memory while they are answered; none is kept.
@@ -114,9 +133,7 @@ function About({ model, coarsestKm }: { model: Model; coarsestKm: number | null 
       {coarsestKm !== null && <p>Whoever runs this page blurs every answer to {km(coarsestKm)}.</p>}
       <dl class="facts">
         <dt>Knows</dt>
-        <dd>
-          {area(extent(model))} around {position({ lat: model.center[0], lon: model.center[1] })}
-        </dd>
+        <dd>{model.area}</dd>
         <dt>Cells</dt>
         <dd>
           {count(model.cells)}, {model.partition}
@@ -129,11 +146,3 @@ function About({ model, coarsestKm }: { model: Model; coarsestKm: number | null 
     </section>
   );
 }
-
-/** Of a box in degrees, square kilometres. */
-function extent({ bounds: [[south, west], [north, east]] }: Model): number {
-  const rad = Math.PI / 180;
-  const lon = ((east - west + 360) % 360 || (east > west ? 360 : 0)) * rad;
-  return 6371.0088 ** 2 * lon * (Math.sin(north * rad) - Math.sin(south * rad));
-}
-

@@ -14,6 +14,8 @@ const ROUNDS = 5;
 
 interface Props {
   model: Model;
+  /** Whether the server has photos to play with. */
+  open: boolean;
   /** Where the player put the pin. */
   place: Place | undefined;
   onPlace: (place: Place | undefined) => void;
@@ -21,7 +23,7 @@ interface Props {
   center: () => Place | undefined;
 }
 
-export function Play({ model, place, onPlace, onScene, center }: Props) {
+export function Play({ model, open, place, onPlace, onScene, center }: Props) {
   const [seed, setSeed] = useState(() => Math.floor(Math.random() * 100_000));
   const [game, setGame] = useState<Game & { seed: number }>();
   const [round, setRound] = useState(0);
@@ -94,6 +96,16 @@ export function Play({ model, place, onPlace, onScene, center }: Props) {
     });
   }, [game, round, results, place, model.id]);
 
+  if (!open) {
+    return (
+      <section class="play" aria-labelledby="play-title">
+        <h2 id="play-title">Play against the model</h2>
+        <Notice title="There are no photos to play with">
+          Start the page with a data set that has a test part: <code>graticule serve BUNDLE --play DATASET</code>.
+        </Notice>
+      </section>
+    );
+  }
   if (!game || over) {
     return (
       <section class="play" aria-labelledby="play-title">

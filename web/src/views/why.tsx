@@ -3,16 +3,14 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { explain } from "../api";
 import { sentence } from "../photos";
-import type { Fix } from "../types";
+import type { Explained, Fix } from "../types";
 import { distanceKm, errorInWords, km, position } from "../words";
 import type { Box } from "./stage";
 import { Stage } from "./stage";
 
 const METHODS = {
-  occlusion: "occlusion: hide a square, everywhere",
-  saliency: "saliency: the gradient of the answer",
-  "integrated-gradients": "integrated gradients",
-  gradcam: "Grad-CAM",
+  saliency: "saliency (quick)",
+  occlusion: "occlusion (slow, clearer)",
 };
 
 interface Props {
@@ -26,8 +24,8 @@ interface Props {
 }
 
 export function Why({ photo, url, name, fix, model, onMoved }: Props) {
-  const [method, setMethod] = useState<keyof typeof METHODS>("occlusion");
-  const [heat, setHeat] = useState<string>();
+  const [method, setMethod] = useState<keyof typeof METHODS>("saliency");
+  const [heat, setHeat] = useState<Explained>();
   const [seen, setSeen] = useState(true);
   const [box, setBox] = useState<Box>();
   const [moved, setMoved] = useState<Fix>();
@@ -54,11 +52,11 @@ export function Why({ photo, url, name, fix, model, onMoved }: Props) {
     running.current = control;
     setShare(0);
     try {
-      const said = await explain(photo, { method, hide, model, progress: setShare, signal: control.signal });
+      const said = await explain(photo, { method: hide ? undefined : method, hide, model, progress: setShare, signal: control.signal });
       if (hide) {
         setMoved(said.fix);
         onMoved?.(said.fix);
-      } else setHeat(said.heatmap_png);
+      } else setHeat(said);
     } catch (error) {
       if (!control.signal.aborted) setProblem(sentence(error));
     }
@@ -75,7 +73,7 @@ export function Why({ photo, url, name, fix, model, onMoved }: Props) {
 
   return (
     <section class="why" aria-labelledby="why-title">
-      <Stage url={url} name={name} heat={seen ? heat : undefined} box={box} onBox={hide} />
+      <Stage url={url} name={name} heat={seen ? (heat?.heatmap_png ?? undefined) : undefined} box={box} onBox={hide} />
       <h3 id="why-title">Why here?</h3>
       <div class="row">
         <label>
@@ -113,7 +111,8 @@ export function Why({ photo, url, name, fix, model, onMoved }: Props) {
       <div class="row">
         {heat && (
           <label class="check">
-            <input type="checkbox" checked={seen} onChange={(event) => setSeen(event.currentTarget.checked)} /> Heatmap: bright parts carry the answer
+            <input type="checkbox" checked={seen} onChange={(event) => setSeen(event.currentTarget.checked)} />
+            Heatmap: the answer depends on what is orange{heat.scores?.signed ? "; blue speaks against it" : ""}
           </label>
         )}
         {box && (
