@@ -13,7 +13,7 @@ from graticule.inference.locate import Locator, Result
 from graticule.serving.asks import Answer
 
 SHOWN_REGIONS = ("0.5", "0.9")
-MOST_CELLS = 400  # that a map is given
+MOST_CELLS = 1500  # that a map is given
 SHOWN_MASS = 0.99  # of the belief that they hold
 
 
