@@ -42,7 +42,12 @@ function form(photos: Blob[], name: "photo" | "photos", settings: Record<string,
   return data;
 }
 
-export const service = async (): Promise<Service> => (await ask("v1/model")).json() as Promise<Service>;
+/** What is served; models of one name get that of their folder with it. */
+export async function service(): Promise<Service> {
+  const found = (await (await ask("v1/model")).json()) as Service;
+  const alone = new Set(found.models.map(({ name }) => name)).size === found.models.length;
+  return alone ? found : { ...found, models: found.models.map((model) => ({ ...model, name: `${model.name} (${model.id})` })) };
+}
 
 export interface Asked {
   model?: string | undefined;

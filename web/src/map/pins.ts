@@ -10,7 +10,7 @@ interface Look {
 }
 
 export const PINS: Record<PinKind, Look> = {
-  answer: { colour: "#d55e00", path: "M12 4a8 8 0 1 0 .01 0z", name: "the answer" },
+  answer: { colour: "#d55e00", path: "M12 4a8 8 0 1 0 .01 0z", name: "the model's answer" },
   other: { colour: "#0072b2", path: "M5 5h14v14H5z", name: "the other answer" },
   moved: { colour: "#0072b2", path: "M5 5h14v14H5z", name: "without the hidden part" },
   exif: { colour: "#a3337a", path: "M12 2l10 10-10 10L2 12z", name: "what the photo says" },

@@ -102,7 +102,7 @@ export function Claims({ photo, fix, model, place, onPlace, onClaim, center }: P
         </label>
         <button type="submit">How probable?</button>
         <button type="button" class="quiet" onClick={() => onPlace(center())}>
-          Centre of the map
+          Map centre
         </button>
       </form>
       <p id="claim-says" class="says" role="status">

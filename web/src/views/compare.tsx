@@ -34,7 +34,7 @@ export function Compare({ album, models, onScene }: Props) {
       pins: [
         ...(fixA ? [{ lat: fixA.lat, lon: fixA.lon, kind: "answer" as const, label: `${a.name}: ${position(fixA)}` }] : []),
         ...(fixB && b ? [{ lat: fixB.lat, lon: fixB.lon, kind: "other" as const, label: `${b.name}: ${position(fixB)}` }] : []),
-        ...(truth ? [{ lat: truth.lat, lon: truth.lon, kind: "truth" as const, label: "The photo's own position" }] : []),
+        ...(truth ? [{ lat: truth.lat, lon: truth.lon, kind: "exif" as const, label: "The photo's own position" }] : []),
       ],
       lines: fixA && fixB ? [[fixA, fixB]] : [],
       regions: fixA?.regions,
@@ -131,10 +131,8 @@ function Table({ photos, a, b, selected }: { photos: Photo[]; a: Model; b: Model
           <tr>
             <th scope="col">Photo</th>
             <th scope="col" class="n">Apart</th>
-            <th scope="col" class="n">● half within</th>
-            <th scope="col" class="n">■ half within</th>
-            {known.length > 0 && <th scope="col" class="n">● error</th>}
-            {known.length > 0 && <th scope="col" class="n">■ error</th>}
+            <th scope="col" class="n">● {known.length ? "error" : "half within"}</th>
+            <th scope="col" class="n">■ {known.length ? "error" : "half within"}</th>
           </tr>
         </thead>
         <tbody>
@@ -146,17 +144,15 @@ function Table({ photos, a, b, selected }: { photos: Photo[]; a: Model; b: Model
                 </button>
               </td>
               <td class="n">{km(apart)}</td>
-              <td class="n">{km(fixA.median_error_km ?? fixA.expected_error_km)}</td>
-              <td class="n">{km(fixB.median_error_km ?? fixB.expected_error_km)}</td>
-              {known.length > 0 && <td class="n">{errors ? km(errors[0]) : ""}</td>}
-              {known.length > 0 && <td class="n">{errors ? km(errors[1]) : ""}</td>}
+              <td class="n">{known.length ? errors && km(errors[0]) : km(fixA.median_error_km ?? fixA.expected_error_km)}</td>
+              <td class="n">{known.length ? errors && km(errors[1]) : km(fixB.median_error_km ?? fixB.expected_error_km)}</td>
             </tr>
           ))}
         </tbody>
         {known.length > 1 && (
           <tfoot>
             <tr>
-              <th scope="row" colSpan={4}>Median of {known.length} photos that say where they were taken</th>
+              <th scope="row" colSpan={2}>Median of {known.length} photos that say where they were taken</th>
               <td class="n">{km(middle(known.map(([error]) => error)))}</td>
               <td class="n">{km(middle(known.map(([, error]) => error)))}</td>
             </tr>

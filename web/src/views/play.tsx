@@ -6,7 +6,7 @@ import type { Scene } from "../map/scene";
 import { frame } from "../map/scene";
 import { sentence } from "../photos";
 import type { Fix, Game, Guessed, Model, Place } from "../types";
-import { km } from "../words";
+import { count, km } from "../words";
 import { Notice } from "./answer";
 import { Why } from "./why";
 
@@ -142,10 +142,9 @@ export function Play({ model, open, place, onPlace, onScene, center }: Props) {
         Round {round + 1} of {game.rounds}
       </h2>
       {photo && !result && <img class="round-photo" src={photo.url} alt={`The photo of round ${round + 1}`} />}
-      {photo && result && <Because photo={photo} result={result} model={model} round={round} />}
       <p class="says" role="status">
         {result
-          ? `You: ${km(result.error_km_you)} off, ${result.points_you} points. The model: ${km(result.error_km_model)} off, ${result.points_model} points.`
+          ? `You: ${km(result.error_km_you)} off, ${count(result.points_you)} points. The model: ${km(result.error_km_model)} off, ${count(result.points_model)} points.`
           : place
             ? "Your pin is set. Move it, or guess."
             : "Click on the map where you think this is."}
@@ -169,9 +168,10 @@ export function Play({ model, open, place, onPlace, onScene, center }: Props) {
       </div>
       {results.length > 0 && (
         <p class="soft">
-          So far: you {total(results, "points_you")}, the model {total(results, "points_model")}.
+          So far: you {count(total(results, "points_you"))}, the model {count(total(results, "points_model"))}.
         </p>
       )}
+      {photo && result && <Because photo={photo} result={result} model={model} round={round} />}
     </section>
   );
 }
@@ -205,7 +205,7 @@ function Score({ game, results, model }: { game: Game & { seed: number }; result
   return (
     <>
       <p>
-        <strong>{you > its ? "You win." : you < its ? "The model wins." : "A draw."}</strong> You {you}, the model {its} points.
+        <strong>{you > its ? "You win." : you < its ? "The model wins." : "A draw."}</strong> You {count(you)}, the model {count(its)} points.
       </p>
       <table>
         <thead>
@@ -222,9 +222,9 @@ function Score({ game, results, model }: { game: Game & { seed: number }; result
             <tr key={i}>
               <th scope="row">{i + 1}</th>
               <td class="n">{km(result.error_km_you)}</td>
-              <td class="n">{result.points_you}</td>
+              <td class="n">{count(result.points_you)}</td>
               <td class="n">{km(result.error_km_model)}</td>
-              <td class="n">{result.points_model}</td>
+              <td class="n">{count(result.points_model)}</td>
             </tr>
           ))}
         </tbody>

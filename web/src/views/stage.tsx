@@ -21,6 +21,7 @@ const inside = (share: number) => Math.min(1, Math.max(0, share));
 export function Stage({ url, name, heat, box, onBox }: Props) {
   const frame = useRef<HTMLDivElement>(null);
   const [broken, setBroken] = useState(false);
+  const [ratio, setRatio] = useState<number>();
   const [drag, setDrag] = useState<{ x: number; y: number }>();
   const [drawn, setDrawn] = useState<Box>();
   useEffect(() => setBroken(false), [url]);
@@ -60,6 +61,7 @@ export function Stage({ url, name, heat, box, onBox }: Props) {
         <div
           ref={frame}
           class={onBox ? "stage-frame can-hide" : "stage-frame"}
+          style={{ width: ratio ? `min(100%, calc(var(--stage) * ${ratio}))` : undefined }}
           {...(onBox ? { tabIndex: 0, role: "group", "aria-label": label } : {})}
           onPointerDown={(event) => {
             if (!onBox || event.button !== 0) return;
@@ -72,7 +74,7 @@ export function Stage({ url, name, heat, box, onBox }: Props) {
           onPointerCancel={drop}
           onKeyDown={key}
         >
-          <img src={url} alt={`Photo ${name}`} draggable={false} onError={() => setBroken(true)} />
+          <img src={url} alt={`Photo ${name}`} draggable={false} onLoad={({ currentTarget: img }) => setRatio(img.naturalWidth / img.naturalHeight)} onError={() => setBroken(true)} />
           {heat && <img class="heat" src={`data:image/png;base64,${heat}`} alt="Heatmap: what the answer depends on" draggable={false} />}
           {shown && (
             <div
