@@ -223,7 +223,7 @@ class Locator:
         if sureness is None or self._ground is None:
             return named
         if self._names is None:
-            self._names = Names.of(self._ground)
+            self._names = Names.of(self._ground.lat, self._ground.lon)
         return [replace(fix, places=self._names.likely(mass)) for fix, mass in zip(named, sureness.masses, strict=True)]
 
     @cached_property

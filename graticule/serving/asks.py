@@ -37,11 +37,13 @@ class Answer:
 
     Attributes:
         masses: probability of each cell of the bundle's ground, shape ``(G,)``; None where nothing is calibrated.
+        probability: of each cell of the partition, the network's own, shape ``(C,)``; None of a network without cells.
     """
 
     fix: Fix | None
     error: BadPhotoError | None = None
     masses: Floats | None = field(default=None, repr=False)
+    probability: Floats | None = field(default=None, repr=False)
 
 
 def answer(locator: Locator, asks: Sequence[Ask]) -> list[list[Answer]]:
@@ -90,4 +92,6 @@ def _answer(locator: Locator, prediction: Predictions, ask: Ask, claim: Place | 
         max_error_km=ask.max_error_km,
         names=True,
     )
-    return Answer(fix, None, None if sureness is None else sureness.masses[0])
+    logs = prediction.log_probability
+    masses = None if sureness is None else sureness.masses[0]
+    return Answer(fix, None, masses, None if logs is None else np.exp(logs[0]))

@@ -12,7 +12,8 @@ class Limits:
         pixels: of one photo.
         photos: of one request.
         seconds: for a request to arrive, and again for its answer.
-        requests: that are read or answered at the same time; with ``bytes`` this bounds the memory for uploads.
+        requests: that are read or answered at the same time.
+        memory: bytes of all their uploads together.
         waiting: photos that wait for the network.
         batch: photos that the network sees at once.
     """
@@ -22,5 +23,6 @@ class Limits:
     photos: int = 32
     seconds: float = 60.0
     requests: int = 64
+    memory: int = 512 * 2**20
     waiting: int = 256
     batch: int = 16

@@ -1,5 +1,6 @@
 """A game: five photos whose place is known, the player's pin against the model's."""
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -20,12 +21,15 @@ from graticule.geo.sphere import great_circle_km, map_scale
 from graticule.model.loading import read_bytes
 from graticule.photos.images import thumbnail
 from graticule.photos.table import Photos, read_photos
+from graticule.serving import examples, problems
 from graticule.serving.asks import Ask
 from graticule.serving.problems import Refusal
 from graticule.serving.service import Model, Service
+from graticule.serving.shapes import view_of
 
 SHOWN_PX = 1280  # longer side of a photo that is shown
 MOST_ROUNDS = 20
+PHOTO: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {}}, "description": "A JPEG."}}
 
 
 @dataclass(eq=False)
@@ -63,7 +67,7 @@ class Play:
             if not hmac.compare_digest(raw[:16], hmac.digest(self.key, raw[16:], hashlib.sha256)[:16]):
                 raise ValueError
             seed, rounds = json.loads(raw[16:])
-        except ValueError as error:
+        except ValueError as error:  # that of base64 and of JSON too
             raise Refusal(404, "there is no such game, or the server was started anew; begin another") from error
         rows = self.rows(seed, rounds)
         if not 0 <= number < len(rows):
@@ -102,30 +106,34 @@ class Guess(BaseModel):
 def routes(app: FastAPI, service: Service, play: Play) -> None:
     """Add the addresses of the game."""
 
-    @app.post("/v1/play")
+    @app.post("/v1/play", responses={200: examples.PLAY})
     def begin(game: NewGame) -> dict[str, Any]:
+        """Deal a game; the same seed deals the same photos."""
         seed = secrets.randbelow(2**31) if game.seed is None else game.seed
         rounds = len(play.rows(seed, game.rounds))
         return {"id": play.sign(seed, rounds), "seed": seed, "rounds": rounds, "scale_km": round(play.scale_km, 4)}
 
-    @app.get("/v1/play/{game}/{number}/photo")
+    @app.get("/v1/play/{game}/{number}/photo", response_class=Response, responses=PHOTO | problems.MISSING)
     def photo(game: str, number: int) -> Response:
+        """The photo of a round, made anew without what the camera wrote beside it."""
         data = read_bytes(play.photos.paths()[play.row(game, number)])
         return Response(thumbnail(data, SHOWN_PX), media_type="image/jpeg", headers={"Cache-Control": "no-store"})
 
-    @app.post("/v1/play/{game}/{number}/guess")
+    @app.post("/v1/play/{game}/{number}/guess", responses=problems.MISSING | {200: examples.GUESS})
     async def guess(game: str, number: int, pin: Guess, model: str | None = None) -> dict[str, Any]:
+        """Put the pin; the answer tells the truth, the model's pin, and both one's points."""
         row = play.row(game, number)
         truth = float(play.photos.lat[row]), float(play.photos.lon[row])
-        [answer] = await service.ask(service.model(model), Ask((read_bytes(play.photos.paths()[row]),), (None,)))
-        if answer.fix is None:
-            raise Refusal(500, "the model could not read this photo; play the next round")
+        asked = service.model(model)
+        ask = Ask((await asyncio.to_thread(read_bytes, play.photos.paths()[row]),), (None,))
+        [answer] = await service.ask(asked, ask)
+        fix = (await asyncio.to_thread(view_of, asked, answer, ask, None)).fix
         you = float(great_circle_km(pin.lat, pin.lon, *truth))
-        its = float(great_circle_km(answer.fix.lat, answer.fix.lon, *truth))
+        its = float(great_circle_km(fix.lat, fix.lon, *truth))
         points = np.round(map_score([you, its], play.scale_km)).astype(int)
         return {
-            "truth": {"lat": truth[0], "lon": truth[1]},
-            "model": {"lat": round(answer.fix.lat, 7), "lon": round(answer.fix.lon, 7)},
+            "truth": {"lat": round(truth[0], 7), "lon": round(truth[1], 7)},
+            "model": {"lat": round(fix.lat, 7), "lon": round(fix.lon, 7)},
             "points_you": int(points[0]),
             "points_model": int(points[1]),
             "error_km_you": round(you, 4),

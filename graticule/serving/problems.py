@@ -24,5 +24,34 @@ class Refusal(Exception):  # noqa: N818  no error of ours: the client's request 
 
 def response(status: int, detail: str, headers: Mapping[str, str] | None = None, **more: Any) -> JSONResponse:
     """A problem as an answer."""
-    problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail} | more
+    title = "Client Closed Request" if status == 499 else HTTPStatus(status).phrase
+    problem = {"type": "about:blank", "title": title, "status": status, "detail": detail} | more
     return JSONResponse(problem, status, dict(headers or {}), TYPE)
+
+
+def _documented(status: int, detail: str) -> dict[str, Any]:
+    example = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    schema = {
+        "type": "object",
+        "required": ["type", "title", "status", "detail"],
+        "properties": {
+            "type": {"type": "string"},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "detail": {"type": "string"},
+        },
+    }
+    return {"content": {TYPE: {"schema": schema, "example": example}}}
+
+
+NONE: dict[int | str, dict[str, Any]] = {}
+DOCUMENTED: dict[int | str, dict[str, Any]] = {
+    status: _documented(status, detail) | {"description": HTTPStatus(status).phrase}
+    for status, detail in (
+        (404, "there is no such game, or the server was started anew; begin another"),
+        (413, "a photo has 100,000,000 pixels; at most 50,000,000 are read: scale it down first"),
+        (422, "claim takes LAT,LON in degrees, such as 38.9,-77.03; found 'here'"),
+        (503, "too many photos wait already; try again soon"),
+    )
+}
+MISSING: dict[int | str, dict[str, Any]] = {404: DOCUMENTED[404]}

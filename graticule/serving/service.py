@@ -1,15 +1,20 @@
 """What is served: bundles, each with its facts, and the one line of questions to them."""
 
 import asyncio
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from graticule.errors import BadRecipeError
-from graticule.inference.locate import Locator
+from graticule.inference.locate import Locator, load
 from graticule.serving.asks import Answer, Ask, answer
+from graticule.serving.blur import Cells, Coarse
 from graticule.serving.limits import Limits
 from graticule.serving.queue import Batches
 
@@ -20,10 +25,34 @@ class Model:
 
     Attributes:
         id: its name in questions, that of its folder.
+        coarse: the scale that its answers are blurred to; None tells them as they are.
     """
 
     id: str
     locator: Locator
+    coarse: Coarse | None = None
+
+    @cached_property
+    def coarse_ground(self) -> Cells:
+        """The coarse cell of each cell of the ground."""
+        ground = self.locator.grown
+        if self.coarse is None or ground is None:
+            raise ValueError("nothing is blurred, or nothing was asked yet")
+        return self.coarse.assign(ground.lat, ground.lon)
+
+    @cached_property
+    def coarse_partition(self) -> Cells:
+        """The coarse cell of each cell of the partition."""
+        partition = self.locator.bundle.partition
+        if self.coarse is None:
+            raise ValueError("nothing is blurred")
+        return self.coarse.assign(partition.lat, partition.lon)
+
+    def prepare(self) -> None:
+        """Work out what all later answers share; the ground has to be grown."""
+        _ = self.facts
+        if self.coarse and self.locator.grown:
+            _ = self.coarse_ground
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -59,7 +88,6 @@ class Service:
 
     models: Sequence[Model]
     limits: Limits = field(default_factory=Limits)
-    coarsest_answer_km: float | None = None
 
     def __post_init__(self) -> None:
         self.by_id = {model.id: model for model in self.models}
@@ -72,6 +100,7 @@ class Service:
             waiting=self.limits.waiting,
         )
         self.one_explanation = asyncio.Semaphore(1)
+        self.ready = False
 
     def model(self, name: str | None) -> Model:
         """The model of that id, or the first.
@@ -85,6 +114,15 @@ class Service:
             raise BadRecipeError(f"no model is called {name!r}; there are {', '.join(self.by_id)}")
         return self.by_id[name]
 
+    async def warm_up(self) -> None:
+        """Let every model answer a grey photo: what is grown at the first answer takes seconds."""
+        file = BytesIO()
+        Image.new("RGB", (256, 256), "grey").save(file, "JPEG")
+        for model in self.models:
+            await self.ask(model, Ask((file.getvalue(),), (None,)))
+            await asyncio.to_thread(model.prepare)
+        self.ready = True
+
     async def ask(self, model: Model, question: Ask) -> list[Answer]:
         """The answers to one question, in its turn.
 
@@ -94,12 +132,27 @@ class Service:
         return await self.line.ask(model.id, question)
 
 
-def open_models(bundles: Sequence[Path]) -> list[Model]:
+def open_models(bundles: Sequence[Path], coarsest_answer_km: float | None = None) -> list[Model]:
     """Bundles ready to answer, by the names of their folders.
 
     Raises:
         BundleError: one is missing or damaged.
     """
-    from graticule.inference.locate import load
+    models = []
+    for bundle in bundles:
+        locator = load(bundle)
+        coarse = Coarse(coarsest_answer_km, head_key(locator)) if coarsest_answer_km else None
+        models.append(Model(bundle.resolve().name, locator, coarse))
+    return models
 
-    return [Model(bundle.resolve().name, load(bundle)) for bundle in bundles]
+
+def head_key(locator: Locator) -> bytes:
+    """A secret that only those have who have the bundle: a hash of the weights of its head.
+
+    Those of the encoder may be anyone's.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(locator.bundle.model.head.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.digest()
