@@ -3,27 +3,43 @@
 import type { Broken, Claim, Explained, Fix, Game, Guessed, Place, Service } from "./types";
 
 /** A sentence of the service about what went wrong (RFC 9457), or of ours where there was no answer. */
-export class ServiceError extends Error {}
+export class ServiceError extends Error {
+  constructor(
+    message: string,
+    readonly status?: number,
+  ) {
+    super(message);
+  }
+}
 
-const TRIES = 5; // while the queue is full
+let key: string | undefined;
+
+/** The key that this server asks for; it is kept by this page alone. */
+export function openWith(given: string): void {
+  key = given;
+}
+
+const TRIES = 5; // while the queue is full, or more was asked than a minute allows
 const at = (path: string) => new URL(path, document.baseURI).href;
 
 async function ask(path: string, init: RequestInit = {}): Promise<Response> {
   for (let tried = 1; ; tried++) {
     let response: Response;
     try {
-      response = await fetch(at(path), init);
+      const headers = new Headers(init.headers);
+      if (key) headers.set("Authorization", `Bearer ${key}`);
+      response = await fetch(at(path), { ...init, headers });
     } catch (error) {
       if (init.signal?.aborted) throw error;
       throw new ServiceError("The service does not answer; is graticule serve still running?");
     }
     if (response.ok) return response;
-    if (response.status === 503 && tried < TRIES) {
+    if ((response.status === 503 || response.status === 429) && tried < TRIES) {
       const seconds = Number(response.headers.get("Retry-After")) || 1;
       await new Promise((done) => setTimeout(done, Math.min(seconds, 10) * 1000));
       continue;
     }
-    throw new ServiceError(await reason(response));
+    throw new ServiceError(await reason(response), response.status);
   }
 }
 

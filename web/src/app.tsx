@@ -1,7 +1,7 @@
 /** The page: what is asked on one side, the map on the other. */
 
 import { useCallback, useEffect, useRef, useState } from "preact/hooks";
-import { service as askService } from "./api";
+import { service as askService, ServiceError, openWith } from "./api";
 import type { Theme } from "./map/layers";
 import type { Scene } from "./map/scene";
 import type { Streets } from "./map/streets";
@@ -29,15 +29,21 @@ export function App() {
   const middle = useCallback(() => center.current?.(), []);
   const model = service?.models.find(({ id }) => id === album.model) ?? service?.models[0];
 
-  useEffect(() => {
+  const [locked, setLocked] = useState(false);
+  const open = () =>
     askService().then(
       (found) => {
         setService(found);
+        setLocked(false);
+        setProblem("");
         if (found.models[0]) choose(found.models[0].id);
       },
-      (error: unknown) => setProblem(sentence(error)),
+      (error: unknown) => {
+        setLocked(error instanceof ServiceError && error.status === 401);
+        setProblem(sentence(error));
+      },
     );
-  }, []);
+  useEffect(() => void open(), []);
   useEffect(() => setPlace(undefined), [album.selected, tab]);
 
   const view = { place, onPlace: setPlace, onScene: setScene, center: middle };
@@ -53,10 +59,19 @@ export function App() {
         onTheme={setTheme}
         streets={streets}
         onStreets={setStreets}
+        tiles={service?.street_map ?? null}
       />
       <main class="page">
         <div class="panel" id={`view-${tab}`} role="tabpanel" aria-labelledby={`tab-${tab}`} tabIndex={-1}>
           {problem && <Notice title="Something is wrong">{problem}</Notice>}
+          {locked && (
+            <Key
+              onKey={(key) => {
+                openWith(key);
+                void open();
+              }}
+            />
+          )}
           {model && tab === "locate" && <Locate album={album} model={model} coarsestKm={service?.coarsest_answer_km ?? null} {...view} />}
           {model && tab === "play" && <Play key={model.id} model={model} open={service?.play ?? false} {...view} />}
           {service && model && tab === "compare" && <Compare album={album} models={service.models} onScene={setScene} />}
@@ -75,6 +90,28 @@ export function App() {
         />
       </main>
     </>
+  );
+}
+
+/** Where the server asks who is there; the key is forgotten when the page closes. */
+function Key({ onKey }: { onKey: (key: string) => void }) {
+  const [key, setKey] = useState("");
+  return (
+    <form
+      class="row"
+      onSubmit={(event) => {
+        event.preventDefault();
+        onKey(key.trim());
+      }}
+    >
+      <label>
+        Key of this server
+        <input type="password" autocomplete="off" required value={key} onInput={(event) => setKey(event.currentTarget.value)} />
+      </label>
+      <button type="submit" class="main">
+        Open
+      </button>
+    </form>
   );
 }
 

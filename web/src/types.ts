@@ -33,6 +33,8 @@ export interface Service {
   limits: { bytes: number; pixels: number; photos: number };
   /** Whether there are photos to play with. */
   play: boolean;
+  /** A template of tiles, `https://.../{z}/{x}/{y}.png`, that the reader may switch on; null where there is none. */
+  street_map: string | null;
 }
 
 export interface Claim extends Place {

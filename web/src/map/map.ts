@@ -56,6 +56,8 @@ export class PlaceMap {
       pitchWithRotate: false,
       touchPitch: false,
       fadeDuration: 0,
+      // Servers of tiles want to know which page asks; no more than its origin is told, and only if they are switched on.
+      transformRequest: (url) => (url.startsWith("http") && !url.startsWith(location.origin) ? { url, referrerPolicy: "origin" } : { url }),
     });
     this.map.touchZoomRotate.disableRotation();
     this.map.keyboard.disableRotation();

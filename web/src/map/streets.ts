@@ -1,4 +1,4 @@
-/** Streets under the belief: OpenStreetMap's tiles from the network, or a PMTiles file of the user's own; neither unless asked. */
+/** Streets under the belief: tiles from the network, or a PMTiles file of the user's own; neither unless asked. */
 
 import type { LayerSpecification, Map as MapLibre } from "maplibre-gl";
 import { addProtocol } from "maplibre-gl";
@@ -6,11 +6,10 @@ import { FileSource, PMTiles, Protocol } from "pmtiles";
 import type { Theme } from "./layers";
 import { PALETTES } from "./layers";
 
-export type Streets = { kind: "none" } | { kind: "online" } | { kind: "file"; file: File };
+export type Streets = { kind: "none" } | { kind: "online"; tiles: string } | { kind: "file"; file: File };
 
 const SOURCE = "streets";
 const ABOVE = "graticule"; // the streets lie below this layer, above the land
-export const ONLINE = "https://tile.openstreetmap.org/{z}/{x}/{y}.png";
 
 let protocol: Protocol | undefined;
 
@@ -22,7 +21,7 @@ export function removeStreets(map: MapLibre): void {
 export async function addStreets(map: MapLibre, streets: Streets, theme: Theme): Promise<void> {
   if (streets.kind === "online") {
     const attribution = "© OpenStreetMap contributors";
-    map.addSource(SOURCE, { type: "raster", tiles: [ONLINE], tileSize: 256, maxzoom: 19, attribution });
+    map.addSource(SOURCE, { type: "raster", tiles: [streets.tiles], tileSize: 256, maxzoom: 19, attribution });
     const paint = theme === "dark" ? { "raster-brightness-max": 0.45, "raster-saturation": -0.6 } : { "raster-saturation": -0.5 };
     map.addLayer({ id: `${SOURCE}-tiles`, type: "raster", source: SOURCE, paint }, ABOVE);
     return;

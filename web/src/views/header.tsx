@@ -19,9 +19,11 @@ interface Props {
   onTheme: (theme: Theme) => void;
   streets: Streets;
   onStreets: (streets: Streets) => void;
+  /** Tiles from the network, where the server allows them. */
+  tiles: string | null;
 }
 
-export function Header({ models, model, onModel, tab, onTab, theme, onTheme, streets, onStreets }: Props) {
+export function Header({ models, model, onModel, tab, onTab, theme, onTheme, streets, onStreets, tiles }: Props) {
   const file = useRef<HTMLInputElement>(null);
   const names = Object.keys(TABS) as Tab[];
   const turn = (event: KeyboardEvent) => {
@@ -72,11 +74,11 @@ export function Header({ models, model, onModel, tab, onTab, theme, onTheme, str
               if (kind === "file") {
                 event.currentTarget.value = streets.kind; // until a file is there
                 file.current?.click();
-              } else onStreets({ kind: kind === "online" ? "online" : "none" });
+              } else onStreets(kind === "online" && tiles ? { kind, tiles } : { kind: "none" });
             }}
           >
             <option value="none">none</option>
-            <option value="online">OpenStreetMap (online)</option>
+            {tiles && <option value="online">online, {new URL(tiles).hostname}</option>}
             <option value="file">{streets.kind === "file" ? streets.file.name : "a PMTiles file…"}</option>
           </select>
         </label>
