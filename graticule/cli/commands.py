@@ -157,9 +157,9 @@ def train(
         with console.progress("training") if machines.is_first else nullcontext(silent) as progress:
             bundle = run(plan, table, out, resume=resume, store=default_store(), machines=machines, progress=progress)
     except KeyboardInterrupt:
-        if machines.is_first:
-            typer.secho("interrupted; the same command with --resume goes on after the last checkpoint", err=True)
-        raise typer.Exit(130) from None
+        if not machines.is_first:  # one of them says it
+            raise typer.Exit(130) from None
+        raise KeyboardInterrupt("the same command with --resume goes on after the last checkpoint") from None
     facts = bundle.facts
     typer.echo(
         f"trained on {facts['photos']:,} photos of {facts['places']:,} places, {facts['cells']:,} cells, in "
