@@ -56,6 +56,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def cache_folder() -> Path:
+    """Where what can be made or fetched again is kept; ``GRATICULE_CACHE`` names another folder."""
+    found = os.environ.get("GRATICULE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "graticule"
+    return Path(found).expanduser()
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a whole file or nothing."""
     with atomic_file(path) as aside:

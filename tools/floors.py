@@ -22,7 +22,7 @@ FLOORS = [
     {"partition", "sources"},
     {"belief"},
     {"model"},
-    {"inference"},
+    {"inference", "zoo"},
     {"training"},
     {"evaluation", "reporting"},
     {"explaining"},

@@ -8,6 +8,7 @@ from shlex import quote
 from typing import Any
 
 from graticule.errors import BundleError
+from graticule.files import cache_folder
 
 FORMAT = 3
 OLDEST = 2  # the first format that stays readable; tests/bundles keeps a bundle of each
@@ -65,6 +66,23 @@ def read_index(path: Path) -> dict[str, Any]:
     return index
 
 
+def fetched_folder() -> Path:
+    """Where the bundles of public models lie, each in a folder of its name."""
+    return cache_folder() / "models"
+
+
+def fetched() -> list[str]:
+    """Names of the public models that lie here as bundles."""
+    return sorted(path.parent.name for path in fetched_folder().glob(f"*/{INDEX}"))
+
+
+def find_bundle(bundle: Path) -> Path:
+    """The folder of a bundle: a path, or the name of a public model that was fetched."""
+    if not bundle.exists() and len(bundle.parts) == 1 and bundle.name in fetched():
+        return fetched_folder() / bundle.name
+    return bundle
+
+
 def _no_bundle(path: Path) -> str:
     if (path / TRAINING / RUN).is_file():
         return (
@@ -77,7 +95,7 @@ def _no_bundle(path: Path) -> str:
     if path.is_file():
         return f"{path} is a file, not a bundle; its folder comes first: graticule predict BUNDLE {quote(str(path))}"
     found = "that folder is not there" if not path.is_dir() else f"it has no {INDEX}"
-    return f"{path} is no bundle: {found}. `graticule train` writes one"
+    return f"{path} is no bundle: {found}. `graticule train` and `graticule get` write one"
 
 
 def own_hash(index: dict[str, Any]) -> str:

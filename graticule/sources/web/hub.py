@@ -1,19 +1,21 @@
-"""Files of datasets on the Hugging Face hub. ``huggingface_hub`` resumes, caches and finds the token by itself."""
+"""Files on the Hugging Face hub. ``huggingface_hub`` resumes, caches and finds the token by itself."""
 
 import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from graticule.errors import SourceError
 
 STREAM, SKIP = 4 * 2**20, 2**17  # bytes to read ahead where reading runs on, and where it skips: one photo
 
 
-def hub_file(repo: str, name: str, *, revision: str | None = None) -> Path:
-    """Fetch one file of a dataset repository, once; the path lies in the hub's own cache (``HF_HOME``).
+def hub_file(
+    repo: str, name: str, *, revision: str | None = None, kind: Literal["dataset", "model"] = "dataset"
+) -> Path:
+    """Fetch one file of a repository, once; the path lies in the hub's own cache (``HF_HOME``).
 
     ``HF_ENDPOINT`` names another server, ``HF_TOKEN`` a token for what is not public.
 
@@ -22,8 +24,8 @@ def hub_file(repo: str, name: str, *, revision: str | None = None) -> Path:
     """
     from huggingface_hub import hf_hub_download
 
-    with _refusing(f"{name} of the dataset {repo}"):
-        return Path(hf_hub_download(repo, name, repo_type="dataset", revision=revision, endpoint=_endpoint()))
+    with _refusing(f"{name} of the {kind} {repo}"):
+        return Path(hf_hub_download(repo, name, repo_type=kind, revision=revision, endpoint=_endpoint()))
 
 
 def hub_names(repo: str, *, revision: str | None = None) -> list[str]:
@@ -104,6 +106,6 @@ def _refusing(what: str) -> Iterator[None]:
             raise
         raise SourceError(
             f"{what} could not be fetched from the hub ({type(error).__name__}); see that the network works and, where "
-            f"the dataset asks for consent, that HF_TOKEN is set. Run the command again: what is there is not "
+            f"it asks for consent, that HF_TOKEN is set. Run the command again: what is there is not "
             f"fetched twice"
         ) from error

@@ -1,0 +1,82 @@
+"""The commands around models that others have trained: list, fetch, calibrate."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graticule.cli import console
+from graticule.cli.options import Json
+from graticule.errors import BadRecipeError, BadWeightsError
+
+app = typer.Typer()
+
+
+@app.command()
+def models(
+    name: Annotated[str | None, typer.Argument(help="Tell all about this one.")] = None, as_json: Json = False
+) -> None:
+    """List the public models that can be made into bundles: licence, size, training photos, published figures."""
+    from dataclasses import asdict
+
+    from graticule.zoo import public_models
+
+    found = public_models()
+    if name and name not in found:
+        raise BadWeightsError(f"no public model is called {name!r}; there are {', '.join(found)}")
+    chosen = [found[name]] if name else list(found.values())
+    if as_json:
+        console.print_json([asdict(model) for model in chosen])
+        return
+    if name:
+        [model] = chosen
+        limits = ", which forbids some uses" if model.restricted else ""
+        lines = [
+            f"{model.name}: {model.what}", f"licence: {model.licence}{limits}", f"fetches: {model.gigabytes:g} GB",
+            f"trained on: {model.trained_on}", f"published: {model.figures}", f"see: {model.source}",
+        ]  # fmt: skip
+        lines.append(f"cannot be had: {model.lacks}" if model.lacks else f"to have it: graticule get {model.name}")
+        typer.echo("\n".join(lines))
+        return
+    rows: list[tuple[str, ...]] = [
+        (model.name + ("*" if model.lacks else ""), model.licence, f"{model.gigabytes:g}", model.what)
+        for model in chosen
+    ]
+    console.print_table(("model", "licence", "GB", "what it is"), rows)
+    typer.echo("* cannot be had here; graticule models NAME tells why, and of each its training photos and figures")
+
+
+@app.command()
+def get(
+    name: Annotated[str, typer.Argument(help="A public model; graticule models lists them.")],
+    folder: Annotated[
+        Path | None, typer.Option("--from", help="Folder with its files, where there is no network.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The bundle's folder. [default: NAME in the cache folder]")] = None,
+    licence: Annotated[str | None, typer.Option(help="The licence that you agree to, where it forbids uses.")] = None,
+) -> None:
+    """Make a bundle of a public model, from the Hugging Face hub or from a folder."""
+    from graticule.zoo import public_models
+
+    known = public_models()
+    if name not in known:
+        raise BadWeightsError(f"no public model is called {name!r}; there are {', '.join(known)}")
+    from graticule.model.index import fetched_folder
+
+    model, where = known[name], out or fetched_folder() / name
+    if where.exists() and (not where.is_dir() or any(where.iterdir())):
+        raise BadRecipeError(f"{where} is not empty; choose another folder with --out, or remove this one")
+    from graticule.photos.cards import write_card
+    from graticule.zoo import get as make
+
+    typer.echo(f"{name} is under {model.licence}, trained on {model.trained_on}")
+    bundle = make(name, folder, agreed=licence)
+    bundle.write(where)
+    write_card(where)
+    answers = bundle.model.head.has_cells
+    typer.echo(f"the bundle lies in {where}")
+    typer.echo(
+        f"next: graticule calibrate {name if out is None else out} PHOTOS, so that its answers say how sure they are"
+        if answers
+        else f"next: name it in a recipe, encoder: {{bundle: {name if out is None else out}}}"
+    )

@@ -1,0 +1,103 @@
+"""Files of public models with random numbers: the published names and layouts, as small as they may be."""
+
+import numpy as np
+import polars as pl
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional
+
+WIDTH, HEADS, DEPTH, SIDE, PATCH = 32, 4, 2, 224, 14
+TINY = {"embed_dim": WIDTH, "num_heads": HEADS, "depth": DEPTH}  # of a timm transformer
+
+
+def random(generator, *shape, scale=0.2):
+    return torch.randn(shape, generator=generator) * scale
+
+
+def clip_state(seed=0, projection=768, side=SIDE):
+    """A tower of CLIP under transformers' names."""
+    g = torch.Generator().manual_seed(seed)
+    vision = "vision_model."
+    state = {
+        f"{vision}embeddings.class_embedding": random(g, WIDTH),
+        f"{vision}embeddings.patch_embedding.weight": random(g, WIDTH, 3, PATCH, PATCH, scale=0.05),
+        f"{vision}embeddings.position_embedding.weight": random(g, (side // PATCH) ** 2 + 1, WIDTH),
+        "visual_projection.weight": random(g, projection, WIDTH),
+        "logit_scale": torch.tensor(4.6),
+    }
+    for norm in ("pre_layrnorm", "post_layernorm"):
+        state |= {f"{vision}{norm}.weight": 1 + random(g, WIDTH), f"{vision}{norm}.bias": random(g, WIDTH)}
+    for i in range(DEPTH):
+        layer = f"{vision}encoder.layers.{i}."
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            state[f"{layer}self_attn.{name}.weight"] = random(g, WIDTH, WIDTH)
+            state[f"{layer}self_attn.{name}.bias"] = random(g, WIDTH)
+        for name, out, into in (("fc1", 4 * WIDTH, WIDTH), ("fc2", WIDTH, 4 * WIDTH)):
+            state[f"{layer}mlp.{name}.weight"], state[f"{layer}mlp.{name}.bias"] = random(g, out, into), random(g, out)
+        for norm in ("layer_norm1", "layer_norm2"):
+            state |= {f"{layer}{norm}.weight": 1 + random(g, WIDTH), f"{layer}{norm}.bias": random(g, WIDTH)}
+    return state
+
+
+def clip_tokens(state, pixels, quick=True):
+    """What CLIP's tower makes of normalised pixels before its last norm, written out with torch's own attention."""
+    get = {key.removeprefix("vision_model."): value for key, value in state.items()}.__getitem__
+
+    def norm(x, name):
+        return functional.layer_norm(x, (WIDTH,), get(f"{name}.weight"), get(f"{name}.bias"), 1e-5)
+
+    patches = functional.conv2d(pixels, get("embeddings.patch_embedding.weight"), stride=PATCH).flatten(2).mT
+    token = get("embeddings.class_embedding").expand(len(pixels), 1, -1)
+    x = norm(torch.cat([token, patches], dim=1) + get("embeddings.position_embedding.weight"), "pre_layrnorm")
+    for i in range(DEPTH):
+        layer = f"encoder.layers.{i}."
+        attention = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
+        parts = [f"{layer}self_attn.{part}_proj" for part in "qkv"]
+        attention.in_proj_weight.data = torch.cat([get(f"{part}.weight") for part in parts])
+        attention.in_proj_bias.data = torch.cat([get(f"{part}.bias") for part in parts])
+        attention.out_proj.weight.data = get(f"{layer}self_attn.out_proj.weight")
+        attention.out_proj.bias.data = get(f"{layer}self_attn.out_proj.bias")
+        y = norm(x, f"{layer}layer_norm1")
+        x = x + attention(y, y, y, need_weights=False)[0]
+        y = functional.linear(
+            norm(x, f"{layer}layer_norm2"), get(f"{layer}mlp.fc1.weight"), get(f"{layer}mlp.fc1.bias")
+        )
+        y = y * torch.sigmoid(1.702 * y) if quick else functional.gelu(y)
+        x = x + functional.linear(y, get(f"{layer}mlp.fc2.weight"), get(f"{layer}mlp.fc2.bias"))
+    return x
+
+
+def clip_embedding(state, pixels):
+    """CLIP's embedding of photos, ``(B, D)``."""
+    token = clip_tokens(state, pixels)[:, 0]
+    weight, bias = (state[f"vision_model.post_layernorm.{name}"] for name in ("weight", "bias"))
+    return functional.layer_norm(token, (WIDTH,), weight, bias, 1e-5) @ state["visual_projection.weight"].T
+
+
+def write_geoclip(folder, count=300, seed=0):
+    """GeoCLIP's own package and a tower, in a folder; returns the tensors by file."""
+    g = torch.Generator().manual_seed(seed)
+    weights, gallery = folder / "geoclip" / "model" / "weights", folder / "geoclip" / "model" / "gps_gallery"
+    weights.mkdir(parents=True)
+    gallery.mkdir()
+    rng = np.random.default_rng(seed)
+    places = {"LAT": rng.uniform(-60, 70, count).round(6), "LON": rng.uniform(-180, 180, count).round(6)}
+    pl.DataFrame(places).write_csv(gallery / "coordinates_100K.csv")
+    locations = {}
+    for i in range(3):
+        locations[f"LocEnc{i}.capsule.0.b"] = random(g, 256, 2, scale=(1, 16, 256)[i])
+        for layer, width in (("capsule.1", 512), ("capsule.3", 1024), ("capsule.5", 1024)):
+            locations |= linear(g, f"LocEnc{i}.{layer}", width, 1024)
+        locations |= linear(g, f"LocEnc{i}.head.0", 1024, 512)
+    mlp = linear(g, "0", 768, 768) | linear(g, "2", 768, 512)
+    scale = torch.tensor(3.6810)
+    for name, value in (("location_encoder", locations), ("image_encoder_mlp", mlp), ("logit_scale", scale)):
+        torch.save(value, weights / f"{name}_weights.pth")
+    tower = clip_state(seed)
+    save_file(tower, folder / "model.safetensors")
+    return tower, mlp, locations, scale, places
+
+
+def linear(generator, name, into, out):
+    return {f"{name}.weight": random(generator, out, into, scale=into**-0.5), f"{name}.bias": random(generator, out)}
