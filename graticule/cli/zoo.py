@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from graticule.cli import console
-from graticule.cli.options import Json
+from graticule.cli.options import Json, check_bundle
 from graticule.errors import BadRecipeError, BadWeightsError
 
 app = typer.Typer()
@@ -79,4 +79,40 @@ def get(
         f"next: graticule calibrate {name if out is None else out} PHOTOS, so that its answers say how sure they are"
         if answers
         else f"next: name it in a recipe, encoder: {{bundle: {name if out is None else out}}}"
+    )
+
+
+@app.command()
+def calibrate(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder, or the name of a public model that was fetched.")],
+    photos: Annotated[Path, typer.Argument(help="A dataset, or a table with path, lat, lon.")],
+    allow_leak: Annotated[
+        bool, typer.Option("--allow-leak", help="Use photos of drives that training has seen all the same.")
+    ] = False,
+) -> None:
+    """Measure on photos whose place is known how sure a bundle may be, and write it into the bundle."""
+    where = check_bundle(bundle)
+    from graticule.belief.calibration import coverage_within
+    from graticule.evaluation.evaluate import training_photos
+    from graticule.model.bundle import Bundle
+    from graticule.model.features import default_store
+    from graticule.photos.cards import write_card
+    from graticule.photos.table import read_photos
+    from graticule.training.calibrate import calibrate as fit
+
+    table, read = read_photos(photos), Bundle.read(where)
+    whole = training_photos(read)
+    trained = None if whole is None else whole.take(whole.column("split") == "train")
+    found = fit(read, table, trained=trained, allow_leak=allow_leak, store=default_store())
+    found.write(where, keep_weights=True)
+    write_card(where)
+    confidence = found.confidence
+    if confidence is None:
+        return
+    places = confidence.calibration.places
+    low, high = coverage_within(places, 0.9)
+    typer.echo(f"{found.facts['calibration']}; written to {where}")
+    typer.echo(
+        f"how sure that is: with {places:,} places its 90 % region holds between {low:.0%} and {high:.0%} of photos "
+        f"like these, nine times of ten; more places bring the two nearer"
     )
