@@ -40,6 +40,7 @@ def clip_state(seed=0, projection=768, side=SIDE):
     return state
 
 
+@torch.no_grad()
 def clip_tokens(state, pixels, quick=True):
     """What CLIP's tower makes of normalised pixels before its last norm, written out with torch's own attention."""
     get = {key.removeprefix("vision_model."): value for key, value in state.items()}.__getitem__
@@ -101,3 +102,29 @@ def write_geoclip(folder, count=300, seed=0):
 
 def linear(generator, name, into, out):
     return {f"{name}.weight": random(generator, out, into, scale=into**-0.5), f"{name}.bias": random(generator, out)}
+
+
+def write_osv5m(folder, count=12, seed=0):
+    """The baseline of OSV-5M: each part twice, as its class holds it; returns its tensors and boxes."""
+    g = torch.Generator().manual_seed(seed)
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    south, west = rng.uniform(-60, 60, count), rng.uniform(-180, 170, count)
+    boxes = {
+        "cluster_id": range(count), "min_lat": south, "min_lon": west, "max_lat": south + 2, "max_lon": west + 5,
+        "lat": south + rng.uniform(0.5, 1.5, count), "lon": west + rng.uniform(1, 4, count),
+    }  # fmt: skip
+    pl.DataFrame(boxes).write_csv(folder / "quadtree_10_1000.csv")
+    state = {}
+    for part, out in (("classif", count), ("reg", 2 * count)):
+        own = {}
+        for index, into, width in ((1, WIDTH, 1024), (4, 1024, 512), (7, 512, out)):
+            own |= linear(g, f"{index}", into, width)
+        for index, width in ((0, WIDTH), (2, 1024), (5, 512)):
+            own |= {f"{index}.weight": 1 + random(g, width), f"{index}.bias": random(g, width)}
+        state |= {f"mid.{part}.{key}": value for key, value in own.items()}
+    tower = clip_state(seed)
+    vision = {f"backbone.clip.{key}": value for key, value in tower.items() if key.startswith("vision_model.")}
+    state |= vision
+    torch.save(state | {f"model.{key}": value for key, value in state.items()}, folder / "pytorch_model.bin")
+    return state, tower, boxes

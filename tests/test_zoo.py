@@ -10,7 +10,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from public_weights import TINY, clip_embedding, write_geoclip
+from public_weights import TINY, clip_embedding, clip_tokens, write_geoclip, write_osv5m
 from safetensors.torch import load_file, save_file
 from test_bundle import Trap
 from test_cli import graticule
@@ -19,9 +19,10 @@ from towns import photo
 
 from graticule import zoo
 from graticule.errors import BadWeightsError
+from graticule.geo.sphere import from_vectors
 from graticule.inference.locate import Locator
 from graticule.model.bundle import Bundle
-from graticule.zoo.models import geoclip
+from graticule.zoo.models import geoclip, osv5m
 
 
 @pytest.fixture
@@ -185,3 +186,46 @@ def test_another_package_adds_a_model_without_touching_this_one(monkeypatch):
 
     monkeypatch.setattr(zoo.metadata, "entry_points", lambda group: [Point] if group == "graticule.models" else [])
     assert "theirs" in zoo.public_models()
+
+
+def test_the_baseline_of_osv5m_answers_the_offset_within_its_likeliest_box(tmp_path, monkeypatch):
+    monkeypatch.setitem(osv5m.TOWER, "options", osv5m.TOWER["options"] | TINY)
+    state, tower, boxes = write_osv5m(tmp_path / "files")
+    bundle = zoo.get("osv5m", tmp_path / "files")
+    pixels = torch.randn(20, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    token = clip_tokens(tower, pixels, quick=False)[:, 0]
+    logits, offsets = (perceptron(state, f"mid.{part}.", token) for part in ("classif", "reg"))
+    with torch.inference_mode():
+        found = bundle.model.head(bundle.model.encoder(pixels))
+    torch.testing.assert_close(found.logits, logits, atol=1e-4, rtol=1e-4)
+    best = logits.argmax(dim=1).numpy()
+    turned = 1.2 * np.tanh(offsets.view(20, -1, 2)[range(20), best].numpy())
+    lat, lon = from_vectors(found.position.numpy())
+    for axis, value in (("lat", lat), ("lon", lon)):
+        offset = turned[:, ("lat", "lon").index(axis)]
+        mean, least, most = (np.array(boxes[name])[best] for name in (axis, f"min_{axis}", f"max_{axis}"))
+        expected = mean + offset * np.where(offset > 0, most - mean, mean - least)
+        np.testing.assert_allclose(value, expected, atol=1e-4)
+    bundle.write(tmp_path / "bundle")
+    (tmp_path / "a.jpg").write_bytes(photo(0, np.random.default_rng(0)))
+    assert Locator(Bundle.read(tmp_path / "bundle")).locate(tmp_path / "a.jpg").expected_error_km > 0
+
+
+def perceptron(state, prefix, x):
+    def of(index, name):
+        return state[f"{prefix}{index}.{name}"]
+
+    x = functional.layer_norm(x, x.shape[1:], of(0, "weight"), of(0, "bias"))
+    for index in (1, 4):
+        x = functional.linear(x, of(index, "weight"), of(index, "bias"))
+        x = functional.gelu(functional.group_norm(x, 4, of(index + 1, "weight"), of(index + 1, "bias")))
+    return functional.linear(x, of(7, "weight"), of(7, "bias"))
+
+
+def test_a_quadtree_of_other_columns_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setitem(osv5m.TOWER, "options", osv5m.TOWER["options"] | TINY)
+    write_osv5m(tmp_path / "files")
+    table = tmp_path / "files" / "quadtree_10_1000.csv"
+    table.write_text(table.read_text().replace("max_lon", "east"))
+    with pytest.raises(BadWeightsError, match="has no column 'max_lon'"):
+        zoo.get("osv5m", tmp_path / "files")
