@@ -62,6 +62,11 @@ def cache_folder() -> Path:
     return Path(found).expanduser()
 
 
+def fetched_folder() -> Path:
+    """Where the bundles of public models lie, each in a folder of its name."""
+    return cache_folder() / "models"
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a whole file or nothing."""
     with atomic_file(path) as aside:

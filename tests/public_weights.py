@@ -128,3 +128,38 @@ def write_osv5m(folder, count=12, seed=0):
     state |= vision
     torch.save(state | {f"model.{key}": value for key, value in state.items()}, folder / "pytorch_model.bin")
     return state, tower, boxes
+
+
+def write_megaloc(folder, salad, seed=0, width=WIDTH):
+    """MegaLoc's file, its position embeddings for 37 x 37 patches as published; ``salad`` is a module of the sizes."""
+    g = torch.Generator().manual_seed(seed)
+    folder.mkdir(parents=True)
+    state = {
+        "backbone.cls_token": random(g, 1, 1, width),
+        "backbone.pos_embed": random(g, 1, 37 * 37 + 1, width),
+        "backbone.patch_embed.proj.weight": random(g, width, 3, PATCH, PATCH, scale=0.05),
+        "backbone.patch_embed.proj.bias": random(g, width),
+        "backbone.norm.weight": 1 + random(g, width),
+        "backbone.norm.bias": random(g, width),
+    }
+    for i in range(DEPTH):
+        block = f"backbone.blocks.{i}."
+        for name, into, out in (
+            ("attn.qkv", width, 3 * width), ("attn.proj", width, width),
+            ("mlp.fc1", width, 4 * width), ("mlp.fc2", 4 * width, width),
+        ):  # fmt: skip
+            state |= linear(g, f"{block}{name}", into, out)
+        for name in ("norm1", "norm2"):
+            state |= {f"{block}{name}.weight": 1 + random(g, width), f"{block}{name}.bias": random(g, width)}
+        state |= {f"{block}ls{k}.gamma": random(g, width) for k in (1, 2)}
+    for key, value in salad.state_dict().items():
+        part, _, rest = key.partition(".")
+        number, _, what = rest.partition(".")
+        tensor = random(g, *value.shape)
+        if part in ("cluster_features", "score"):  # with dropout between, and convolutions of 1 x 1
+            number = {"0": "0", "2": "3"}[number]
+            tensor = tensor[..., None] if what == "weight" else tensor
+        name = {"linear": "aggregator.linear"}.get(part, f"aggregator.agg.{part}")
+        state[".".join(filter(None, [name, number, what]))] = tensor
+    save_file(state, folder / "model.safetensors")
+    return state

@@ -8,6 +8,7 @@ import typer
 from graticule.cli import console
 from graticule.cli.options import Json, check_bundle
 from graticule.errors import BadRecipeError, BadWeightsError
+from graticule.model.index import CARD, CONFIDENCE, FILES, HUB_NAME, INDEX, KNOWN
 
 app = typer.Typer()
 
@@ -61,11 +62,10 @@ def get(
     known = public_models()
     if name not in known:
         raise BadWeightsError(f"no public model is called {name!r}; there are {', '.join(known)}")
-    from graticule.model.index import fetched_folder
+    from graticule.files import fetched_folder
 
     model, where = known[name], out or fetched_folder() / name
-    if where.exists() and (not where.is_dir() or any(where.iterdir())):
-        raise BadRecipeError(f"{where} is not empty; choose another folder with --out, or remove this one")
+    _check_empty(where)
     from graticule.photos.cards import write_card
     from graticule.zoo import get as make
 
@@ -86,12 +86,17 @@ def get(
 def calibrate(
     bundle: Annotated[Path, typer.Argument(help="A bundle's folder, or the name of a public model that was fetched.")],
     photos: Annotated[Path, typer.Argument(help="A dataset, or a table with path, lat, lon.")],
+    out: Annotated[Path | None, typer.Option(help="Write the bundle here, and leave the one that was read.")] = None,
     allow_leak: Annotated[
         bool, typer.Option("--allow-leak", help="Use photos of drives that training has seen all the same.")
     ] = False,
 ) -> None:
     """Measure on photos whose place is known how sure a bundle may be, and write it into the bundle."""
     where = check_bundle(bundle)
+    if out is None and not bundle.exists() and len(bundle.parts) == 2:
+        raise BadRecipeError(f"{bundle} is of the hub; name a folder for the calibrated bundle with --out")
+    if out is not None:
+        _check_empty(out)
     from graticule.belief.calibration import coverage_within
     from graticule.evaluation.evaluate import training_photos
     from graticule.model.bundle import Bundle
@@ -104,15 +109,40 @@ def calibrate(
     whole = training_photos(read)
     trained = None if whole is None else whole.take(whole.column("split") == "train")
     found = fit(read, table, trained=trained, allow_leak=allow_leak, store=default_store())
-    found.write(where, keep_weights=True)
-    write_card(where)
+    found.write(out or where, keep_weights=out is None)
+    write_card(out or where)
     confidence = found.confidence
     if confidence is None:
         return
     places = confidence.calibration.places
     low, high = coverage_within(places, 0.9)
-    typer.echo(f"{found.facts['calibration']}; written to {where}")
+    typer.echo(f"{found.facts['calibration']}; written to {out or where}")
     typer.echo(
         f"how sure that is: with {places:,} places its 90 % region holds between {low:.0%} and {high:.0%} of photos "
         f"like these, nine times of ten; more places bring the two nearer"
     )
+
+
+@app.command()
+def push(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder, or the name of a public model that was fetched.")],
+    repo: Annotated[str, typer.Argument(help="Where to: user/name on the Hugging Face hub.")],
+    public: Annotated[bool, typer.Option("--public", help="Let everybody see it, where it is new.")] = False,
+) -> None:
+    """Put a bundle and its card on the Hugging Face hub; graticule.load("user/name") opens it anywhere."""
+    where = check_bundle(bundle)
+    if repo.count("/") != 1 or not HUB_NAME.fullmatch(repo) or "@" in repo:
+        raise BadRecipeError(f"{repo} is no name on the hub; give user/name")
+    from graticule.sources.web.hub import hub_upload
+
+    names = [name for name in (*FILES, *CONFIDENCE, INDEX, CARD) if (where / name).is_file()]
+    if KNOWN in names:
+        typer.echo(f"note: {KNOWN} goes along: where the known photos were taken, and what the encoder makes of them")
+    done = hub_upload(repo, where, names, private=not public)
+    typer.echo(f"{len(names)} files are on the hub: {done}")
+    typer.echo(f'next: graticule locate PHOTO --model {repo}, or graticule.load("{repo}")')
+
+
+def _check_empty(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BadRecipeError(f"{folder} is not empty; choose another folder with --out, or remove this one")

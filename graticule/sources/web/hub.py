@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,39 @@ def hub_file(
 
     with _refusing(f"{name} of the {kind} {repo}"):
         return Path(hf_hub_download(repo, name, repo_type=kind, revision=revision, endpoint=_endpoint()))
+
+
+def hub_snapshot(repo: str, names: Sequence[str], *, revision: str | None = None) -> Path:
+    """Fetch these files of a model's repository, all of one commit, once; where there is no network the last ones.
+
+    Raises:
+        SourceError: as :func:`hub_file`.
+    """
+    from huggingface_hub import snapshot_download
+
+    with _refusing(f"the model {repo}"):
+        found = snapshot_download(repo, revision=revision, allow_patterns=list(names), endpoint=_endpoint())
+    return Path(found)
+
+
+def hub_upload(repo: str, folder: Path, names: Sequence[str], *, private: bool) -> str:
+    """Put these files of a folder into a model's repository, as one commit; it is made where there is none.
+
+    Returns:
+        The commit's address.
+
+    Raises:
+        SourceError: the token is missing or may not write there, or the hub cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(_endpoint())
+    with _refusing(f"the model {repo}", "put on the hub"):
+        api.create_repo(repo, private=private, exist_ok=True)
+        done = api.upload_folder(
+            repo_id=repo, folder_path=folder, allow_patterns=list(names), commit_message="Bundle of Graticule"
+        )
+    return str(done.commit_url)
 
 
 def hub_names(repo: str, *, revision: str | None = None) -> list[str]:
@@ -95,7 +128,7 @@ def _endpoint() -> str | None:
 
 
 @contextmanager
-def _refusing(what: str) -> Iterator[None]:
+def _refusing(what: str, done: str = "fetched from the hub") -> Iterator[None]:
     """Whatever the network or the hub raises becomes one sentence."""
     try:
         yield
@@ -105,7 +138,7 @@ def _refusing(what: str) -> Iterator[None]:
         if not isinstance(error, OSError) and not rooms & {"huggingface_hub", "requests", "httpx", "httpx2"}:
             raise
         raise SourceError(
-            f"{what} could not be fetched from the hub ({type(error).__name__}); see that the network works and, where "
+            f"{what} could not be {done} ({type(error).__name__}); see that the network works and, where "
             f"it asks for consent, that HF_TOKEN is set. Run the command again: what is there is not "
             f"fetched twice"
         ) from error
