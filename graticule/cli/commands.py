@@ -185,7 +185,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure a bundle on photos whose place is known. Exit status 1 if training has seen their drives."""
-    check_bundle(bundle)
+    bundle = check_bundle(bundle)
     from graticule.photos.table import table_file
 
     table_file(dataset)
@@ -327,7 +327,7 @@ def report(
     out: Annotated[Path | None, typer.Option(help="The page; by default report.html in the bundle's folder.")] = None,
 ) -> None:
     """Write one HTML page with the numbers, maps, figures and examples of an evaluation."""
-    check_bundle(bundle)
+    bundle = check_bundle(bundle)
     from graticule.reporting.report import write_report
 
     page = write_report(
