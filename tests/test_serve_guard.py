@@ -165,7 +165,7 @@ class Slow:
     def __init__(self):
         self.may, self.begun, self.batches = threading.Event(), threading.Event(), []
 
-    def __call__(self, key, questions):
+    def __call__(self, key, questions, busy):
         self.batches.append((key, list(questions)))
         self.begun.set()
         self.may.wait(10)
