@@ -23,7 +23,7 @@ from bench.hostile import hostile
 from graticule.geo import s2
 from graticule.inference.claims import own_position
 from graticule.photos.table import read_photos
-from graticule.serving import examples
+from graticule.serving import examples, shapes
 from graticule.serving.app import create_app
 from graticule.serving.limits import Limits
 from graticule.serving.play import Play
@@ -103,7 +103,7 @@ def test_a_map_gets_regions_and_a_density_that_are_the_beliefs(client, locator):
     assert (half["properties"]["coverage"], most["properties"]["coverage"]) == (0.5, 0.9)
     assert half["properties"]["area_km2"] < most["properties"]["area_km2"] == pytest.approx(fix["area_km2"], abs=1e-3)
     cells = fix["density"]["features"]
-    assert 0 < len(cells) <= 400
+    assert 0 < len(cells) <= shapes.MOST_CELLS
     assert sum(cell["properties"]["mass"] for cell in cells) == pytest.approx(1, abs=0.011)
     density = [cell["properties"]["per_km2"] for cell in cells]
     assert density == sorted(density, reverse=True)

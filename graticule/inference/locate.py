@@ -252,7 +252,7 @@ class Locator:
             BadRecipeError: the bundle has no cells.
         """
         partition, answer = self.bundle.partition, self.bundle.recipe.answer
-        if self.bundle.model.head.cells is None:
+        if not self.bundle.model.head.has_cells:
             raise BadRecipeError("photos are answered together by what they say of cells; this bundle has none")
         done = 0
         for some in albums.chunks(CHUNK):
@@ -281,6 +281,11 @@ class Locator:
     def predict_batches(self, photos: Sequence[Photo], *, progress: Progress = silent) -> Iterator[Predictions]:
         """What the network says, batch by batch, in no particular order."""
         bundle = self.bundle
+        if bundle.recipe.head.kind == "none":
+            raise BadRecipeError(
+                f"{bundle.recipe.name} is an encoder and answers nothing by itself; name it in a recipe, "
+                f"encoder: {{bundle: {bundle.path or 'FOLDER'}}}, and train on photos of your place"
+            )
         for index, features, errors in encode(
             bundle.model, bundle.preprocess, photos, store=self.store, progress=progress
         ):
@@ -300,7 +305,8 @@ class Locator:
             if confidence and output.logits is not None:
                 cosines, nearest = confidence.known.compare(features.cpu().numpy()) or (None, None)
                 shape = confidence.calibration.shape
-                belief = believe(shape, *self._centers, output.logits.double().cpu().numpy(), cosines)
+                said = bundle.partition.coarse_logits(output.logits.double().cpu().numpy())
+                belief = believe(shape, *self._centers, said, cosines)
                 unlike = None if nearest is None else confidence.calibration.unlike_training(nearest)
             if confidence and belief and answer == "median":
                 found = decode.belief_points(belief, confidence.calibration.focus)

@@ -20,7 +20,7 @@ from graticule.serving.service import Model
 
 Cells = NDArray[np.uint64]
 SHOWN_REGIONS = (0.5, 0.9)
-MOST_CELLS = 400  # that a map is given
+MOST_CELLS = 1500  # that a map is given
 SHOWN_MASS = 0.99  # of the belief that they hold
 
 
