@@ -7,13 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from graticule.cli import answer, archives, commands, data, explain, fetch, pack, runs, serve
+from graticule.cli import answer, archives, commands, data, explain, fetch, pack, runs, serve, start
 from graticule.errors import GraticuleError
 
 app = typer.Typer(
     help="Tell where a street-level photo was taken, and how sure one can be.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -35,6 +34,7 @@ def _options(
     pass
 
 
+app.add_typer(start.app)
 app.add_typer(commands.app)
 app.add_typer(answer.app)
 app.add_typer(explain.app)

@@ -28,6 +28,7 @@ from graticule.model.features import FeatureStore, encode
 from graticule.model.loading import Photo, Progress, silent
 
 REGION = "0.9"  # coverage of the region that a fix carries
+CORES = torch.get_num_threads()
 CHUNK = 1024  # photos answered at a time: bounds memory when a folder holds a million
 
 
@@ -251,7 +252,7 @@ class Locator:
             BadRecipeError: the bundle has no cells.
         """
         partition, answer = self.bundle.partition, self.bundle.recipe.answer
-        if self.bundle.model.head.cells is None:
+        if not self.bundle.model.head.has_cells:
             raise BadRecipeError("photos are answered together by what they say of cells; this bundle has none")
         done = 0
         for some in albums.chunks(CHUNK):
@@ -280,6 +281,11 @@ class Locator:
     def predict_batches(self, photos: Sequence[Photo], *, progress: Progress = silent) -> Iterator[Predictions]:
         """What the network says, batch by batch, in no particular order."""
         bundle = self.bundle
+        if bundle.recipe.head.kind == "none":
+            raise BadRecipeError(
+                f"{bundle.recipe.name} is an encoder and answers nothing by itself; name it in a recipe, "
+                f"encoder: {{bundle: {bundle.path or 'FOLDER'}}}, and train on photos of your place"
+            )
         for index, features, errors in encode(
             bundle.model, bundle.preprocess, photos, store=self.store, progress=progress
         ):
@@ -299,7 +305,8 @@ class Locator:
             if confidence and output.logits is not None:
                 cosines, nearest = confidence.known.compare(features.cpu().numpy()) or (None, None)
                 shape = confidence.calibration.shape
-                belief = believe(shape, *self._centers, output.logits.double().cpu().numpy(), cosines)
+                said = bundle.partition.coarse_logits(output.logits.double().cpu().numpy())
+                belief = believe(shape, *self._centers, said, cosines)
                 unlike = None if nearest is None else confidence.calibration.unlike_training(nearest)
             if confidence and belief and answer == "median":
                 found = decode.belief_points(belief, confidence.calibration.focus)
@@ -367,6 +374,15 @@ class Locator:
                 raise error
             out[index] = features.cpu().numpy()
         return out
+
+
+def share_cores(parts: int) -> None:
+    """Let networks that the calling thread asks use one part of the cores; of one part, all.
+
+    Small networks on two cores do less than twice the work of one: threads with a core each answer more photos. The
+    last digits of an answer depend on how many cores worked on it.
+    """
+    torch.set_num_threads(max(1, CORES // parts))
 
 
 def load(path: str | Path, *, device: str | None = None, precision: Precision = "float32") -> Locator:

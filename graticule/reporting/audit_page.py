@@ -108,7 +108,11 @@ def context_of(found: LeakAudit, train: Photos, test: Photos) -> Context:
 
 def _shared(found: LeakAudit) -> list[Shared]:
     rows = [
-        ("sequences", found.shared_sequences, found.shared_sequences_test_share, "no column sequence"),
+        (
+            ("sequences", found.shared_sequences, found.shared_sequences_test_share, "no column sequence")
+            if found.shared_drives is None
+            else ("drives (by positions and times)", found.shared_drives, found.shared_drives_test_share, "")
+        ),
         (f"places (by {found.place_from})", found.shared_places, found.shared_places_test_share, ""),
         ("days", found.shared_days, found.shared_days_test_share, "no column captured_at"),
         ("uploaders", found.shared_uploaders, found.shared_uploaders_test_share, "no column creator"),
