@@ -38,7 +38,7 @@ export function Choose({ few }: { few: boolean }) {
       <button type="button" class="main" onClick={() => input.current?.click()}>
         {few ? "Add photos" : "Choose photos"}
       </button>
-      <span>{over ? "Let go to ask" : few ? "drop or paste them" : "or drop them anywhere, or paste one"}</span>
+      <span>{over ? "Let go to ask" : few ? "or drop, paste" : "or drop them anywhere, or paste one"}</span>
       {few && (
         <button type="button" class="small quiet" onClick={clear}>
           Start over
