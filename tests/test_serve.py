@@ -14,12 +14,12 @@ import numpy as np
 import polars as pl
 import pytest
 from conftest import encoded, exif_of, picture
-from hostile import hostile
 from PIL import Image
 from starlette.testclient import TestClient
 from test_cli import graticule as command
 
 import graticule
+from bench.hostile import hostile
 from graticule.geo import s2
 from graticule.inference.claims import own_position
 from graticule.photos.table import read_photos

@@ -29,6 +29,7 @@ from graticule.model.index import find_bundle
 from graticule.model.loading import Photo, Progress, silent
 
 REGION = "0.9"  # coverage of the region that a fix carries
+CORES = torch.get_num_threads()
 CHUNK = 1024  # photos answered at a time: bounds memory when a folder holds a million
 
 
@@ -374,6 +375,15 @@ class Locator:
                 raise error
             out[index] = features.cpu().numpy()
         return out
+
+
+def share_cores(parts: int) -> None:
+    """Let networks that the calling thread asks use one part of the cores; of one part, all.
+
+    Small networks on two cores do less than twice the work of one: threads with a core each answer more photos. The
+    last digits of an answer depend on how many cores worked on it.
+    """
+    torch.set_num_threads(max(1, CORES // parts))
 
 
 def load(path: str | Path, *, device: str | None = None, precision: Precision = "float32") -> Locator:

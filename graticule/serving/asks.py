@@ -1,7 +1,9 @@
 """Questions of several clients to one bundle, answered in one pass of its network. Bytes in, fixes out."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -46,8 +48,13 @@ class Answer:
     probability: Floats | None = field(default=None, repr=False)
 
 
-def answer(locator: Locator, asks: Sequence[Ask]) -> list[list[Answer]]:
+def answer(
+    locator: Locator, asks: Sequence[Ask], lock: AbstractContextManager[Any] | None = None
+) -> list[list[Answer]]:
     """The answers to each question, one a photo in its order; of photos together the one answer, then what is broken.
+
+    Args:
+        lock: held while the locator uses what it keeps from photo to photo; several threads may ask its network.
 
     Raises:
         BadRecipeError: the bundle cannot answer so: photos together without cells, a largest error without calibration.
@@ -59,17 +66,18 @@ def answer(locator: Locator, asks: Sequence[Ask]) -> list[list[Answer]]:
         errors |= predictions.errors
         found |= {int(index): predictions.row(i) for i, index in enumerate(predictions.index)}
     answers, start = [], 0
-    for ask in asks:
-        if ask.together:
-            answers.append(_together(locator, ask))
-            continue
-        some = range(start, start := start + len(ask.photos))
-        answers.append(
-            [
-                Answer(None, errors[i]) if i in errors else _answer(locator, found[i], ask, claim)
-                for i, claim in zip(some, ask.claims, strict=True)
-            ]
-        )
+    with lock or nullcontext():
+        for ask in asks:
+            if ask.together:
+                answers.append(_together(locator, ask))
+                continue
+            some = range(start, start := start + len(ask.photos))
+            answers.append(
+                [
+                    Answer(None, errors[i]) if i in errors else _answer(locator, found[i], ask, claim)
+                    for i, claim in zip(some, ask.claims, strict=True)
+                ]
+            )
     return answers
 
 

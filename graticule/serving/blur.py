@@ -105,10 +105,10 @@ class Coarse:
 
     def _site_cells(self, cells: Cells) -> Cells:
         """A cell 8 levels down in each, which the key chooses."""
-        digests = [hashlib.blake2b(int(cell).to_bytes(8, "big"), key=self.key, digest_size=2) for cell in cells]
+        hashes = [hashlib.blake2b(int(cell).to_bytes(8, "big"), key=self.key, digest_size=2) for cell in cells]
+        path = np.array([int.from_bytes(each.digest(), "big") for each in hashes], np.intp)
         for shift in range(14, -1, -2):
-            quarter = np.array([int.from_bytes(each.digest(), "big") >> shift & 3 for each in digests], np.intp)
-            cells = s2.children(cells)[np.arange(len(cells)), quarter]
+            cells = s2.children(cells)[np.arange(len(cells)), path >> shift & 3]
         return cells
 
     def fix(self, told: Released, fix: Fix, top: int) -> Fix:

@@ -1,4 +1,4 @@
-"""One thread that asks the network, for all clients together."""
+"""A few threads that ask the network, for all clients together."""
 
 import asyncio
 import threading
@@ -16,25 +16,33 @@ class FullError(Exception):
 
 
 class Batches(Generic[A, B]):
-    """Questions in a line, answered some at a time by one thread.
+    """Questions in a line, answered some at a time by a few threads.
 
-    Whoever waits no longer leaves the line; whoever comes while a batch is answered shares the next one.
+    Whoever waits no longer leaves the line; whoever comes while batches are answered shares the next one.
 
     Args:
-        answer: a function of some questions of one ``key``; as many answers in their order.
+        answer: a function of a ``key``, some questions of it, and how many threads are answering; as many answers in
+            their order.
         size: what a question weighs: photos.
         most: weight of one batch, but for a single larger question; ``waiting`` bounds that of the line.
     """
 
     def __init__(
-        self, answer: Callable[[str, Sequence[A]], Sequence[B]], size: Callable[[A], int], most: int, waiting: int
+        self,
+        answer: Callable[[str, Sequence[A], int], Sequence[B]],
+        size: Callable[[A], int],
+        most: int,
+        waiting: int,
+        threads: int = 1,
     ) -> None:
         self._answer, self._size, self._most, self._waiting = answer, size, most, waiting
         self._line: deque[tuple[str, A, Future[B]]] = deque()
         self._changed = threading.Condition()
         self._closing = False
-        self._thread = threading.Thread(target=self._work, name="network", daemon=True)
-        self._thread.start()
+        self._busy = 0
+        self._threads = [threading.Thread(target=self._work, name="network", daemon=True) for _ in range(threads)]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def waiting(self) -> int:
@@ -60,30 +68,27 @@ class Batches(Generic[A, B]):
         """Take no more, and wait until what is in the line is answered."""
         with self._changed:
             self._closing = True
-            self._changed.notify()
-        self._thread.join()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     def _work(self) -> None:
         while some := self._next():
-            key = some[0][0]
-            try:
-                answers = self._answer(key, [question for _, question, _ in some])
-            except Exception as error:  # noqa: BLE001  the thread outlives whatever one batch does to it
-                if len(some) > 1:  # one of them may be to blame: each by itself, then
-                    self._one_by_one(some)
-                    continue
-                some[0][2].set_exception(error)
-                continue
-            for (_, _, future), found in zip(some, answers, strict=True):
-                future.set_result(found)
+            self._give(some)
+            with self._changed:
+                self._busy -= 1
 
-    def _one_by_one(self, some: Sequence[tuple[str, A, Future[B]]]) -> None:
-        for key, question, future in some:
-            try:
-                [found] = self._answer(key, [question])
-            except Exception as error:  # noqa: BLE001
-                future.set_exception(error)
-            else:
+    def _give(self, some: Sequence[tuple[str, A, Future[B]]]) -> None:
+        try:
+            answers = self._answer(some[0][0], [question for _, question, _ in some], self._busy)
+        except Exception as error:  # noqa: BLE001  the thread outlives whatever one batch does to it
+            if len(some) == 1:
+                some[0][2].set_exception(error)
+                return
+            for one in some:  # one of them may be to blame: each by itself, then
+                self._give([one])
+        else:
+            for (_, _, future), found in zip(some, answers, strict=True):
                 future.set_result(found)
 
     def _next(self) -> list[tuple[str, A, Future[B]]]:
@@ -91,16 +96,19 @@ class Batches(Generic[A, B]):
         with self._changed:
             while True:
                 some: list[tuple[str, A, Future[B]]] = []
-                weight = 0
+                weight, all_ = 0, sum(self._size(question) for _, question, _ in self._line)
+                fair = min(self._most, -(-all_ // len(self._threads)))  # leaves some for the other threads
                 while self._line:
                     key, question, future = self._line[0]
                     size = self._size(question)
-                    if some and (key != some[0][0] or weight + size > self._most):
+                    if some and (key != some[0][0] or weight + size > fair):
                         break
                     self._line.popleft()
                     if future.set_running_or_notify_cancel():  # else its client went away
                         some.append((key, question, future))
                         weight += size
+                if some:
+                    self._busy += 1
                 if some or self._closing:
                     return some
                 self._changed.wait()

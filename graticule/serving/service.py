@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from graticule.errors import BadRecipeError
-from graticule.inference.locate import Locator, load
+from graticule.inference.locate import CORES, Locator, load, share_cores
 from graticule.serving.asks import Answer, Ask, answer
 from graticule.serving.blur import Cells, Coarse
 from graticule.serving.limits import Limits
@@ -31,6 +32,7 @@ class Model:
     id: str
     locator: Locator
     coarse: Coarse | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)  # what a locator keeps is one thread's
 
     @cached_property
     def coarse_ground(self) -> Cells:
@@ -94,13 +96,20 @@ class Service:
         if len(self.by_id) < len(self.models) or not self.models:
             raise BadRecipeError("each bundle that is served needs a folder name of its own")
         self.line: Batches[Ask, list[Answer]] = Batches(
-            lambda key, asks: answer(self.by_id[key].locator, asks),
+            self._answer,
             size=lambda ask: len(ask.photos),
             most=self.limits.batch,
             waiting=self.limits.waiting,
+            threads=CORES if self.models[0].locator.device == "cpu" else 1,
         )
         self.one_explanation = asyncio.Semaphore(1)
         self.ready = False
+
+    def _answer(self, key: str, asks: Sequence[Ask], busy: int) -> list[list[Answer]]:
+        model = self.by_id[key]
+        if model.locator.device == "cpu":
+            share_cores(busy)
+        return answer(model.locator, asks, model.lock)
 
     def model(self, name: str | None) -> Model:
         """The model of that id, or the first.

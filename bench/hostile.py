@@ -1,4 +1,4 @@
-"""Uploads that mean no good, made from valid photos; for tests and for ``python -m bench serve``."""
+"""Uploads that mean no good, made from valid photos; for ``python -m bench serve`` and for tests."""
 
 import io
 import struct
