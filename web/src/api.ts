@@ -112,12 +112,14 @@ export async function explain(photo: Blob, { method, hide, model, progress, sign
   if (!response.headers.get("Content-Type")?.startsWith("text/event-stream")) {
     return response.json() as Promise<Explained>;
   }
+  let answer: Explained | undefined;
   for await (const { event, data } of events(response)) {
     const said = JSON.parse(data) as Record<string, unknown>;
     if (event === "problem") throw new ServiceError(String(said["detail"]));
-    if (event === "answer") return said as unknown as Explained;
+    if (event === "answer") answer = said as unknown as Explained;
     if (event === "progress") progress?.(Number(said["done"]) / Number(said["total"]));
   }
+  if (answer) return answer;
   throw new ServiceError("The explanation broke off; try again.");
 }
 

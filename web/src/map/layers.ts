@@ -74,7 +74,7 @@ export function layers(theme: Theme): LayerSpecification[] {
       type: "line",
       source: "regions",
       filter: [">", ["get", "coverage"], 0.5],
-      paint: { "line-color": region, "line-width": 1.6, "line-dasharray": [2.5, 2] },
+      paint: { "line-color": region, "line-width": 1.4, "line-dasharray": [2.5, 1.8] },
     },
     {
       id: "region-50",

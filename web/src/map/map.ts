@@ -81,8 +81,8 @@ export class PlaceMap {
       const lines = await borders();
       for (const [name, data] of Object.entries(lines)) this.set(name as SourceName, data as GeoJSON);
       this.coarse = true;
-      if (this.map.getZoom() > CLOSE) await this.refine();
       container.dataset["ready"] = "true"; // for tests: all that is drawn first is there
+      if (this.map.getZoom() > CLOSE) await this.refine();
     });
   }
 

@@ -1,7 +1,7 @@
 /** The way in for photos: choose them; dropping and pasting work anywhere on the page. */
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { add } from "../photos";
+import { add, clear } from "../photos";
 
 const ACCEPT = "image/jpeg,image/png,image/webp,image/heic,image/heif,image/avif,.heic,.heif,.avif";
 
@@ -38,7 +38,12 @@ export function Choose({ few }: { few: boolean }) {
       <button type="button" class="main" onClick={() => input.current?.click()}>
         {few ? "Add photos" : "Choose photos"}
       </button>
-      <span>{over ? "Let go to ask" : few ? "or drop or paste them" : "or drop them anywhere, or paste one"}</span>
+      <span>{over ? "Let go to ask" : few ? "or drop, paste" : "or drop them anywhere, or paste one"}</span>
+      {few && (
+        <button type="button" class="small quiet" onClick={clear}>
+          Start over
+        </button>
+      )}
       <input
         ref={input}
         type="file"

@@ -3,7 +3,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { download, FORMATS } from "../export";
 import type { Album, Answered, Filter, Kind } from "../photos";
-import { answered, clear, filtered, join, KINDS, remove, select } from "../photos";
+import { answered, filtered, join, KINDS, remove, select } from "../photos";
 import { isUnlike, km } from "../words";
 
 interface Props {
@@ -74,9 +74,6 @@ export function PhotoList({ album, onShown }: Props) {
             {{ csv: "CSV", geojson: "GeoJSON", kml: "KML" }[format]}
           </button>
         ))}
-        <button type="button" class="small quiet" onClick={clear}>
-          Remove all
-        </button>
       </div>
     </section>
   );
