@@ -47,8 +47,16 @@ class BundleError(GraticuleError):
     """A model bundle is missing, incomplete, changed, or from an incompatible version."""
 
 
+class BadWeightsError(GraticuleError, ValueError):
+    """Public weights are missing, are not laid out as their importer knows them, or would run code."""
+
+
 class NotEnoughMemoryError(GraticuleError, MemoryError):
     """The run would not fit into the memory of this machine."""
+
+
+class DeviceError(GraticuleError, RuntimeError):
+    """A process or a machine that works with this one has ended."""
 
 
 class WriteError(GraticuleError, OSError):

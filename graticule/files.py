@@ -95,6 +95,17 @@ def claimed(folder: Path) -> Iterator[None]:
             folder.rmdir()
 
 
+def cache_folder() -> Path:
+    """Where what can be made or fetched again is kept; ``GRATICULE_CACHE`` names another folder."""
+    found = os.environ.get("GRATICULE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "graticule"
+    return Path(found).expanduser()
+
+
+def fetched_folder() -> Path:
+    """Where the bundles of public models lie, each in a folder of its name."""
+    return cache_folder() / "models"
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a whole file or nothing."""
     with atomic_file(path) as aside:

@@ -1,12 +1,13 @@
 """The commands around cells, scores and models. Each imports its rooms when it runs: torch takes seconds."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from shlex import quote
 from typing import Annotated, Literal
 
 import typer
 
-from graticule.choices import Keep, PartitionKind, Together
+from graticule.choices import Keep, PartitionKind, Together, Tracker
 from graticule.cli import console
 from graticule.cli.options import RECIPE, SPLIT_BY, Arithmetic, Column, Json, Sets, check_bundle
 
@@ -124,6 +125,11 @@ def train(
     photos: Annotated[Path, typer.Option(help="A dataset, or a table with path, lat, lon.")],
     out: Annotated[Path, typer.Option(help="The bundle's folder.")],
     resume: Annotated[bool, typer.Option(help="Go on with an interrupted run.")] = False,
+    devices: Annotated[
+        int | None, typer.Option(min=1, help="GPUs of each machine, or processes on the CPU. [default: 1]")
+    ] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Machines that train together. [default: 1]")] = None,
+    logger: Annotated[Tracker | None, typer.Option(help="An experiment tracker to tell, too.")] = None,
     settings: Sets = None,
 ) -> None:
     """Train on geotagged photos; the result is a bundle."""
@@ -131,21 +137,28 @@ def train(
 
     plan = read_recipe(recipe, parse_overrides(settings or []))
     from graticule.photos.table import read_photos
+    from graticule.training.devices import Machines
     from graticule.training.prepare import check_output_folder
 
     table = read_photos(photos)
-    check_output_folder(out, resume)
+    machines = Machines.of(devices, nodes, logger)
+    if machines.is_first:
+        check_output_folder(out, resume)
     # Torch takes seconds to load; what can be wrong before is said by now.
     from graticule.model.features import default_store
+    from graticule.model.loading import silent
     from graticule.training.loop import chosen_precision
     from graticule.training.train import train as run
 
     arithmetic, why = chosen_precision(plan)
-    typer.echo(f"training in {arithmetic}: {why}")
+    if machines.is_first:
+        typer.echo(f"training in {arithmetic}: {why}")
     try:
-        with console.progress("training") as progress:
-            bundle = run(plan, table, out, resume=resume, store=default_store(), progress=progress)
+        with console.progress("training") if machines.is_first else nullcontext(silent) as progress:
+            bundle = run(plan, table, out, resume=resume, store=default_store(), machines=machines, progress=progress)
     except KeyboardInterrupt:
+        if not machines.is_first:  # one of them says it
+            raise typer.Exit(130) from None
         raise KeyboardInterrupt("the same command with --resume goes on after the last checkpoint") from None
     facts = bundle.facts
     typer.echo(
@@ -172,7 +185,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure a bundle on photos whose place is known. Exit status 1 if training has seen their drives."""
-    check_bundle(bundle)
+    bundle = check_bundle(bundle)
     from graticule.photos.table import table_file
 
     table_file(dataset)
@@ -314,7 +327,7 @@ def report(
     out: Annotated[Path | None, typer.Option(help="The page; by default report.html in the bundle's folder.")] = None,
 ) -> None:
     """Write one HTML page with the numbers, maps, figures and examples of an evaluation."""
-    check_bundle(bundle)
+    bundle = check_bundle(bundle)
     from graticule.reporting.report import write_report
 
     page = write_report(

@@ -21,6 +21,7 @@ from graticule.photos.leakage import audit
 from graticule.photos.shards import url_of
 from graticule.photos.splits import make_split
 from graticule.photos.table import MARKED, Photos
+from graticule.training.devices import Machines
 
 PHOTOS, HISTORY, CHECKPOINTS = "photos.parquet", "history.csv", "checkpoints"
 AUDIT, LAST = "audit.json", "last.ckpt"
@@ -45,8 +46,10 @@ class Run:
         return self.photos.take(self.split == name)
 
 
-def prepare(recipe: Recipe, photos: Photos, out: Path, *, resume: bool = False) -> Run:
-    """Divide the photos, audit the division, and write both to ``out/training``.
+def prepare(
+    recipe: Recipe, photos: Photos, out: Path, *, resume: bool = False, machines: Machines | None = None
+) -> Run:
+    """Divide the photos, audit the division, and write both to ``out/training``; of several processes the first does.
 
     Raises:
         BadRecipeError: the recipe does not fit the photos, or ``out`` holds another run.
@@ -55,6 +58,8 @@ def prepare(recipe: Recipe, photos: Photos, out: Path, *, resume: bool = False) 
     photos.check_trainable()
     split = split_photos(recipe, photos)
     run = Run(recipe, photos, split, out / TRAINING)
+    if machines and not machines.is_first:
+        return run
     fingerprint = run_fingerprint(recipe, photos, split)
     if check_output_folder(out, resume):
         check_same_run(out, fingerprint)
