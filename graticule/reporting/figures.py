@@ -23,7 +23,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from numpy.typing import ArrayLike, NDArray
 
 from graticule.files import atomic_file
+from graticule.geo import borders
 from graticule.geo.sphere import format_km
+from graticule.partition.labels import LabelPartition
 from graticule.reporting import maps
 
 BLUE, VERMILION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#595959"
@@ -398,10 +400,25 @@ def _map_of_cells(
     points = np.concatenate([*among, photos, *([(lon, lat)] for lat, lon in filter(None, marks))])
     frame = maps.frame_around(points[:, 1], points[:, 0])
     figure, axes = maps.axes_on(frame, width)
-    placed, rows = maps.copies(polygons, frame)
+    drawn, owner = _areas(partition, polygons)
+    placed, rows = maps.copies(drawn, frame)
+    rows = owner[rows]
     # Nested cells and wide clusters lie under what they hold.
     order = np.argsort([-np.prod(np.ptp(ring, axis=0)) for ring in placed], kind="stable")
     return figure, axes, [placed[i] for i in order], rows[order], frame
+
+
+def _areas(
+    partition: Cells, outlines: list[NDArray[np.float64]]
+) -> tuple[list[NDArray[np.float64]], NDArray[np.int64]]:
+    """What is coloured, and the row of each: the cells' outlines, or the borders where the classes are countries."""
+    countries = borders.countries_of(partition.labels) if isinstance(partition, LabelPartition) else None
+    parts = [
+        maps.rings(*zip(*rings, strict=True)) if rings else [outline]
+        for rings, outline in zip(countries or [[]] * len(outlines), outlines, strict=True)
+    ]
+    rows = np.repeat(np.arange(len(outlines)), [len(part) for part in parts])
+    return [ring for part in parts for ring in part], rows
 
 
 def _kilometre_axis(axes: Axes) -> None:
