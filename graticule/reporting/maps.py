@@ -142,7 +142,9 @@ def draw_base(axes: Axes, frame: Frame, *, ink: str, paper: str, streets: tuple[
     elif streets is not None:
         lat, lon = streets
         # Over the cells, so faint that they are seen through it.
-        axes.plot(frame.x(lon), lat, color=ink, lw=0.7 * _smaller(axes), alpha=0.45, zorder=2.5, gid="streets")
+        rim = [withStroke(linewidth=1.6 * _smaller(axes), foreground=paper)]
+        look: dict[str, Any] = {"color": ink, "lw": 0.7 * _smaller(axes), "alpha": 0.55, "path_effects": rim}
+        axes.plot(frame.x(lon), lat, zorder=2.5, gid="streets", **look)
     _label_degrees(axes, frame)
     if frame.width_km < SCALE_BELOW_KM:
         _draw_scale(axes, frame)
