@@ -9,7 +9,9 @@ from pathlib import Path
 
 from bench.table import print_table
 
-BENCHMARKS = ("cells", "decoding", "training", "loops", "shards", "fetching", "explaining", "startup")
+BENCHMARKS = (
+    "cells", "decoding", "training", "loops", "shards", "fetching", "explaining", "serve", "startup", "together",
+)  # fmt: skip
 
 
 def processor() -> str:

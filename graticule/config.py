@@ -291,7 +291,11 @@ class Stage(Section):
 
 
 class Train(Section):
-    """How the weights move. ``plateau`` halves the rate when the loss has not improved for three epochs."""
+    """How the weights move. ``plateau`` halves the rate when the loss has not improved for three epochs.
+
+    ``batch_size`` is all the photos of a step: several devices share them, and ``accumulate`` takes a device's share in
+    so many parts, one after the other, so that neither changes what is learned.
+    """
 
     stages: tuple[Stage, ...] = ()  # none: one stage of so many epochs with nothing frozen
     epochs: Count = Field(default_factory=lambda data: sum(s.epochs for s in data.get("stages", ())) or 20)
@@ -299,6 +303,12 @@ class Train(Section):
     optimizer: Optimizer = "adamw"
     lr: Positive = 1e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    accumulate: Count = 1
+    clip: Positive | None = None  # the longest that a step's gradient may be, over all weights; none: any length
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # keep the moving average of the weights, with this decay
+    fused: bool = False  # torch's fused optimiser: the same formula, rounded differently
+    channels_last: bool = False  # the weights of convolutions, too, with the colours side by side
+    gradient_checkpointing: bool = False  # compute each block again in the backward pass instead of keeping it
     schedule: ScheduleName = "onecycle"
     warmup: Share = 0.1
     precision: Precision | Literal["auto"] = "auto"
@@ -436,7 +446,9 @@ def parse_recipe(tree: Mapping[str, Any], where: str = "the recipe") -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        problems = "; ".join(dict.fromkeys(_explain(problem, error.errors()) for problem in error.errors()))
+        # A default that grows from a setting which is wrong is not worth a sentence of its own.
+        found = [problem for problem in error.errors() if problem["type"] != "default_factory_not_called"]
+        problems = "; ".join(dict.fromkeys(_explain(problem, found) for problem in found))
         raise BadRecipeError(f"{where}: {problems}") from error
 
 

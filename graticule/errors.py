@@ -55,6 +55,10 @@ class NotEnoughMemoryError(GraticuleError, MemoryError):
     """The run would not fit into the memory of this machine."""
 
 
+class DeviceError(GraticuleError, RuntimeError):
+    """A process or a machine that works with this one has ended."""
+
+
 class WriteError(GraticuleError, OSError):
     """A file could not be written whole; nothing half-written was left."""
 

@@ -39,31 +39,53 @@ def lists_of(order, epoch):
     return found
 
 
+def real(order, epoch):
+    """The lists of an epoch without what fills them up."""
+    lists = lists_of(order, epoch)
+    return [indices[:own] for indices, (own, _) in zip(lists, order.counts, strict=True)]
+
+
 @pytest.mark.parametrize("group", [None, 1, 5, 64], ids=["files", "groups of 1", "groups of 5", "groups of 64"])
 @pytest.mark.parametrize("drop_small", [False, True], ids=["all", "without batches of one"])
 def test_each_photo_comes_once_an_epoch_over_all_ranks_and_workers(group, drop_small):
-    sizes = itertools.product([0, 1, 17, 129], [1, 3], [1, 4, 16], [1, 3], [0, 2], [None, 7])
-    for count, kinds, batch, world, workers, seed in sizes:
+    sizes = itertools.product([0, 1, 17, 129], [1, 3], [1, 4, 16], [(1, 1), (3, 1), (2, 2)], [0, 2], [None, 7])
+    for count, kinds, batch, (world, parts), workers, seed in sizes:
         shapes = shapes_for(count, kinds)
         blocks = None if group is None else np.arange(count) // group
-        options = {"seed": seed, "drop_small": drop_small, "blocks": blocks, "workers": workers, "world": world}
-        by_rank = [lists_of(ShapeBatches(shapes, batch, rank=rank, **options), 3) for rank in range(world)]
+        options = {"seed": seed, "drop_small": drop_small, "blocks": blocks, "workers": workers}
+        shares = {"world": world, "parts": parts}
+        by_rank = [real(ShapeBatches(shapes, batch, rank=rank, **shares, **options), 3) for rank in range(world)]
         assert len({len(lists) for lists in by_rank}) == 1  # no rank waits
         every = [indices for lists in by_rank for indices in lists]
-        assert all(len({tuple(shapes[i]) for i in indices}) == 1 and len(indices) <= batch for indices in every)
+        assert all(len({tuple(shapes[i]) for i in indices}) <= 1 and len(indices) <= batch for indices in every)
         photos = Counter(i for indices in every for i in indices)
         assert set(photos.values()) <= {1}
         by_shape = np.unique(shapes, axis=0, return_counts=True)[1]
-        single = sum(int(n > batch and n % batch == 1) for n in by_shape) if drop_small else 0
-        batches = sum(-(-int(n) // batch) for n in by_shape) - single
-        assert len(every) == batches - batches % world
-        if world == 1:
+        size = batch if group is None else max(1, batch // (world * parts))
+        single = sum(int(n > size and n % size == 1) for n in by_shape) if drop_small else 0
+        if world * parts == 1 or group is None:
             assert len(photos) == count - single
+        else:
+            lists = sum(-(-int(n) // size) for n in by_shape) - single
+            assert len(every) == lists - lists % (world * parts)
+
+
+@pytest.mark.parametrize(("world", "parts"), [(2, 1), (1, 3), (3, 2)])
+def test_a_step_of_several_processes_has_the_photos_of_a_step_of_one(world, parts):
+    shapes = shapes_for(45, 3)
+    [whole] = [lists_of(ShapeBatches(shapes, 8, seed=1, drop_small=True), 2)]
+    ranks = [ShapeBatches(shapes, 8, seed=1, drop_small=True, rank=r, world=world, parts=parts) for r in range(world)]
+    shared = [real(order, 2) for order in ranks]
+    for step, photos in enumerate(whole):
+        own = slice(step * parts, (step + 1) * parts)
+        assert sorted(i for lists in shared for indices in lists[own] for i in indices) == sorted(photos)
+        assert {of for order in ranks for _, of in order.counts[own]} == {len(photos)}
+    assert min(len(indices) for order in ranks for indices in lists_of(order, 2)) == 2  # what batch normalisation needs
 
 
 def test_what_one_epoch_leaves_out_for_the_ranks_comes_in_another():
     shapes, blocks = shapes_for(45, 1), np.arange(45) // 5  # 12 batches, so that 2 of them are left out
-    orders = [ShapeBatches(shapes, 4, seed=1, blocks=blocks, rank=rank, world=5) for rank in range(5)]
+    orders = [ShapeBatches(shapes, 20, seed=1, blocks=blocks, rank=rank, world=5) for rank in range(5)]
     seen = [{i for order in orders for indices in lists_of(order, epoch) for i in indices} for epoch in range(6)]
     assert all(len(photos) < 45 for photos in seen)
     assert set.union(*seen) == set(range(45))
@@ -74,7 +96,7 @@ def test_each_worker_reads_its_own_row_groups():
     blocks = np.arange(count) // group
     readers = {}
     for rank in range(world):
-        order = ShapeBatches(shapes_for(count, 1), 16, seed=2, blocks=blocks, workers=workers, rank=rank, world=world)
+        order = ShapeBatches(shapes_for(count, 1), 32, seed=2, blocks=blocks, workers=workers, rank=rank, world=world)
         for number, indices in enumerate(lists_of(order, 0)):
             for block in set(blocks[indices].tolist()):
                 readers.setdefault(block, set()).add((rank, number % workers))

@@ -16,7 +16,10 @@ from graticule.config import parse_overrides, read_recipe
 
 HOUSE = Path(__file__).parents[1]
 PAGES = [
-    *(f"docs/{name}.md" for name in ("train-on-my-town", "compare-two-recipes", "publish-a-bundle", "read-a-report")),
+    *(
+        f"docs/{name}.md"
+        for name in ("train-on-my-town", "compare-two-recipes", "publish-a-bundle", "read-a-report", "cluster")
+    ),
     "README.md",
 ]
 

@@ -13,14 +13,12 @@ from graticule.errors import BadRecipeError, NotEnoughMemoryError
 from graticule.model.encoders import build_encoder
 from graticule.model.geolocator import build_geolocator
 from graticule.model.heads import Output
-from graticule.model.loading import FeatureDataset
 from graticule.model.preprocess import Augment
 from graticule.partition import NO_CELL, CellPartition
-from graticule.training import fit as training
 from graticule.training import loop
 from graticule.training.fit import fit
 from graticule.training.loop import EpochMetrics, TrainingModule, chosen_precision
-from graticule.training.memory import step_bytes
+from graticule.training.memory import recompute, step_bytes
 
 
 @pytest.fixture(scope="module")
@@ -173,22 +171,93 @@ def test_a_step_that_seems_too_large_can_be_tried_all_the_same(town, monkeypatch
     assert fit(tiny_recipe(train={"epochs": 1, "check_memory": False}), town).facts["cells"] == 4
 
 
-def test_each_of_several_processes_reads_its_own_share_of_the_photos(town, monkeypatch):
-    given = []
+VIT = {"encoder": {"name": "test_vit"}, "image": {"height": 160, "width": 160}}  # without batch normalisation
+STEPS = {"epochs": 1, "batch_size": 24, "optimizer": "adam", "lr": 1e-3, "schedule": "constant", "warmup": 0.0}
 
-    class Order(training.ShapeBatches):
-        def __init__(self, *args, **options):
-            given.append((options["rank"], options["world"]))
-            super().__init__(*args, **options)
 
-    monkeypatch.setattr(training, "ShapeBatches", Order)
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    training._loaders(
-        [training._Part(FeatureDataset(torch.zeros(8, 2), {}), np.zeros(8), np.zeros((8, 2), np.int64))], tiny_recipe()
-    )
-    assert given == [(1, 2)]
+def moved(town, **train):
+    """The weights after two steps, and how far they moved."""
+    recipe = tiny_recipe(**VIT, train=STEPS | train)
+    bundle = fit(recipe, town.take(np.arange(48)))
+    start = build_geolocator(recipe, len(bundle.partition)).state_dict()
+    return {name: value - start[name] for name, value in bundle.model.state_dict().items()}
+
+
+def far(one, two):
+    """How unlike two moves are, as a share of the first."""
+    flat = [torch.cat([move[name].flatten() for name in one]) for move in (one, two)]
+    return float((flat[0] - flat[1]).norm() / flat[0].norm())
+
+
+@pytest.fixture(scope="module")
+def plainly_moved(town):
+    return moved(town)
+
+
+@pytest.mark.parametrize(
+    "same", [{"accumulate": 3}, {"fused": True}, {"channels_last": True}, {"gradient_checkpointing": True}]
+)
+def test_how_a_step_is_computed_changes_nothing_of_what_is_learned_but_rounding(town, plainly_moved, same):
+    assert far(plainly_moved, moved(town, **same)) < 2e-3
+
+
+def test_a_gradient_is_no_longer_than_the_clip(partition):
+    module = module_for(partition, train={"clip": 0.5})
+    for parameter in module.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    module.configure_gradient_clipping(None)
+    assert float(torch.cat([p.grad.flatten() for p in module.parameters()]).norm()) == pytest.approx(0.5, rel=1e-4)
+
+
+def test_the_moving_average_is_torchs_own(town):
+    """After two steps: decay * (weights after the first) + (1 - decay) * (weights after the second)."""
+    one, two, mean = (moved(town, batch_size=48, **train) for train in ({}, {"epochs": 2}, {"epochs": 2, "ema": 0.9}))
+    for name, value in mean.items():
+        torch.testing.assert_close(value, 0.9 * one[name] + 0.1 * two[name], rtol=1e-4, atol=1e-6)
+
+
+def test_an_encoder_whose_blocks_cannot_be_computed_again_says_so(town):
+    recipe = tiny_recipe(encoder={"name": "torchvision/shufflenet_v2_x0_5"}, train={"gradient_checkpointing": True})
+    with pytest.raises(BadRecipeError, match="this one cannot. Leave it out"):
+        fit(recipe, town)
+
+
+def test_computing_blocks_again_keeps_fewer_bytes(partition):
+    recipe = tiny_recipe(**VIT)
+    model = build_geolocator(recipe, len(partition))
+    plain = step_bytes(model, recipe, (160, 160), "cpu")[1]
+    recompute(model)
+    assert step_bytes(model, recipe, (160, 160), "cpu")[1] < 0.7 * plain
+
+
+@pytest.mark.parametrize(("losses", "stopped"), [([1.0] * 7 + [float("nan")], True), ([1.0] * 20, False)])
+def test_a_loss_that_is_no_number_stops_within_eight_steps(losses, stopped):
+    assert (steps_until_stopped(losses) == 8) is stopped
+
+
+def test_a_loss_that_explodes_stops_within_eight_steps_and_a_bump_does_not():
+    assert steps_until_stopped([3.0] * 8 + [9.0] * 8 + [3.0] * 8) is None
+    assert steps_until_stopped([3.0] * 8 + [100.0] * 8 + [3.0] * 8) == 16
+    assert steps_until_stopped([0.01] * 8 + [5.0] * 8) is None  # as a fine-tuned network may begin
+
+
+def steps_until_stopped(losses):
+    history = loop.History(Recipe(), lambda *told: None, None)
+
+    class Trainer:
+        current_epoch = global_step = 0
+        max_epochs = 1
+
+    class Module:
+        schedule = Trainer()
+        schedule.steps = 100
+
+    for step, loss in enumerate(losses):
+        try:
+            history.on_train_batch_end(Trainer, Module, {"loss": torch.tensor(loss)}, {"of": 4}, step)
+        except BadRecipeError:
+            return step + 1
+    return None
 
 
 @pytest.mark.parametrize("target", [{"kind": "one_cell"}, {"kind": "smoothed", "smoothing": 0.1}])

@@ -27,6 +27,7 @@ FLOORS = [
     {"training"},
     {"evaluation", "reporting"},
     {"explaining"},
+    {"serving"},
     {"cli"},
 ]
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}

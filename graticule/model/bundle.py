@@ -70,7 +70,7 @@ class Bundle:
             weights = {k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}
             write_bytes(path / WEIGHTS, save(weights))
         self.partition.write(path / CELLS)
-        write_text(path / RECIPE, yaml.safe_dump(_portable(self.recipe), sort_keys=False))
+        write_text(path / RECIPE, yaml.safe_dump(portable(self.recipe), sort_keys=False))
         names: tuple[str, ...] = FILES
         for name in CONFIDENCE:
             (path / name).unlink(missing_ok=True)
@@ -143,7 +143,7 @@ def _confidence(path: Path) -> Confidence:
     return Confidence(Calibration.from_json(json.loads((path / CALIBRATION).read_text(encoding="utf-8"))), known)
 
 
-def _portable(recipe: Recipe) -> dict[str, Any]:
+def portable(recipe: Recipe) -> dict[str, Any]:
     """The recipe without the path of a weights file: a bundle brings its own weights and tells no one's folders."""
     tree = recipe.model_dump(mode="json")
     for part in (tree["encoder"], tree["encoder"]["then"]):

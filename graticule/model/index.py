@@ -106,6 +106,8 @@ def _no_bundle(path: Path) -> str:
         return f"{path} is a recipe, not a bundle; make one of it: {made}"
     if path.is_file():
         return f"{path} is a file, not a bundle; its folder comes first: graticule predict BUNDLE {quote(str(path))}"
+    if (path / "dataset.json").is_file():
+        return f"{path} is a dataset, not a bundle; the bundle comes first: graticule predict BUNDLE {quote(str(path))}"
     found = "that folder is not there" if not path.is_dir() else f"it has no {INDEX}"
     return f"{path} is no bundle: {found}. `graticule train` and `graticule get` write one"
 

@@ -100,13 +100,19 @@ class FeatureDataset(Dataset[Batch]):
 class ShapeBatches(Sampler[list[int]]):
     """Lists of indices whose photos share one shape, so that they stack.
 
-    The order depends on the seed, the epoch, ``world`` and, for shards, ``workers`` alone, so a resumed run sees what
-    an uninterrupted one would. Every photo comes once an epoch, over all ranks, but for what ``drop_small`` leaves out
-    and for at most ``world - 1`` batches: each rank gets equally many, so that none waits for another.
+    A step of training takes ``batch_size`` photos, over all ranks and over the parts that one rank takes one after the
+    other; each list is the share of one rank in one part. The order depends on the seed, the epoch and, for shards,
+    ``workers``, ``world`` and ``parts`` alone, so a resumed run sees what an uninterrupted one would. Each rank gets
+    equally many lists, so that none waits for another.
 
-    Photos in shards are read a row group at a time. Their order is mixed in two steps: the row groups, and then the
-    photos of each pool of :data:`POOL` of them. A pool belongs to one worker of one rank, which so reads its row
-    groups once; only the few batches left over at the ends (and photos of rare shapes) take from several pools.
+    Of files, each step has the photos that it has of one process, and every photo comes once an epoch but for what
+    ``drop_small`` leaves out. A share that would be too small for batch normalisation is filled up with photos of the
+    same step; :attr:`counts` says how many of each list count.
+
+    Photos in shards are read a row group at a time, and at most ``world * parts - 1`` lists of an epoch are left out.
+    Their order is mixed in two steps: the row groups, and then the photos of each pool of :data:`POOL` of them. A pool
+    belongs to one worker of one rank, which so reads its row groups once; only the few batches left over at the ends
+    (and photos of rare shapes) take from several pools.
 
     Args:
         shapes: height and width of each photo after resizing, shape ``(N, 2)``.
@@ -115,6 +121,10 @@ class ShapeBatches(Sampler[list[int]]):
         blocks: code of the row group that holds each photo, shape ``(N,)``; none where each is a file of its own.
         workers: processes of the loader: it gives batch ``i`` to worker ``i % workers``.
         rank, world: which of how many processes that train together this order is for.
+        parts: into how many lists a rank's share of a step is cut.
+
+    Attributes:
+        counts: for each list of the epoch, how many of its photos count, and how many the whole step has.
     """
 
     def __init__(
@@ -128,11 +138,15 @@ class ShapeBatches(Sampler[list[int]]):
         workers: int = 0,
         rank: int = 0,
         world: int = 1,
+        parts: int = 1,
     ) -> None:
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} of {world}: ranks count from 0 to {world - 1}")
-        self.batch_size, self.seed, self.epoch, self.drop_small = batch_size, seed, 0, drop_small
-        self.workers, self.rank, self.world = max(1, workers), rank, world
+        self.seed, self.epoch, self.drop_small = seed, 0, drop_small
+        self.workers, self.rank, self.world, self.parts = max(1, workers), rank, world, parts
+        self.counts: list[tuple[int, int]] = []
+        # Files are dealt out a step at a time; of shards, each rank reads row groups of its own.
+        self.batch_size = batch_size if blocks is None else max(1, batch_size // (world * parts))
         self.start = 0  # the first batch to give out: of an epoch that is resumed, some were
         _, code = np.unique(shapes, axis=0, return_inverse=True)
         self.codes = code.ravel()
@@ -145,23 +159,39 @@ class ShapeBatches(Sampler[list[int]]):
             self.epoch, self.start = epoch, 0
 
     def __len__(self) -> int:
-        """Batches of an epoch for one rank."""
-        return sum(len(self._cut(group, len(group))) for group in self.groups) // self.world
+        """Lists of an epoch for one rank."""
+        batches = sum(len(self._cut(group, len(group))) for group in self.groups)
+        return self.parts * (batches if self.blocks is None else batches // (self.world * self.parts))
 
     def __iter__(self) -> Iterator[list[int]]:
         order = self._by_shape() if self.blocks is None else self._by_pool()
-        return (batch.tolist() for batch in order[self.start :])
+        sizes = np.array([[len(share) for share in shares] for shares in order], np.int64)
+        steps = sizes.sum(axis=0).reshape(-1, self.parts).sum(axis=1).repeat(self.parts)
+        self.counts = list(zip(sizes[self.rank].tolist(), steps.tolist(), strict=True))
+        own = order[self.rank]
+        if self.blocks is None and self.world * self.parts > 1:
+            least = 2 if self.drop_small else 1
+            first = (share for share in order[0][:: self.parts] for _ in range(self.parts))  # has a photo in any case
+            own = [
+                share if len(share) >= least else np.resize(share if len(share) else some, least)
+                for share, some in zip(own, first, strict=True)
+            ]
+        return (share.tolist() for share in own[self.start :])
 
     def _mixer(self) -> Callable[[int], NDArray[np.int64]]:
         """Gives 0 to n - 1 in the order of this epoch."""
         return np.arange if self.seed is None else np.random.default_rng((self.seed, self.epoch)).permutation
 
-    def _by_shape(self) -> list[NDArray[np.int64]]:
+    def _by_shape(self) -> list[list[NDArray[np.int64]]]:
         mix = self._mixer()
         chunks = [chunk for group in self.groups for chunk in self._cut(group[mix(len(group))], len(group))]
-        return [chunks[i] for i in mix(len(chunks))][self.rank :: self.world][: len(self)]
+        mixed, shares = [chunks[i] for i in mix(len(chunks))], self.world * self.parts
+        return [
+            [chunk[rank + self.world * part :: shares] for chunk in mixed for part in range(self.parts)]
+            for rank in range(self.world)
+        ]
 
-    def _by_pool(self) -> list[NDArray[np.int64]]:
+    def _by_pool(self) -> list[list[NDArray[np.int64]]]:
         mix = self._mixer()
         lanes, rest = self._lanes(self.blocks or [], mix)
         each = len(self)
@@ -174,8 +204,10 @@ class ShapeBatches(Sampler[list[int]]):
             # Spread over the epoch: its end would else be all rare shapes.
             there, extra = iter(lane[:]), set(mix(quota)[len(lane) :].tolist())
             lane[:] = [rest.pop() if i in extra else next(there) for i in range(quota)]
-        own = lanes[self.rank * self.workers : (self.rank + 1) * self.workers]
-        return [own[i % self.workers][i // self.workers] for i in range(each)]
+        return [
+            [lanes[rank * self.workers + i % self.workers][i // self.workers] for i in range(each)]
+            for rank in range(self.world)
+        ]
 
     def _lanes(
         self, blocks: list[NDArray[np.int64]], mix: Callable[[int], NDArray[np.int64]]
@@ -225,6 +257,8 @@ def _rows_by_code(codes: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 class Batches(DataLoader[Batch]):
     """A loader that hands out the dataset's own batches and can go on in the middle of an epoch.
 
+    ``own`` of a batch is how many of its photos count, ``of`` how many the whole step has over all ranks and parts.
+
     Lightning keeps :meth:`state_dict` in its checkpoints. What the workers have read ahead does not count as given.
     """
 
@@ -249,6 +283,7 @@ class Batches(DataLoader[Batch]):
         reading = super().__iter__()  # asks for the order, with workers twice
         self.sampler.start = 0
         for batch in reading:
+            batch["own"], batch["of"] = self.sampler.counts[self.given]
             self.given += 1
             yield batch
 
@@ -274,12 +309,16 @@ class Batches(DataLoader[Batch]):
         order.start = self.given = 0 if done else state["given"]
 
 
-def worker_count(photos: int, wanted: int | str = "auto") -> int:
-    """Processes to decode with: none for a few photos, else one a core less the network's own, at most eight."""
+def worker_count(photos: int, wanted: int | str = "auto", sharing: int = 1) -> int:
+    """Processes to decode with: none for a few photos, else one a core less the network's own, at most eight.
+
+    Args:
+        sharing: how many processes that train together share the cores.
+    """
     if wanted != "auto":
         return int(wanted)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 0 if photos <= FEW else min(8, cores - 1)
+    return 0 if photos <= FEW else max(0, min(8, cores // sharing - 1))
 
 
 def shapes_of(photos: Sequence[Photo], preprocess: Preprocess) -> tuple[NDArray[np.int64], dict[int, BadPhotoError]]:

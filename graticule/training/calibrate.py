@@ -23,8 +23,9 @@ from graticule.model.bundle import Bundle
 from graticule.model.features import FeatureStore
 from graticule.model.loading import Progress, silent
 from graticule.photos.leakage import audit
-from graticule.photos.splits import BLOCKS_KM, block_sizes, honest_split, make_folds, within_buffer
+from graticule.photos.splits import fold_masks, honest_split
 from graticule.photos.table import Photos
+from graticule.training.devices import Machines
 from graticule.training.fit import fit
 
 FOLDS = 4
@@ -44,6 +45,7 @@ def fit_calibrated(
     folder: Path | None = None,
     resume: bool = False,
     store: FeatureStore | None = None,
+    machines: Machines | None = None,
     progress: Progress = silent,
 ) -> Bundle:
     """As :func:`graticule.training.fit.fit`, and calibrated where that is possible.
@@ -59,23 +61,20 @@ def fit_calibrated(
         The bundle; without a confidence, and with ``facts["calibration"]`` saying why, where photos are too few.
     """
     store = store or (FeatureStore() if recipe.encoder.frozen else None)
-    bundle = fit(recipe, photos, val, folder=folder, resume=resume, store=store, progress=progress)
+    bundle = fit(recipe, photos, val, folder=folder, resume=resume, store=store, machines=machines, progress=progress)
     if not bundle.model.head.has_cells:
         return _without(bundle, "the network has no cells")
     known = _known(bundle, photos, store)
     if recipe.encoder.frozen:
         by = by or honest_split(photos)[0]
-        block_km, buffer_km = block_sizes(by, recipe.split.block_km, recipe.split.buffer_km)
+        sizes = {"block_km": recipe.split.block_km, "buffer_km": recipe.split.buffer_km}
         try:
-            fold = make_folds(photos, FOLDS, by, recipe.seed + 1, block_km=block_km)
+            folds = fold_masks(photos, FOLDS, by, recipe.seed + 1, **sizes)
         except BadRecipeError as error:
             return _without(bundle, str(error))
         parts, asked = [], []
-        for k in range(FOLDS):
-            test, rest = photos.take(fold == k), fold != k
-            if by in BLOCKS_KM:
-                rest &= ~within_buffer(photos.lat, photos.lon, test.lat, test.lon, buffer_km)
-            train = photos.take(rest)
+        for k, (rest, tested) in enumerate(folds):
+            train, test = photos.take(rest), photos.take(tested)
             note = f"calibration {k + 1}/{FOLDS}"
             try:
                 inner = fit(recipe, train, store=store, progress=lambda i, n, _, note=note: progress(i, n, note))  # type: ignore[misc]

@@ -29,8 +29,9 @@ from graticule.model.loading import (
 from graticule.model.preprocess import Preprocess
 from graticule.partition import NO_CELL, Partition
 from graticule.photos.table import Photos
+from graticule.training.devices import Machines
 from graticule.training.loop import History, TrainingModule, chosen_precision, run_epochs
-from graticule.training.memory import check_memory
+from graticule.training.memory import check_memory, recompute
 from graticule.training.prepare import CHECKPOINTS, HISTORY, LAST, grow_cells
 
 
@@ -42,6 +43,7 @@ def fit(
     folder: Path | None = None,
     resume: bool = False,
     store: FeatureStore | None = None,
+    machines: Machines | None = None,
     progress: Progress = silent,
 ) -> Bundle:
     """Train on all of these photos; cells and normalisers come from them alone.
@@ -49,6 +51,7 @@ def fit(
     Args:
         val: photos to watch the loss on after each epoch; they change nothing.
         folder: where checkpoints and history go; nothing is written without it.
+        machines: as of :func:`graticule.training.train.train`.
 
     Raises:
         BadRecipeError, NotEnoughMemoryError, BadPhotoError: as :func:`graticule.training.train.train`.
@@ -59,6 +62,8 @@ def fit(
             f"head.kind: {recipe.head.kind} comes with the weights of a public model (graticule get) and is not "
             f"trained; train cells, position or both, on its encoder with encoder: {{bundle: FOLDER}}"
         )
+    machines = machines or Machines()
+    machines.check(recipe.train.batch_size, recipe.train.accumulate, recipe.encoder.frozen)
     photos.check_trainable()
     partition = grow_cells(recipe, photos)
     if len(partition) < 2 and recipe.head.kind != "position":
@@ -69,9 +74,13 @@ def fit(
     photos = photos.take(_share(partition.rows_of(photos), recipe.train.share, recipe.seed))
     recipe = _with_coordinates(recipe, photos)
     model = build_geolocator(recipe, len(partition))
+    if recipe.train.gradient_checkpointing:
+        recompute(model)
     preprocess = _preprocess(model, recipe)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device)
+    if recipe.train.channels_last:
+        model.to(memory_format=torch.channels_last)
     parts = [
         _Part.of(name, table, model, partition, preprocess, recipe, store, progress)
         for name, table in (("train", photos), ("val", val))
@@ -82,12 +91,12 @@ def fit(
         head.standardise(parts[0].dataset.features.to(device))
     if head.frame is not None:
         head.frame.fit(parts[0].dataset.extras["position"].to(device))
-    check_memory(model, parts[0].shapes, recipe, device)
+    check_memory(model, parts[0].shapes, recipe, device, machines)
     tau_km = recipe.target.tau_km or (recipe.target.tau_spacings or 1) * float(np.median(partition.spacing_km()))
-    loaders = _loaders(parts, recipe)
-    module = TrainingModule(model, partition, recipe, tau_km, len(loaders[0]))
+    loaders = _loaders(parts, recipe, machines)
+    module = TrainingModule(model, partition, recipe, tau_km, len(loaders[0]) // recipe.train.accumulate)
     history = History(recipe, progress, folder / HISTORY if folder else None)
-    run_epochs(module, loaders, history, folder / CHECKPOINTS / LAST if folder else None, resume)
+    run_epochs(module, loaders, history, folder / CHECKPOINTS / LAST if folder else None, resume, machines)
     model.eval().cpu()
     rows = parts[0].rows
     last = history.rows[-1] if history.rows else {}
@@ -149,12 +158,10 @@ def _with_coordinates(recipe: Recipe, photos: Photos) -> Recipe:
     return recipe.model_copy(update={"head": head})
 
 
-def _loaders(parts: "list[_Part]", recipe: Recipe) -> list[Any]:
-    """Batches of each part; those of the first are shuffled anew every epoch."""
+def _loaders(parts: "list[_Part]", recipe: Recipe, machines: Machines) -> list[Any]:
+    """Batches of each part; those of the first are shuffled anew every epoch. Which rank this is is said later."""
     wanted = recipe.train
-    together = torch.distributed.is_available() and torch.distributed.is_initialized()
-    rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if together else (0, 1)
-    workers = 0 if recipe.encoder.frozen else worker_count(len(parts[0].rows), wanted.workers)
+    workers = 0 if recipe.encoder.frozen else worker_count(len(parts[0].rows), wanted.workers, machines.devices)
     return [
         Batches(
             part.dataset,
@@ -165,8 +172,8 @@ def _loaders(parts: "list[_Part]", recipe: Recipe) -> list[Any]:
                 drop_small=i == 0,
                 blocks=part.dataset.blocks(),
                 workers=workers,
-                rank=rank,
-                world=world,
+                world=machines.world,
+                parts=1 if i else wanted.accumulate,
             ),
             workers,
             pin=torch.cuda.is_available(),

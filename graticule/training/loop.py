@@ -7,7 +7,9 @@ import signal
 import time
 import warnings
 import zipfile
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,13 +17,13 @@ import lightning
 import numpy as np
 import polars as pl
 import torch
-from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, EMAWeightAveraging
 from timm.optim import param_groups_weight_decay
 from torch import Tensor
 
 from graticule.choices import Precision
 from graticule.config import Recipe
-from graticule.errors import BadRecipeError
+from graticule.errors import BadRecipeError, DeviceError
 from graticule.files import write_text
 from graticule.geo.sphere import from_vectors, great_circle_km, unit_vectors
 from graticule.model.freezing import freeze, frozen_parameters
@@ -31,8 +33,13 @@ from graticule.model.loading import Progress
 from graticule.model.losses import cell_loss, position_loss
 from graticule.model.preprocess import Augment
 from graticule.partition import NO_CELL, Partition
+from graticule.training.devices import Machines
 from graticule.training.schedules import Plateau, Schedule
+from graticule.training.trackers import make_logger
 
+LOOK = 8  # batches after which the loss is looked at
+EXPLODED = 20.0  # times the loss that a run began with, or times one where that was less
+LOST = ("connection", "peer", "socket", "timed out", "timeout", "nccl")  # of a process that is gone
 # What a checkpoint must hold for a run to go on exactly; Lightning passes over some of these where they are missing.
 KEPT = {
     "pytorch-lightning_version": str,
@@ -52,7 +59,7 @@ class TrainingModule(lightning.LightningModule):
     chance are worked out afresh. So a run that goes on from the middle of an epoch is the run it would have been.
 
     Args:
-        steps_per_epoch: batches of one epoch.
+        steps_per_epoch: steps of one epoch.
 
     Raises:
         BadRecipeError: a stage freezes what the network does not have, or all of it.
@@ -88,23 +95,29 @@ class TrainingModule(lightning.LightningModule):
         return cast(Head, head)  # others are not trained
 
     def on_train_batch_start(self, batch: Any, index: int) -> None:
-        step = self.global_step
+        step, parts = self.global_step, self.recipe.train.accumulate
         step_now = self.schedule.at(step, self.plateau.factor)
         if step_now.stage != self.stage:
             self.stage = step_now.stage
             freeze(self.net, self.frozen[step_now.stage], self.movable)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"], group["betas"] = step_now.lr, (step_now.beta1, group["betas"][1])
-        # Dropout and augmentation depend on the seed and the step alone.
-        torch.manual_seed(int(np.random.SeedSequence((self.recipe.seed, step)).generate_state(1, np.uint64)[0] >> 1))
+        # Dropout and augmentation depend on the seed, the step and the share of it alone.
+        share = self.global_rank * parts + index % parts
+        chance = np.random.SeedSequence((self.recipe.seed, step, share))
+        torch.manual_seed(int(chance.generate_state(1, np.uint64)[0] >> 1))
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
         inputs = batch["features"] if "features" in batch else self.augment(batch["images"] / 255)
-        return self._loss(self.net(inputs), batch)
+        loss = self._loss(self.net(inputs), batch)
+        # The mean over all shares of the step, whatever their sizes, is then the mean over its photos.
+        shares = self.trainer.world_size * self.recipe.train.accumulate
+        return loss if shares == 1 else loss * (batch["own"] * shares / batch["of"])
 
     def validation_step(self, batch: dict[str, Any], _: int) -> None:
         output = self.net(batch["features"] if "features" in batch else batch["images"])
-        self.seen.add(output, self._losses(output, batch), batch["index"])
+        if batch["own"]:
+            self.seen.add(output, self._losses(output, batch), batch["index"])
 
     def _loss(self, output: Output, batch: dict[str, Any]) -> Tensor:
         return sum((loss for loss, _ in self._losses(output, batch)), torch.zeros((), device=self.device))
@@ -136,7 +149,11 @@ class TrainingModule(lightning.LightningModule):
         named = {f"encoder.body.{name}" for name in getattr(kept, "no_weight_decay", set)()}
         groups = param_groups_weight_decay(self.net, wanted.weight_decay, no_weight_decay_list=named)
         kind = torch.optim.AdamW if wanted.optimizer == "adamw" else torch.optim.Adam
-        return kind(groups, lr=wanted.lr)
+        return kind(groups, lr=wanted.lr, fused=True) if wanted.fused else kind(groups, lr=wanted.lr)
+
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
+        if self.recipe.train.clip:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), self.recipe.train.clip)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["plateau"] = asdict(self.plateau)
@@ -152,35 +169,47 @@ class History(Callback):
         self.recipe, self.progress, self.path = recipe, progress, path
         self.rows: list[dict[str, float]] = []
         self.total: Tensor | float = 0.0  # of the losses of the running epoch
-        self.steps, self.photos, self.seconds = 0, 0, 0.0
+        self.steps, self.photos, self.seconds = 0.0, 0.0, 0.0
         self.mark, self.reported = 0.0, 0.0
+        self.recent: list[Tensor] = []
+        self.begun: float | None = None  # the mean loss of the first LOOK batches
+        self.mean_of_ranks: Callable[[Tensor], Tensor] = lambda value: value
 
     def state_dict(self) -> dict[str, Any]:
         self._count_time()
-        running = {"total": float(self.total), "steps": self.steps, "photos": self.photos, "seconds": self.seconds}
-        return {"history": self.rows, "running": running}
+        total = float(self.mean_of_ranks(torch.as_tensor(self.total)))
+        running = {"total": total, "steps": self.steps, "photos": self.photos, "seconds": self.seconds}
+        return {"history": self.rows, "running": running, "begun": self.begun}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.rows = list(state["history"])
+        self.rows, self.begun = list(state["history"]), state.get("begun")
         for name, value in state["running"].items():
             setattr(self, name, value)
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
         self.mark = time.monotonic()
+        self.mean_of_ranks = partial(trainer.strategy.reduce, reduce_op="mean")
+        for logger in trainer.loggers:
+            logger.log_hyperparams(self.recipe.model_dump(mode="json"))
 
     def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
-        self.total, self.steps, self.photos, self.seconds, self.mark = 0.0, 0, 0, 0.0, time.monotonic()
+        self.total, self.steps, self.photos, self.seconds, self.mark = 0.0, 0.0, 0.0, 0.0, time.monotonic()
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, _: int) -> None:
-        loss = outputs["loss"].detach()
+        loss, parts = outputs["loss"].detach(), self.recipe.train.accumulate  # Lightning divides the loss by the parts
         self.total = self.total + loss.double()
-        self.steps += 1
-        self.photos += len(batch["index"])
+        self.steps += 1 / parts
+        self.photos += batch["of"] / parts
+        self.recent.append(loss * parts)
+        if len(self.recent) == LOOK:
+            self._check_loss(trainer)
         now = time.monotonic()
         if now - self.reported > 0.2:  # reading the loss waits for the GPU: not at every step
             self.reported = now
             rate = self.photos / max(self.seconds + now - self.mark, 1e-9)
-            note = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {loss:.3f}  {rate:.0f} photos/s"
+            note = (
+                f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {loss * parts:.3f}  {rate:.0f} photos/s"
+            )
             self.progress(trainer.global_step, module.schedule.steps, note)
 
     def on_validation_start(self, trainer: Any, module: Any) -> None:
@@ -188,14 +217,11 @@ class History(Callback):
 
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
         self._count_time()
-        mean = float(self.total) / max(self.steps, 1)
+        mean = float(self.mean_of_ranks(torch.as_tensor(self.total))) / max(self.steps, 1)
         found = validation(trainer, module)
         for name, loss in (("loss", mean), ("validation loss", found.get("val_loss", mean))):
             if not math.isfinite(loss):
-                raise BadRecipeError(
-                    f"the {name} became {loss} in epoch {trainer.current_epoch + 1}; lower train.lr "
-                    f"(now {self.recipe.train.lr}) or set train.precision: float32"
-                )
+                raise self._ran_away(name, loss, trainer)
         module.plateau.update(found.get("val_loss", mean))
         row = {
             "epoch": trainer.current_epoch + 1,
@@ -205,10 +231,29 @@ class History(Callback):
             "photos_per_second": round(self.photos / max(self.seconds, 1e-9), 1),
         }
         self.rows.append(row | {name: round(value, 5) for name, value in found.items()})
-        if self.path:
+        for logger in trainer.loggers:
+            logger.log_metrics(self.rows[-1], step=trainer.global_step)
+        if self.path and trainer.is_global_zero:
             write_text(self.path, pl.DataFrame(self.rows).write_csv())
         if trainer.global_step >= module.schedule.steps:
             self.progress(trainer.global_step, trainer.global_step, f"{row['epoch']} epochs, loss {mean:.3f}")
+
+    def _check_loss(self, trainer: Any) -> None:
+        """Stop where the loss is no number, or far above where it began: all ranks at once."""
+        mean = float(self.mean_of_ranks(torch.stack(self.recent).mean()))  # read seldom: it waits for the GPU
+        self.recent.clear()
+        if self.begun is None and math.isfinite(mean):
+            self.begun = mean
+        if not math.isfinite(mean) or mean > EXPLODED * max(self.begun or 0.0, 1.0):
+            raise self._ran_away("loss", mean, trainer)
+
+    def _ran_away(self, name: str, loss: float, trainer: Any) -> BadRecipeError:
+        wanted = self.recipe.train
+        began = "" if self.begun is None or not math.isfinite(loss) else f" from {self.begun:.3g}"
+        return BadRecipeError(
+            f"the {name} became {loss:.3g}{began} in epoch {trainer.current_epoch + 1}; "
+            f"lower train.lr (now {wanted.lr}), set train.clip (now {wanted.clip}) or train.precision: float32"
+        )
 
     def _count_time(self) -> None:
         """Training's own seconds, up to now or to where validation began."""
@@ -241,15 +286,31 @@ class EpochMetrics:
             if count:
                 self.sums[part] = self.sums.get(part, 0.0) + count * float(loss)
 
+    def of_all_ranks(self) -> "EpochMetrics":
+        """What all the processes saw, on each of them."""
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return self
+        ranks: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(ranks, self)
+        found = EpochMetrics()
+        for seen in ranks:
+            found.index += seen.index
+            found.cells += seen.cells
+            found.positions += seen.positions
+            for part, count in seen.counts.items():
+                found.counts[part] = found.counts.get(part, 0) + count
+                found.sums[part] = found.sums.get(part, 0.0) + seen.sums.get(part, 0.0)
+        return found
+
     def loss(self) -> float | None:
         """The mean loss over the photos that count in each of its parts; none where no photo counts."""
-        parts = [self.sums[part] / self.counts[part] for part in self.sums]
+        parts = [self.sums[part] / self.counts[part] for part in self.sums if self.counts[part]]
         return sum(parts) if parts else None
 
 
 def validation(trainer: Any, module: TrainingModule) -> dict[str, float]:
     """What the validation photos of this epoch gave: the loss, and the error of each way to answer."""
-    seen, module.seen = module.seen, EpochMetrics()
+    seen, module.seen = module.seen.of_all_ranks(), EpochMetrics()
     if not seen.index:
         return {}
     places = trainer.val_dataloaders.dataset.extras["position"][torch.cat(seen.index)].numpy()
@@ -273,13 +334,16 @@ class Checkpoints(Checkpoint):
     Lightning writes aside and renames, and calls checkpoints last, after the history of the epoch is complete.
     """
 
-    def __init__(self, path: Path, epochs: int, minutes: float) -> None:
-        self.path, self.epochs, self.seconds = path, epochs, 60 * minutes
+    def __init__(self, path: Path, epochs: int, minutes: float, parts: int = 1) -> None:
+        self.path, self.epochs, self.seconds, self.parts = path, epochs, 60 * minutes, parts
         self.written = time.monotonic()
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
         last = index + 1 >= trainer.num_training_batches  # the end of the epoch is about to be written
-        if not last and time.monotonic() - self.written > self.seconds:
+        if last or (index + 1) % self.parts or (trainer.world_size > 1 and trainer.global_step % LOOK):
+            return
+        # Clocks differ, and all ranks write or none: so they ask each other, but not at every step.
+        if trainer.strategy.reduce_boolean_decision(time.monotonic() - self.written > self.seconds, all=False):
             self._write(trainer)
 
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
@@ -291,32 +355,61 @@ class Checkpoints(Checkpoint):
         self.written = time.monotonic()
 
 
+class Ranks(Callback):
+    """Tells the orders of the batches which of the processes this is, once Lightning has counted them."""
+
+    def __init__(self, loaders: list[Any]) -> None:
+        self.loaders = loaders
+
+    def setup(self, trainer: Any, module: Any, stage: str) -> None:
+        for loader in self.loaders:
+            loader.sampler.rank = trainer.global_rank
+
+
 def run_epochs(
-    module: TrainingModule, loaders: list[Any], history: History, checkpoint: Path | None, resume: bool
+    module: TrainingModule,
+    loaders: list[Any],
+    history: History,
+    checkpoint: Path | None,
+    resume: bool,
+    machines: Machines | None = None,
 ) -> None:
     """Train with the first loader, validate with the second if there is one.
+
+    Of several processes that train together, the first returns and the others end here: nothing is left for them.
 
     Args:
         checkpoint: the file to keep the run in; none keeps nothing.
         resume: go on from that file where it exists.
+
+    Raises:
+        BadRecipeError: the loss is no number or explodes, or the checkpoint cannot be resumed.
+        DeviceError: another of the processes has ended.
     """
+    machines = machines or Machines()
     wanted = module.recipe.train
     epochs = sum(stage.epochs for stage in wanted.plan)
-    callbacks: list[Callback] = [history]
+    average = EMAWeightAveraging(decay=wanted.ema) if wanted.ema else None
+    callbacks: list[Callback] = [Ranks(loaders), *([average] if average else []), history]
     if checkpoint:
         every = max(1, epochs // 20) if module.recipe.encoder.frozen else 1
-        callbacks.append(Checkpoints(checkpoint, every, wanted.checkpoint_minutes))
+        callbacks.append(Checkpoints(checkpoint, every, wanted.checkpoint_minutes, wanted.accumulate))
     with warnings.catch_warnings():
         # Lightning's advice on workers and logging intervals is for its own users, not for ours.
         warnings.filterwarnings("ignore", module="lightning")
-        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+        for talker in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(talker).setLevel(logging.ERROR)
         trainer = lightning.Trainer(
             max_epochs=epochs,
             accelerator="gpu" if torch.cuda.is_available() else "cpu",
-            devices=1,
+            devices=machines.devices,
+            num_nodes=machines.nodes,
+            strategy=machines.strategy(any(module.frozen)),
+            sync_batchnorm=machines.world > 1 and torch.cuda.is_available(),
+            accumulate_grad_batches=wanted.accumulate,
             precision=precision(module.recipe),
             callbacks=callbacks,
-            logger=False,
+            logger=make_logger(machines.tracker, module.recipe.name, checkpoint and checkpoint.parent.parent),
             enable_progress_bar=False,
             enable_model_summary=False,
             enable_checkpointing=checkpoint is not None,
@@ -332,6 +425,17 @@ def run_epochs(
         except SystemExit as stopped:  # what Lightning makes of Ctrl-C, after it turned Ctrl-C off
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt from stopped
+        except RuntimeError as error:
+            if machines.world == 1 or not any(word in str(error).lower() for word in LOST):
+                raise
+            raise DeviceError(
+                "another process of this run has ended, so this one cannot go on; its own words say why, if it had "
+                "any. The same command with --resume goes on after the last checkpoint"
+            ) from error
+    if average:
+        average.on_train_end(trainer, module)  # which Lightning leaves out where a finished run is resumed
+    if not trainer.is_global_zero:
+        raise SystemExit(0)
 
 
 def _check_checkpoint(path: Path, module: TrainingModule) -> None:

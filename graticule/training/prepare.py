@@ -16,10 +16,12 @@ from graticule.errors import BadRecipeError
 from graticule.files import write_json, write_parquet
 from graticule.model.index import INDEX, RUN, TRAINING
 from graticule.partition import Partition, grow
+from graticule.photos.columns import is_empty
 from graticule.photos.leakage import audit
 from graticule.photos.shards import url_of
-from graticule.photos.splits import is_empty, make_split
+from graticule.photos.splits import make_split
 from graticule.photos.table import MARKED, Photos
+from graticule.training.devices import Machines
 
 PHOTOS, HISTORY, CHECKPOINTS = "photos.parquet", "history.csv", "checkpoints"
 AUDIT, LAST = "audit.json", "last.ckpt"
@@ -44,8 +46,10 @@ class Run:
         return self.photos.take(self.split == name)
 
 
-def prepare(recipe: Recipe, photos: Photos, out: Path, *, resume: bool = False) -> Run:
-    """Divide the photos, audit the division, and write both to ``out/training``.
+def prepare(
+    recipe: Recipe, photos: Photos, out: Path, *, resume: bool = False, machines: Machines | None = None
+) -> Run:
+    """Divide the photos, audit the division, and write both to ``out/training``; of several processes the first does.
 
     Raises:
         BadRecipeError: the recipe does not fit the photos, or ``out`` holds another run.
@@ -54,6 +58,8 @@ def prepare(recipe: Recipe, photos: Photos, out: Path, *, resume: bool = False) 
     photos.check_trainable()
     split = split_photos(recipe, photos)
     run = Run(recipe, photos, split, out / TRAINING)
+    if machines and not machines.is_first:
+        return run
     fingerprint = run_fingerprint(recipe, photos, split)
     if check_output_folder(out, resume):
         check_same_run(out, fingerprint)
@@ -136,7 +142,7 @@ def check_output_folder(out: Path, resume: bool) -> bool:
     """
     folder = out / TRAINING
     if not (folder / RUN).exists():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if out.exists() and (not out.is_dir() or any(path.is_file() for path in out.rglob("*"))):
             raise BadRecipeError(f"{out} is not empty and holds no run; choose a new folder")
         return False
     if not (folder / CHECKPOINTS / LAST).exists() and not (out / INDEX).exists():

@@ -10,6 +10,7 @@ from graticule.model.loading import Progress, silent
 from graticule.photos.cards import write_card
 from graticule.photos.table import MARKED, Photos
 from graticule.training.calibrate import fit_calibrated
+from graticule.training.devices import Machines
 from graticule.training.prepare import Run, prepare
 
 SINGLE = ("auto", "column", "random", "time")  # splits that make no folds; photos are then held out the honest way
@@ -22,6 +23,7 @@ def train(
     *,
     resume: bool = False,
     store: FeatureStore | None = None,
+    machines: Machines | None = None,
     progress: Progress = silent,
 ) -> Bundle:
     """Train on the photos' training part and write a bundle with its model card to ``out``.
@@ -31,6 +33,8 @@ def train(
 
     Args:
         resume: go on after the last finished epoch of an interrupted run; the result is the uninterrupted one's.
+        machines: devices to train on. Lightning starts the other processes of this machine as copies of this command;
+            they end with the last epoch, and this one writes the bundle.
 
     Raises:
         BadRecipeError: the recipe does not fit the photos, or ``out`` holds another run.
@@ -38,7 +42,7 @@ def train(
         BadPhotoError: a photo of the table can no longer be read.
         BadTableError: the photos are a benchmark, for evaluation only.
     """
-    run = prepare(recipe, photos, out, resume=resume)
+    run = prepare(recipe, photos, out, resume=resume, machines=machines)
     val = run.part("val")
     by = None if recipe.split.by in SINGLE or "split" not in recipe.model_fields_set else recipe.split.by
     bundle = fit_calibrated(
@@ -49,6 +53,7 @@ def train(
         folder=run.folder,
         resume=resume,
         store=store,
+        machines=machines,
         progress=progress,
     )
     return finish(run, bundle, out)

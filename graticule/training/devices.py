@@ -1,0 +1,66 @@
+"""Where a run trains: on how many devices of how many machines, and who else is told how it goes."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from graticule.choices import Tracker
+from graticule.errors import BadRecipeError
+
+
+@dataclass(frozen=True, slots=True)
+class Machines:
+    """The processes that train together, one a device. They decide how fast a run is, and not what it learns.
+
+    Attributes:
+        devices: of each machine: GPUs where there are some, else processes on the CPU.
+        nodes: machines.
+        tracker: an experiment tracker that is told the losses, beside ``history.csv``.
+    """
+
+    devices: int = 1
+    nodes: int = 1
+    tracker: Tracker | None = None
+
+    @classmethod
+    def of(cls, devices: int | None, nodes: int | None, tracker: Tracker | None = None) -> "Machines":
+        """As asked for; where nothing is asked, what ``torchrun`` says that it started."""
+        here, world = (int(os.environ.get(name, 1)) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+        return cls(devices or here, nodes or max(1, world // (devices or here)), tracker)
+
+    @property
+    def world(self) -> int:
+        """How many processes train together."""
+        return self.devices * self.nodes
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes the files, before Lightning has counted the processes."""
+        ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+        return self.world == 1 or int(next((rank for rank in ranks if rank is not None), 0)) == 0
+
+    def check(self, batch_size: int, accumulate: int, frozen: bool) -> None:
+        """Make sure that a step can be shared out.
+
+        Raises:
+            BadRecipeError: the photos of a step cannot be dealt out evenly, or nothing is left to share.
+        """
+        shares = self.world * accumulate
+        if frozen and shares > 1:
+            raise BadRecipeError(
+                "with encoder.frozen: true only the head trains, which takes seconds in one process; leave out "
+                "--devices, --nodes and train.accumulate"
+            )
+        if batch_size % shares:
+            raise BadRecipeError(
+                f"train.batch_size: {batch_size} is all the photos of a step, which {self.world} devices in "
+                f"{accumulate} parts cannot share evenly; give a multiple of {shares}"
+            )
+
+    def strategy(self, some_rest: bool) -> Any:
+        """Lightning's way to train together; ``some_rest`` where a stage holds parts of the network still."""
+        if self.world == 1:
+            return "auto"
+        from lightning.pytorch.strategies import DDPStrategy  # torch takes seconds to load
+
+        return DDPStrategy(find_unused_parameters=some_rest)
