@@ -82,6 +82,8 @@ class FeatureStore:
 def feature_key(model: Geolocator, preprocess: Preprocess) -> str:
     """Hash of all that a feature depends on besides the photo."""
     digest = hashlib.sha256(repr((preprocess, model.encoder.pooling, model.encoder.inner)).encode())
+    if model.encoder.second_order:
+        digest.update(repr(model.encoder.second_order).encode())
     if model.precision != "float32":
         digest.update(model.precision.encode())
     for name, tensor in sorted(model.encoder.state_dict().items()):
