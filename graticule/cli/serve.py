@@ -85,9 +85,9 @@ def serve(
             images=[_origin(street_map)] if street_map else (),
             audit=stack.enter_context(audit.open("a", encoding="utf-8")) if audit else None,
         )
+        known = open_gallery(gallery) if gallery else None
         models = open_models(bundles, coarsest_answer_km)
         game = open_play(play, models[0]) if play else None
-        known = open_gallery(gallery) if gallery else None
         application = create_app(Service(models, limits, known), door, play=game, street_map=street_map)
         run(application, host, port, limits, lambda url: typer.echo(f"{url}  (Ctrl+C ends it)"))
 
