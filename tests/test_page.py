@@ -255,7 +255,7 @@ def test_two_models_are_compared_on_the_same_photos(page, photos):
     page.wait_for_selector("tfoot:has-text('Median of 2 photos')")
 
 
-def test_a_report_opens_from_disk_and_shows_each_photo_with_its_truth_and_its_answer(browser, locator, photos, tmp_path):
+def test_a_report_opens_from_disk_and_shows_each_photo_with_truth_and_answer(browser, locator, photos, tmp_path):
     top = locator.bundle.partition.names[:2]
     rows = [
         {"path": f"photo-{i}.jpg", "lat": AT[0], "lon": AT[1] + i / 1000, "predicted_lat": AT[0],
