@@ -118,17 +118,21 @@ def load_rows(photos: int = PHOTOS, turns: int = TURNS) -> list[Row]:
     locator = make_locator(kept=False)
     locator.locate(files[0])
     alone: list[float] = []
+    busy: dict[int, list[float]] = {clients: [] for clients in (0, *CLIENTS)}
     seconds: dict[int, list[float]] = {clients: [] for clients in CLIENTS}
     waits: dict[int, list[float]] = {clients: [] for clients in CLIENTS}
     failed = 0
-    with server(kept=False) as (url, _):
+    with server(kept=False) as (url, process):
         for _ in range(turns):
-            begun = time.perf_counter()
+            begun, used = time.perf_counter(), time.process_time()
             for photo in files:
                 locator.locate(photo)
             alone.append((time.perf_counter() - begun) / len(files))
+            busy[0].append((time.process_time() - used) / len(files))
             for clients in CLIENTS:
+                used = sum(process.cpu_times()[:2])
                 took, each, wrong = asyncio.run(load(url, files, clients))
+                busy[clients].append((sum(process.cpu_times()[:2]) - used) / len(files))
                 seconds[clients].append(took / len(files))
                 waits[clients] += each
                 failed += wrong
@@ -153,7 +157,13 @@ def load_rows(photos: int = PHOTOS, turns: int = TURNS) -> list[Row]:
                 p99 < GOAL_TAIL * p50 if last else None,
             )
         )
-    return [*rows, Row("  answers that failed", str(failed), "0", failed == 0)]
+    one, *many = (1000 * median(each) for each in busy.values())
+    processor = f"{one:.0f} -> {', '.join(f'{each:.0f}' for each in many)} ms"
+    return [
+        *rows,
+        Row("  processor time a photo (on a machine left alone it decides)", processor),
+        Row("  answers that failed", str(failed), "0", failed == 0),
+    ]
 
 
 def memory_rows(requests: int = REQUESTS, uploads: int = HOSTILE) -> list[Row]:

@@ -31,6 +31,7 @@ from graticule.choices import (
     TokenPosition,
 )
 from graticule.errors import BadRecipeError
+from graticule.trees import locate_files, with_bundles_encoder
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -427,49 +428,13 @@ def read_recipe(recipe: Path, overrides: Mapping[str, Any] | None = None) -> Rec
         raise BadRecipeError(f"{path} is not YAML: {error}") from error
     if not isinstance(tree, dict):
         raise BadRecipeError(f"{path} should hold settings such as 'seed: 0'; found {type(tree).__name__}")
-    _locate_weights(tree, path.parent)
+    locate_files(tree, path.parent)
+    if overrides and "encoder.bundle" in overrides:  # it brings its own encoder and its own way to see a photo
+        tree = {name: value for name, value in tree.items() if name not in ("encoder", "image")}
     for dotted, value in (overrides or {}).items():
         _set(tree, dotted.split("."), value)
-    _locate_weights(tree, Path())
-    return parse_recipe(_with_bundles_encoder(tree), where=str(recipe))
-
-
-def _locate_weights(tree: Any, folder: Path) -> None:
-    """Make the files of weights that a tree names absolute."""
-    encoder = tree.get("encoder")
-    for part in (encoder, encoder.get("then") if isinstance(encoder, dict) else None):
-        for name in ("weights", "bundle"):
-            if isinstance(part, dict) and part.get(name) not in (None, "pretrained", "none"):
-                part[name] = str((folder / Path(str(part[name])).expanduser()).resolve())
-
-
-def _with_bundles_encoder(tree: dict[str, Any]) -> dict[str, Any]:
-    """The tree with ``encoder.bundle`` written out: what that bundle's own recipe says of encoder and image.
-
-    Raises:
-        BadRecipeError: there is no such bundle.
-    """
-    import yaml
-
-    asked = tree.get("encoder")
-    if not isinstance(asked, dict) or not asked.get("bundle"):
-        return tree
-    bundle = Path(asked["bundle"])
-    try:
-        theirs = yaml.safe_load((bundle / "recipe.yaml").read_text(encoding="utf-8"))
-        encoder, image = dict(theirs["encoder"]), dict(theirs["image"])
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError, ValueError) as error:
-        raise BadRecipeError(
-            f"encoder.bundle: {bundle} is no bundle ({error}); graticule get and graticule train write one"
-        ) from error
-    own = {name: value for name, value in asked.items() if name != "bundle"}
-    if fixed := sorted(own.keys() - {"frozen"}):
-        raise BadRecipeError(f"encoder.bundle brings its own {', '.join(fixed)}; beside it only frozen can be said")
-    encoder |= {"weights": str(bundle)} | own
-    if encoder.get("then"):
-        encoder["then"] = dict(encoder["then"]) | {"weights": str(bundle)}
-        encoder["frozen"] = own.get("frozen", False)
-    return tree | {"encoder": encoder, "image": image | (tree.get("image") or {})}
+    locate_files(tree, Path())
+    return parse_recipe(with_bundles_encoder(tree), where=str(recipe))
 
 
 def parse_recipe(tree: Mapping[str, Any], where: str = "the recipe") -> Recipe:

@@ -157,9 +157,9 @@ def train(
         with console.progress("training") if machines.is_first else nullcontext(silent) as progress:
             bundle = run(plan, table, out, resume=resume, store=default_store(), machines=machines, progress=progress)
     except KeyboardInterrupt:
-        if machines.is_first:
-            typer.secho("interrupted; the same command with --resume goes on after the last checkpoint", err=True)
-        raise typer.Exit(130) from None
+        if not machines.is_first:  # one of them says it
+            raise typer.Exit(130) from None
+        raise KeyboardInterrupt("the same command with --resume goes on after the last checkpoint") from None
     facts = bundle.facts
     typer.echo(
         f"trained on {facts['photos']:,} photos of {facts['places']:,} places, {facts['cells']:,} cells, in "
@@ -185,7 +185,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure a bundle on photos whose place is known. Exit status 1 if training has seen their drives."""
-    check_bundle(bundle)
+    bundle = check_bundle(bundle)
     from graticule.photos.table import table_file
 
     table_file(dataset)
@@ -327,7 +327,7 @@ def report(
     out: Annotated[Path | None, typer.Option(help="The page; by default report.html in the bundle's folder.")] = None,
 ) -> None:
     """Write one HTML page with the numbers, maps, figures and examples of an evaluation."""
-    check_bundle(bundle)
+    bundle = check_bundle(bundle)
     from graticule.reporting.report import write_report
 
     page = write_report(

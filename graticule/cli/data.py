@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graticule.cli import console
+from graticule.cli.group import Commands
 from graticule.cli.options import SPLIT_BY, Column, Json, MaxRefused, Track, position
 from graticule.errors import BadRecipeError, BadTableError
 
@@ -14,7 +15,11 @@ if TYPE_CHECKING:
 
     from graticule.photos.table import Photos
 
-app = typer.Typer(help="Make a dataset that trains: from a folder, a table, or a synthetic city.", no_args_is_help=True)
+app = typer.Typer(
+    cls=Commands,
+    help="Make a dataset that trains: from a folder, a table, or a synthetic city.",
+    no_args_is_help=True,
+)
 
 
 @app.command("folder")
@@ -233,7 +238,8 @@ def data_audit(
         if "test" not in parts:
             raise BadTableError(f"the column 'split' of {train} gives no photo to test; audit two tables instead")
         sides = [sides[0].take(parts == part) for part in ("train", "test")]
-    found = (write_audit(*sides, out) if out else measure(*sides)).to_json()
+    ours, theirs = sides
+    found = (write_audit(ours, theirs, out) if out else measure(ours, theirs)).to_json()
     if as_json:
         console.print_json(found)
         return

@@ -1,5 +1,6 @@
 """Honest numbers for small collections: train and test on K grouped folds, and pool."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -49,13 +50,16 @@ def crossval(
     parts: list[pl.DataFrame] = []
     audits: list[LeakAudit] = []
     cells: list[int] = []
+    seconds = 0.0
     for fold, (rest, tested) in enumerate(fold_masks(photos, folds, group, recipe.seed, **sizes)):
         train, test = photos.take(rest & photos.may_train()), photos.take(tested)
 
         def report_progress(done: int, total: int, note: str, fold: int = fold) -> None:
             progress(done, total, f"fold {fold + 1}/{folds}  {note}")
 
+        started = time.monotonic()
         bundle = fit_calibrated(recipe, train, by=group, store=store, progress=report_progress)
+        seconds += time.monotonic() - started
         locator = Locator(bundle, store=store)
         rows = predict_rows(locator, test, progress=report_progress)
         known = train if baseline else None
@@ -79,6 +83,7 @@ def crossval(
         "cells": cells,
         "calibration": bundle.facts.get("calibration"),  # of the last fold
         "never_trained": int((~photos.may_train()).sum()),
+        "training_seconds": round(seconds, 1),  # calibration included
         "median_km_by_fold": median_km,
         "audits": [replace(a, worst=[]).to_json() for a in audits],
     }

@@ -25,6 +25,7 @@ from graticule.inference.decode import Fix, Points, Sureness
 from graticule.inference.names import Names
 from graticule.model.bundle import Bundle
 from graticule.model.features import FeatureStore, encode
+from graticule.model.index import find_bundle
 from graticule.model.loading import Photo, Progress, silent
 
 REGION = "0.9"  # coverage of the region that a fix carries
@@ -388,7 +389,12 @@ def share_cores(parts: int) -> None:
 def load(path: str | Path, *, device: str | None = None, precision: Precision = "float32") -> Locator:
     """Open a bundle for answering; ``device`` and ``precision`` as for :class:`Locator`.
 
+    Args:
+        path: a folder; the name of a public model that ``graticule get`` fetched; or ``user/name`` or
+            ``user/name@revision`` of the Hugging Face hub.
+
     Raises:
         BundleError: there is no whole bundle at ``path``.
+        SourceError: the hub has none, or cannot be reached.
     """
-    return Locator(Bundle.read(Path(path)), device=device, precision=precision)
+    return Locator(Bundle.read(find_bundle(path)), device=device, precision=precision)

@@ -49,7 +49,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.input_size, self.interpolation = input_size[1:], interpolation
-        self.body = body
+        self.body: nn.Module = body
         self.pooling, self.inner = pooling, tuple(inner)
         self.mean, self.std = mean, std
         self._seen: dict[str, Tensor] = {}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graticule.errors import BadPhotoError, BadRecipeError
-from graticule.files import atomic_file
+from graticule.files import atomic_file, cache_folder
 from graticule.model.geolocator import Geolocator
 from graticule.model.loading import (
     Batches,
@@ -101,8 +101,7 @@ def default_store() -> FeatureStore:
         limit_bytes = float(limit) * 1e9
     except ValueError as error:
         raise BadRecipeError(f"GRATICULE_CACHE_GB takes gigabytes, such as 10; found {limit!r}") from error
-    cache = os.environ.get("GRATICULE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "graticule"
-    return FeatureStore(Path(cache).expanduser() / "features", limit_bytes)
+    return FeatureStore(cache_folder() / "features", limit_bytes)
 
 
 @torch.inference_mode()

@@ -15,6 +15,7 @@ from graticule.model.heads import Head, Output
 from graticule.model.hybrid import build_hybrid
 from graticule.model.imported import AnyHead, imported_head
 from graticule.model.index import INDEX, WEIGHTS, read_index
+from graticule.model.preprocess import Preprocess
 
 
 class Geolocator(nn.Module):
@@ -76,6 +77,18 @@ def build_geolocator(recipe: Recipe, num_cells: int, *, fetch: bool = True) -> G
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.seed)  # torch.manual_seed would reseed the caller's GPUs too
         return _build(recipe, num_cells, fetch)
+
+
+def preprocess_of(model: Geolocator, recipe: Recipe) -> Preprocess:
+    """What the recipe says of photos, and for the rest what the encoder's weights were trained with."""
+    return Preprocess(
+        recipe.image.resize,
+        *recipe.image.shape(model.encoder.input_size),
+        longest=recipe.image.longest or max(model.encoder.input_size),
+        mean=tuple(model.mean.flatten().tolist()),
+        std=tuple(model.std.flatten().tolist()),
+        interpolation=recipe.image.interpolation or model.encoder.interpolation,
+    )
 
 
 def _build(recipe: Recipe, num_cells: int, fetch: bool) -> Geolocator:

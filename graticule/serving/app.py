@@ -73,7 +73,7 @@ def create_app(
         docs_url=None,  # their pages fetch code from elsewhere
         redoc_url=None,
         lifespan=lifespan,
-        responses={status: problems.DOCUMENTED[status] for status in (413, 422, 503)},
+        responses=problems.ANYWHERE,
     )
     _handle_errors(app)
     registry = CollectorRegistry()
@@ -91,7 +91,7 @@ def create_app(
 def _plain_routes(
     app: FastAPI, service: Service, registry: CollectorRegistry, playable: bool, street_map: str | None
 ) -> None:
-    @app.get("/healthz", response_class=PlainTextResponse, responses=problems.NONE)
+    @app.get("/healthz", response_class=PlainTextResponse)
     def healthz() -> str:
         """The process answers."""
         return "ok\n"
@@ -103,7 +103,7 @@ def _plain_routes(
             raise Refusal(503, "the models are still being opened", {"Retry-After": "2"})
         return "ready\n"
 
-    @app.get("/metrics", response_class=PlainTextResponse, responses=problems.NONE)
+    @app.get("/metrics", response_class=PlainTextResponse)
     def metrics() -> Response:
         """Counters and times for Prometheus."""
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
@@ -137,7 +137,7 @@ def _photo_routes(app: FastAPI, service: Service) -> None:
             float | None, Form(gt=0, le=HALF_EARTH_KM, description="Answers with a larger median error cannot tell.")
         ] = None,
         regions: Annotated[bool, Form(description="The 50 and 90 % regions as GeoJSON.")] = False,
-        density: Annotated[bool, Form(description="The belief as at most 400 cells for a map.")] = False,
+        density: Annotated[bool, Form(description="The belief as some cells for a map, densest first.")] = False,
         model: Model_ = None,
     ) -> JSONResponse:
         """Where photos were taken."""

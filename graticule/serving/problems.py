@@ -44,14 +44,23 @@ def _documented(status: int, detail: str) -> dict[str, Any]:
     return {"content": {TYPE: {"schema": schema, "example": example}}}
 
 
-NONE: dict[int | str, dict[str, Any]] = {}
 DOCUMENTED: dict[int | str, dict[str, Any]] = {
     status: _documented(status, detail) | {"description": HTTPStatus(status).phrase}
     for status, detail in (
+        (400, "Invalid multipart data."),
+        (401, "this server asks for a key: send the header Authorization: Bearer KEY"),
+        (
+            403,
+            "a page of 'http://elsewhere.example' may not ask this server; it is started with --allow-origin for that",
+        ),
         (404, "there is no such game, or the server was started anew; begin another"),
+        (408, "the request did not arrive within 60 s"),
         (413, "a photo has 100,000,000 pixels; at most 50,000,000 are read: scale it down first"),
+        (421, "this server does not go by the name 'elsewhere'; it is started with --allow-host elsewhere"),
         (422, "claim takes LAT,LON in degrees, such as 38.9,-77.03; found 'here'"),
+        (429, "more than 60 requests a minute; wait 3 s"),
         (503, "too many photos wait already; try again soon"),
     )
 }
+ANYWHERE = {status: about for status, about in DOCUMENTED.items() if status != 404}
 MISSING: dict[int | str, dict[str, Any]] = {404: DOCUMENTED[404]}

@@ -1,6 +1,7 @@
 """The server itself: uvicorn, which listens, waits for slow clients only so long, and ends what it began."""
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -65,6 +66,7 @@ def run(application: Guard, host: str, port: int, limits: Limits, say: Callable[
         port: 0 takes a free one.
         say: is told the address.
     """
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it would tell of each broken upload
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family, backlog=512) as listening:
         shown = f"[{host}]" if ":" in host else host

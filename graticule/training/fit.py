@@ -14,7 +14,7 @@ from graticule.errors import BadRecipeError
 from graticule.geo.sphere import great_circle_km, spherical_mean, unit_vectors
 from graticule.model.bundle import Bundle
 from graticule.model.features import FeatureStore, encode
-from graticule.model.geolocator import Geolocator, build_geolocator
+from graticule.model.geolocator import Geolocator, build_geolocator, preprocess_of
 from graticule.model.heads import PLANE_REACH_KM, Head
 from graticule.model.loading import (
     Batches,
@@ -122,14 +122,7 @@ def _preprocess(model: Geolocator, recipe: Recipe) -> Preprocess:
     Raises:
         BadRecipeError: a size that the encoder cannot take, such as one that misses a transformer's grid of patches.
     """
-    preprocess = Preprocess(
-        recipe.image.resize,
-        *recipe.image.shape(model.encoder.input_size),
-        longest=recipe.image.longest or max(model.encoder.input_size),
-        mean=tuple(model.mean.flatten().tolist()),
-        std=tuple(model.std.flatten().tolist()),
-        interpolation=recipe.image.interpolation or model.encoder.interpolation,
-    )
+    preprocess = preprocess_of(model, recipe)
     height, width = preprocess.shape_for(1200, 1600)
     try:
         model.eval().features(torch.zeros(1, 3, height, width))

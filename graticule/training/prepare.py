@@ -142,7 +142,7 @@ def check_output_folder(out: Path, resume: bool) -> bool:
     """
     folder = out / TRAINING
     if not (folder / RUN).exists():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if out.exists() and (not out.is_dir() or any(path.is_file() for path in out.rglob("*"))):
             raise BadRecipeError(f"{out} is not empty and holds no run; choose a new folder")
         return False
     if not (folder / CHECKPOINTS / LAST).exists() and not (out / INDEX).exists():
