@@ -25,6 +25,7 @@ from graticule.inference.claims import own_position
 from graticule.photos.table import read_photos
 from graticule.serving import examples, shapes
 from graticule.serving.app import create_app
+from graticule.serving.gallery import open_gallery
 from graticule.serving.limits import Limits
 from graticule.serving.play import Play
 from graticule.serving.run import server
@@ -142,6 +143,23 @@ def test_a_claimed_place_is_weighed_as_python_weighs_it(client, locator):
     far = ask(client, PHOTO.read_bytes(), **(fields | {"lat": 10})).json()
     assert far["density_per_km2"] < served["density_per_km2"]
     assert far["surprise"] > served["surprise"]
+
+
+def test_the_known_photos_that_look_alike_are_shown_with_pictures_where_their_files_are_at_hand(locator, tmp_path):
+    known = locator.bundle.confidence.known
+    (tmp_path / "known.jpg").write_bytes(encoded(picture(), exif=exif_of(1, 2)))
+    rows = [{"path": "known.jpg", "lat": lat, "lon": lon} for lat, lon in zip(known.lat, known.lon, strict=True)]
+    pl.DataFrame(rows).write_csv(tmp_path / "table.csv")
+    service = Service([Model("town", locator)], gallery=open_gallery(tmp_path / "table.csv"))
+    with TestClient(create_app(service), base_url="http://localhost") as client:
+        [fix] = ask(client, PHOTO.read_bytes(), neighbours=4).json()["fixes"]
+    assert len(fix["neighbours"]) == 4
+    alike = [near["similarity"] for near in fix["neighbours"]]
+    assert alike == sorted(alike, reverse=True)
+    near = fix["neighbours"][0]
+    assert (near["lat"], near["lon"]) in set(zip(known.lat.round(7), known.lon.round(7), strict=True))
+    small = base64.b64decode(near["thumbnail"].removeprefix("data:image/jpeg;base64,"))
+    assert own_position(small) is None
 
 
 @pytest.mark.parametrize("method", ["occlusion", "saliency"])

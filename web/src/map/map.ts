@@ -116,6 +116,7 @@ export class PlaceMap {
     if (scene.regions !== before.regions) this.set("regions", scene.regions ?? EMPTY);
     this.set("lines", collection((scene.lines ?? []).map(([a, b]) => line([a, b]))));
     this.set("dots", collection((scene.dots ?? []).map(({ lat, lon, ...properties }) => point({ lat, lon }, properties))));
+    this.set("known", collection((scene.known ?? []).map((place) => point(place, {}))));
     const around = scene.circle && ring(scene.circle);
     this.set("circle", collection(around ? [{ type: "Feature", geometry: { type: "LineString", coordinates: around }, properties: {} }] : []));
     for (const old of this.pins) old.remove();

@@ -67,6 +67,14 @@ function Legend({ scene, theme }: { scene: Scene; theme: Theme }) {
           {PINS[kind].name}
         </li>
       ))}
+      {!!scene.known?.length && (
+        <li>
+          <svg viewBox="0 0 24 24" aria-hidden="true">
+            <circle cx="12" cy="12" r="5" fill="#fff" stroke="#00598c" stroke-width="4" />
+          </svg>
+          known photos alike
+        </li>
+      )}
       {!!scene.dots?.length && (
         <li>
           <svg viewBox="0 0 24 24" aria-hidden="true">
