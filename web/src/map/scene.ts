@@ -22,6 +22,8 @@ export interface Scene {
   regions?: FeatureCollection | null | undefined;
   pins?: Pin[] | undefined;
   dots?: Dot[] | undefined;
+  /** Known photos that look alike. */
+  known?: Place[] | undefined;
   lines?: [Place, Place][] | undefined;
   circle?: (Place & { radiusKm: number }) | undefined;
   /** What should be seen; a new object moves the map there. */

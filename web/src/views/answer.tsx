@@ -45,19 +45,7 @@ export function Answer({ fix, model }: { fix: Fix; model: Model | undefined }) {
           </>
         )}
       </dl>
-      {fix.neighbours && fix.neighbours.length > 0 && (
-        <figure class="neighbours">
-          <figcaption>Known photos that look alike</figcaption>
-          <ul>
-            {fix.neighbours.map((near) => (
-              <li key={position(near)}>
-                {near.thumbnail && <img src={near.thumbnail} alt={`A known photo taken at ${position(near)}`} />}
-                <span>{position(near)}</span>
-              </li>
-            ))}
-          </ul>
-        </figure>
-      )}
+      <Neighbours fix={fix} />
       {fix.cells.length > 0 && (
         <details>
           <summary>What the network itself says{model ? ` of its ${model.cells.toLocaleString("en-US")} cells` : ""}</summary>
@@ -104,6 +92,28 @@ function Places({ fix }: { fix: Fix }) {
         </li>
       ))}
     </ul>
+  );
+}
+
+/** Known photos that look most alike: with pictures where the server has their files. */
+function Neighbours({ fix }: { fix: Fix }) {
+  const near = fix.neighbours ?? [];
+  if (!near.length) return null;
+  return (
+    <details open={near.some(({ thumbnail }) => thumbnail)} class="neighbours">
+      <summary>Known photos that look alike, and their share in the answer</summary>
+      <ul>
+        {near.map((one, i) => (
+          <li key={i}>
+            {one.thumbnail && <img src={one.thumbnail} alt={`A known photo taken at ${position(one)}`} />}
+            <span>
+              {position(one)}
+              {one.similarity !== undefined && `: ${percent(one.similarity)}`}
+            </span>
+          </li>
+        ))}
+      </ul>
+    </details>
   );
 }
 
