@@ -1,4 +1,4 @@
-"""The photos of an evaluation as values that a script in its report puts on a map (``web/src/report.tsx``)."""
+"""Photos of an evaluation or an audit as values that a script in its page puts on a map (``web/src/report.tsx``)."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,10 +13,13 @@ from markupsafe import Markup
 
 from graticule.geo.sphere import geojson_position
 from graticule.partition import Partition
+from graticule.photos.leakage import Pair
+from graticule.photos.table import Photos
 from graticule.reporting.pages import thumbnail
 
 MOST = 240  # photos in the page, each with a thumbnail of some kilobytes
 PHOTO_PX = 160
+MOST_DOTS = 3000  # of each side of an audit
 BUILT = "serving/page/report"  # where `make page` puts the script and its style
 
 
@@ -39,14 +42,43 @@ def browse_of(
         names: what to call each path.
         photos: the folder that paths start from; without it there are no thumbnails.
     """
-    built = resources.files("graticule") / BUILT
-    if rows is None or not len(rows) or not (built / "report.js").is_file():
+    if rows is None or not len(rows) or not is_built():
         return None
     chosen = _evenly(rows.sort("error_km", "path"), MOST).to_dicts()
     row_of = {name: row for row, name in enumerate(partition.names)} if partition is not None else {}
     shown = [_shown(each, names[each["path"]], row_of, photos) for each in chosen]
     used = sorted({row for each in shown for row, _ in each["likely"]})
     data = {"photos": shown, "total": len(rows), "cells": _rings(partition, used) if partition is not None else {}}
+    return _inside(data)
+
+
+def sides_of(train: Photos, test: Photos, pairs: Sequence[tuple[str, Pair]]) -> Browse | None:
+    """Both sides of an audit, and pairs with what lies between their photos; None where the script was not built."""
+    if not is_built():
+        return None
+    shown = [
+        {
+            "why": pair.why,
+            "between": between,
+            **{
+                side: {"lat": facts["lat"], "lon": facts["lon"], "name": str(facts["path"])}
+                for side, facts in (("test", pair.test), ("train", pair.train))
+            },
+        }
+        for between, pair in pairs
+    ]
+    places = {name: _evenly(photos.frame, MOST_DOTS) for name, photos in (("train", train), ("test", test))}
+    dots = {name: frame.select(pl.col("lat", "lon").round(6)).rows() for name, frame in places.items()}
+    return _inside({**dots, "pairs": shown})
+
+
+def is_built() -> bool:
+    """Whether the script is there."""
+    return (resources.files("graticule") / BUILT / "report.js").is_file()
+
+
+def _inside(data: Mapping[str, Any]) -> Browse:
+    built = resources.files("graticule") / BUILT
     script, style = ((built / name).read_text(encoding="utf-8") for name in ("report.js", "report.css"))
     return Browse(
         Markup(json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")),  # no tag is left in it

@@ -1,4 +1,4 @@
-/** The photos of an evaluation on a map, inside its report: opened from disk, with no server. */
+/** The photos of an evaluation or an audit on a map, inside its page: opened from disk, with no server. */
 
 import "./report.css";
 
@@ -11,10 +11,15 @@ import type { States, World } from "./map/borders";
 import { bordersOf } from "./map/borders";
 import { Browse } from "./views/browse";
 import type { Evaluation } from "./views/browse";
+import type { Audit } from "./views/sides";
+import { Sides } from "./views/sides";
 
 setWorkerUrl(URL.createObjectURL(new Blob([workerSource], { type: "text/javascript" })));
 
 const atlas = { coarse: async () => bordersOf(world as unknown as World, us as unknown as States) };
-const data = JSON.parse(document.getElementById("browse-data")!.textContent) as Evaluation;
+const data = JSON.parse(document.getElementById("browse-data")!.textContent) as Evaluation | Audit;
 
-render(<Browse evaluation={data} atlas={atlas} />, document.getElementById("browse")!);
+render(
+  "pairs" in data ? <Sides audit={data} atlas={atlas} /> : <Browse evaluation={data} atlas={atlas} />,
+  document.getElementById("browse")!,
+);

@@ -10,8 +10,8 @@ export function Answer({ fix, model }: { fix: Fix; model: Model | undefined }) {
     <section class="answer" aria-label="The answer" aria-live="polite">
       {unlike && (
         <Notice title="Unlike what this model knows">
-          Of a hundred photos of its kind, {Math.floor(100 * (fix.unlike_training ?? 0))} are more like a training photo
-          than this one. The place below is a guess whose error is not known.
+          Of a hundred photos that did not train it, {Math.floor(100 * (fix.unlike_training ?? 0))} are more like a
+          training photo than this one. The place below is a guess whose error is not known.
         </Notice>
       )}
       {fix.cannot_tell ? (
@@ -32,13 +32,13 @@ export function Answer({ fix, model }: { fix: Fix; model: Model | undefined }) {
             </dd>
           </>
         )}
-        {fix.area_km2 !== null && (
+        {fix.area_km2 !== null && !unlike && (
           <>
             <dt>90 % region</dt>
             <dd>{area(fix.area_km2)}</dd>
           </>
         )}
-        {fix.expected_error_km !== null && (
+        {fix.expected_error_km !== null && !unlike && (
           <>
             <dt>Expected error</dt>
             <dd>{km(fix.expected_error_km)} on average</dd>

@@ -163,7 +163,7 @@ function sceneOf({ lat, lon, answer, likely, error_km }: Shown, { cells }: Evalu
 
 const DARK = matchMedia("(prefers-color-scheme: dark)");
 
-function useSystemTheme(): Theme {
+export function useSystemTheme(): Theme {
   const [dark, setDark] = useState(DARK.matches);
   useEffect(() => {
     const follow = () => setDark(DARK.matches);

@@ -56,7 +56,7 @@ export function MapView({ scene, theme, streets, atlas, onClick, onDot, onStreet
 function Legend({ scene, theme }: { scene: Scene; theme: Theme }) {
   const kinds = [...new Set((scene.pins ?? []).map(({ kind }) => kind))];
   const coverages = new Set((scene.regions?.features ?? []).map(({ properties }) => Number(properties?.["coverage"])));
-  if (!kinds.length && !scene.density && !scene.dots?.length) return null;
+  if (!kinds.length && !scene.density && !scene.dots?.length && !scene.known?.length) return null;
   return (
     <ul class="legend" aria-label="Legend of the map">
       {kinds.map((kind) => (
@@ -64,7 +64,7 @@ function Legend({ scene, theme }: { scene: Scene; theme: Theme }) {
           <svg viewBox="0 0 24 24" aria-hidden="true">
             <path d={PINS[kind].path} fill={PINS[kind].colour} />
           </svg>
-          {PINS[kind].name}
+          {scene.legend?.[kind] ?? PINS[kind].name}
         </li>
       ))}
       {!!scene.known?.length && (
@@ -72,7 +72,7 @@ function Legend({ scene, theme }: { scene: Scene; theme: Theme }) {
           <svg viewBox="0 0 24 24" aria-hidden="true">
             <circle cx="12" cy="12" r="5" fill="#fff" stroke="#00598c" stroke-width="4" />
           </svg>
-          known photos alike
+          {scene.legend?.known ?? "known photos alike"}
         </li>
       )}
       {!!scene.dots?.length && (
@@ -80,7 +80,7 @@ function Legend({ scene, theme }: { scene: Scene; theme: Theme }) {
           <svg viewBox="0 0 24 24" aria-hidden="true">
             <circle cx="12" cy="12" r="5" fill={PINS.answer.colour} />
           </svg>
-          {kinds.length ? "other photos" : "photos"}
+          {scene.legend?.dots ?? (kinds.length ? "other photos" : "photos")}
         </li>
       )}
       {[...coverages].sort().map((coverage) => (
