@@ -23,12 +23,11 @@ from bench.hostile import hostile
 from graticule.geo import s2
 from graticule.inference.claims import own_position
 from graticule.photos.table import read_photos
-from graticule.serving import examples, shapes
+from graticule.serving import examples, run, shapes
 from graticule.serving.app import create_app
 from graticule.serving.gallery import open_gallery
 from graticule.serving.limits import Limits
 from graticule.serving.play import Play
-from graticule.serving.run import server
 from graticule.serving.service import Model, Service
 
 KEPT = Path(__file__).parent / "bundles" / "format-3"
@@ -318,8 +317,9 @@ def test_the_same_seed_deals_the_same_photos_and_a_made_up_game_none(game):
 @pytest.fixture(scope="module")
 def running(locator):
     """A real server on a port of its own, with limits that are soon reached."""
+    was, run.HEADERS_S = run.HEADERS_S, 1.0
     limits = Limits(bytes=2**20, seconds=1.0, waiting=4, batch=4, requests=16)
-    real = server(create_app(Service([Model("town", locator)], limits)), limits)
+    real = run.server(create_app(Service([Model("town", locator)], limits)), limits)
     listening = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=real.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
@@ -330,6 +330,7 @@ def running(locator):
     yield url
     real.should_exit = True
     thread.join(10)
+    run.HEADERS_S = was
     assert not thread.is_alive()
 
 
@@ -379,6 +380,15 @@ def test_slow_senders_and_lying_lengths_are_answered_and_forgotten(running):
     chunked = POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"20000\r\n" + bytes(0x20000) + b"\r\n"
     assert b" 413 " in raw(running, chunked, (b"20000\r\n" + bytes(0x20000) + b"\r\n") * 8)
     assert httpx.get(f"{running}/healthz").status_code == 200
+
+
+def test_who_never_says_what_is_asked_is_hung_up_on(running):
+    host, port = running.removeprefix("http://").split(":")
+    begun = time.monotonic()
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: local")
+        assert client.recv(1000) == b""
+    assert time.monotonic() - begun < 8
 
 
 def test_a_client_that_goes_away_frees_its_slot(running):
