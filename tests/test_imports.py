@@ -74,6 +74,7 @@ def test_a_question_imports_nothing_that_only_training_and_reports_need():
         ["train", "demo", "--photos", "t.csv", "--out", "taken"],
         ["evaluate", "nowhere", "t.csv"],
         ["predict", "nowhere", "a.jpg"],
+        ["serve", "nowhere"],
     ],
 )
 def test_a_simple_mistake_is_said_before_torch_is_loaded(tmp_path, command):

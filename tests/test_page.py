@@ -17,6 +17,7 @@ from conftest import encoded, exif_of, picture
 
 import graticule
 from graticule.photos.table import read_photos
+from graticule.reporting.report import write_report
 from graticule.serving.app import create_app, page_folder
 from graticule.serving.limits import Limits
 from graticule.serving.play import Play
@@ -32,6 +33,7 @@ QUIET = [
     *("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"),  # a map without a graphics card
 ]
 AT = (38.9, -77.03)
+SLOWEST_MS = 90_000  # of one step, on a machine that has much else to do
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 pytestmark = [
@@ -93,7 +95,7 @@ def open_page(browser, address):
             viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce"
         )
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(SLOWEST_MS)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         # A photo that cannot be read is answered with 422, which a browser calls an error.
         page.on("console", lambda said: complaints.append(said.text)
@@ -252,6 +254,31 @@ def test_two_models_are_compared_on_the_same_photos(page, photos):
     page.click("role=tab[name=Compare]")
     page.wait_for_selector("text=The two answers lie 0 m apart")
     page.wait_for_selector("tfoot:has-text('Median of 2 photos')")
+
+
+def test_a_report_opens_from_disk_and_shows_each_photo_with_truth_and_answer(browser, locator, photos, tmp_path):
+    top = locator.bundle.partition.names[:2]
+    rows = [
+        {"path": f"photo-{i}.jpg", "lat": AT[0], "lon": AT[1] + i / 1000, "predicted_lat": AT[0],
+         "predicted_lon": AT[1], "error_km": 0.0867 * i, "top_cells": top, "top_probabilities": [0.5, 0.2]}
+        for i in range(3)
+    ]  # fmt: skip
+    pl.DataFrame(rows).write_parquet(tmp_path / "predictions.parquet")
+    out = write_report(KEPT, tmp_path, tmp_path / "report.html", photos=photos)
+    context = browser.new_context(viewport={"width": 1000, "height": 700}, offline=True, reduced_motion="reduce")
+    page = context.new_page()
+    page.set_default_timeout(SLOWEST_MS)
+    page.goto(out.as_uri())
+    page.wait_for_selector("[data-ready]")
+    assert page.locator(".browse-list li").all_inner_texts()[0].startswith("173 m")
+    page.select_option(".browse-filters select >> nth=0", "best")
+    assert page.locator(".browse-list li").all_inner_texts()[0].startswith("0 m")
+    page.select_option(".browse-filters select >> nth=1", "0.1")
+    assert page.locator(".browse-list li").count() == 1
+    page.click(".browse-list li button")
+    assert {"the truth", "the model's answer"} <= set(page.inner_text(".legend").split("\n"))
+    assert "173 m off" in page.inner_text(".browse-one")
+    context.close()
 
 
 def test_axe_finds_no_violation_in_the_dark(open_page, photos):

@@ -144,7 +144,8 @@ def test_the_median_without_marked_photos_tells_of_how_many(page):
 
 
 def test_a_hostile_file_name_is_only_text(page):
-    assert "script" not in [tag for tag, _ in page.tags]
+    scripts = [attrs["type"] for tag, attrs in page.tags if tag == "script"]
+    assert scripts in ([], ["application/json", "module"])  # our own two, where `make page` built them
     assert HOSTILE in page.text
 
 

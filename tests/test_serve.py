@@ -23,11 +23,11 @@ from bench.hostile import hostile
 from graticule.geo import s2
 from graticule.inference.claims import own_position
 from graticule.photos.table import read_photos
-from graticule.serving import examples, shapes
+from graticule.serving import examples, run, shapes
 from graticule.serving.app import create_app
+from graticule.serving.gallery import open_gallery
 from graticule.serving.limits import Limits
 from graticule.serving.play import Play
-from graticule.serving.run import server
 from graticule.serving.service import Model, Service
 
 KEPT = Path(__file__).parent / "bundles" / "format-3"
@@ -142,6 +142,23 @@ def test_a_claimed_place_is_weighed_as_python_weighs_it(client, locator):
     far = ask(client, PHOTO.read_bytes(), **(fields | {"lat": 10})).json()
     assert far["density_per_km2"] < served["density_per_km2"]
     assert far["surprise"] > served["surprise"]
+
+
+def test_the_known_photos_that_look_alike_are_shown_with_pictures_where_their_files_are_at_hand(locator, tmp_path):
+    known = locator.bundle.confidence.known
+    (tmp_path / "known.jpg").write_bytes(encoded(picture(), exif=exif_of(1, 2)))
+    rows = [{"path": "known.jpg", "lat": lat, "lon": lon} for lat, lon in zip(known.lat, known.lon, strict=True)]
+    pl.DataFrame(rows).write_csv(tmp_path / "table.csv")
+    service = Service([Model("town", locator)], gallery=open_gallery(tmp_path / "table.csv"))
+    with TestClient(create_app(service), base_url="http://localhost") as client:
+        [fix] = ask(client, PHOTO.read_bytes(), neighbours=4).json()["fixes"]
+    assert len(fix["neighbours"]) == 4
+    alike = [near["similarity"] for near in fix["neighbours"]]
+    assert alike == sorted(alike, reverse=True)
+    near = fix["neighbours"][0]
+    assert (near["lat"], near["lon"]) in set(zip(known.lat.round(7), known.lon.round(7), strict=True))
+    small = base64.b64decode(near["thumbnail"].removeprefix("data:image/jpeg;base64,"))
+    assert own_position(small) is None
 
 
 @pytest.mark.parametrize("method", ["occlusion", "saliency"])
@@ -300,8 +317,9 @@ def test_the_same_seed_deals_the_same_photos_and_a_made_up_game_none(game):
 @pytest.fixture(scope="module")
 def running(locator):
     """A real server on a port of its own, with limits that are soon reached."""
+    was, run.HEADERS_S = run.HEADERS_S, 1.0
     limits = Limits(bytes=2**20, seconds=1.0, waiting=4, batch=4, requests=16)
-    real = server(create_app(Service([Model("town", locator)], limits)), limits)
+    real = run.server(create_app(Service([Model("town", locator)], limits)), limits)
     listening = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=real.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
@@ -312,6 +330,7 @@ def running(locator):
     yield url
     real.should_exit = True
     thread.join(10)
+    run.HEADERS_S = was
     assert not thread.is_alive()
 
 
@@ -361,6 +380,15 @@ def test_slow_senders_and_lying_lengths_are_answered_and_forgotten(running):
     chunked = POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"20000\r\n" + bytes(0x20000) + b"\r\n"
     assert b" 413 " in raw(running, chunked, (b"20000\r\n" + bytes(0x20000) + b"\r\n") * 8)
     assert httpx.get(f"{running}/healthz").status_code == 200
+
+
+def test_who_never_says_what_is_asked_is_hung_up_on(running):
+    host, port = running.removeprefix("http://").split(":")
+    begun = time.monotonic()
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: local")
+        assert client.recv(1000) == b""
+    assert time.monotonic() - begun < 8
 
 
 def test_a_client_that_goes_away_frees_its_slot(running):

@@ -104,7 +104,9 @@ def blurred():
 def test_every_number_of_a_blurred_answer_is_that_of_a_coarse_cell(blurred):
     client, model = blurred
     assert client.get("/v1/model").json()["coarsest_answer_km"] == KM
-    answer = ask(client, PHOTO.read_bytes(), regions=True, density=True, claim="38.91,-77.02", within_km=0.001)
+    answer = ask(
+        client, PHOTO.read_bytes(), regions=True, density=True, neighbours=3, claim="38.91,-77.02", within_km=0.001
+    )
     [fix] = answer.json()["fixes"]
     exact = model.locator.locate(PHOTO)
     level = model.coarse.level
@@ -115,6 +117,7 @@ def test_every_number_of_a_blurred_answer_is_that_of_a_coarse_cell(blurred):
     assert fix["claim"]["within_km"] >= KM
     assert great_circle_km(fix["lat"], fix["lon"], exact.lat, exact.lon) < 4 * KM
     assert str(round(exact.lat, 5)) not in answer.text
+    assert "neighbours" not in fix
     assert str(exact.cells[0].lat)[:9] not in answer.text
     shown = fix["density"]["features"]
     assert min(np.log2(cell["properties"]["mass"] / shown[-1]["properties"]["mass"]) % 1 for cell in shown) < 1e-3

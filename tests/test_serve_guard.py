@@ -10,6 +10,8 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.requests import Request
+from test_cli import graticule as command
+from test_serve import KEPT
 
 from graticule.errors import BadTableError
 from graticule.serving import keys
@@ -95,6 +97,20 @@ def test_a_key_is_asked_for_and_only_its_hash_is_kept(tmp_path):
     assert asked(guard, headers={"Authorization": f"Basic {key}"}).status_code == 401
     assert asked(guard, headers={"Authorization": f"Bearer {key}"}).status_code == 200
     assert asked(guard, "GET", "/healthz").status_code == 404  # not asked for a key
+
+
+def test_the_command_line_makes_a_key_and_says_what_is_missing(tmp_path):
+    key = command("serve", "--keys", tmp_path / "keys", "--new-key", "anna").stdout.strip()
+    assert keys.read_keys(tmp_path / "keys").name_of(key) == "anna"
+    for words, says in (
+        (["--new-key", "ben"], "--keys FILE"),
+        ([], "no model is named"),
+        ([KEPT, "--street-map", "tiles"], "{z}/{x}/{y}"),
+        ([KEPT, "--keys", tmp_path / "none"], "--new-key"),
+    ):
+        refused = command("serve", *words)
+        assert refused.returncode == 1
+        assert says in refused.stderr
 
 
 def test_a_file_of_keys_that_is_none_is_refused(tmp_path):

@@ -22,6 +22,9 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines ask.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8017,
     play: Annotated[Path | None, typer.Option(help="A dataset: its test part is played with.")] = None,
+    gallery: Annotated[
+        Path | None, typer.Option(help="The dataset that was trained on: known photos that look alike get pictures.")
+    ] = None,
     coarsest_answer_km: Annotated[
         float | None, typer.Option(min=0.001, max=2000, help="Blur every answer to this scale.")
     ] = None,
@@ -58,6 +61,7 @@ def serve(
     for bundle in bundles:
         check_bundle(bundle)
     from graticule.serving.app import create_app
+    from graticule.serving.gallery import open_gallery
     from graticule.serving.guard import Door
     from graticule.serving.keys import read_keys
     from graticule.serving.limits import Limits
@@ -81,9 +85,10 @@ def serve(
             images=[_origin(street_map)] if street_map else (),
             audit=stack.enter_context(audit.open("a", encoding="utf-8")) if audit else None,
         )
+        known = open_gallery(gallery) if gallery else None
         models = open_models(bundles, coarsest_answer_km)
         game = open_play(play, models[0]) if play else None
-        application = create_app(Service(models, limits), door, play=game, street_map=street_map)
+        application = create_app(Service(models, limits, known), door, play=game, street_map=street_map)
         run(application, host, port, limits, lambda url: typer.echo(f"{url}  (Ctrl+C ends it)"))
 
 

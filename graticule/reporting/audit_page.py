@@ -8,6 +8,7 @@ from graticule.geo.sphere import format_km, map_link
 from graticule.photos.leakage import NEAREST_KM, LeakAudit, Pair, audit
 from graticule.photos.table import Photos
 from graticule.reporting import figures
+from graticule.reporting.browse import Browse, sides_of
 from graticule.reporting.pages import Picture, picture, render, thumbnail
 
 KINDS = {
@@ -65,6 +66,7 @@ class Context:
     shared: list[Shared]
     pairs: list[tuple[str, str, list[ShownPair]]]
     photos_at_hand: bool
+    browse: Browse | None
 
 
 def write_audit(train: Photos, test: Photos, out: Path) -> LeakAudit:
@@ -104,6 +106,7 @@ def context_of(found: LeakAudit, train: Photos, test: Photos) -> Context:
         near=format_km(found.median_nearest_km),
         shared=_shared(found),
         pairs=pairs,
+        browse=sides_of(train, test, [(_between(pair), pair) for pair in found.worst]),
         photos_at_hand=any(side.photo for _, _, shown in pairs for pair in shown for side in pair.sides),
     )
 
@@ -133,12 +136,16 @@ def _shared(found: LeakAudit) -> list[Shared]:
     return table
 
 
-def _shown(pair: Pair, train: Photos, test: Photos) -> ShownPair:
+def _between(pair: Pair) -> str:
     between = [f"{format_km(pair.distance_km)} apart"]
     if pair.seconds is not None:
         between.append(f"{_duration(pair.seconds)} apart")
     if pair.bits is not None:
         between.append(f"{pair.bits} of 64 bits differ")
+    return ", ".join(between)
+
+
+def _shown(pair: Pair, train: Photos, test: Photos) -> ShownPair:
     sides = []
     for part, facts, photos in (("test", pair.test, test), ("train", pair.train, train)):
         where, link = f"{facts['lat']:.6f}, {facts['lon']:.6f}", map_link(facts["lat"], facts["lon"], 0.1)
@@ -147,7 +154,7 @@ def _shown(pair: Pair, train: Photos, test: Photos) -> ShownPair:
         known += [str(facts[name]) for name in ("attribution", "licence") if name in facts]
         shown = thumbnail(photos.root / facts["path"], f"{part} photo {facts['path']}")
         sides.append(Side(part, shown, str(facts["path"]), where, link, known))
-    return ShownPair(", ".join(between), sides)
+    return ShownPair(_between(pair), sides)
 
 
 def _duration(seconds: float) -> str:

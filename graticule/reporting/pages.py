@@ -28,10 +28,10 @@ def picture(figure: Figure, alt: str) -> Picture:
     return Picture(figures.to_data_uri(figure), alt)
 
 
-def thumbnail(path: Path, alt: str) -> Picture | None:
+def thumbnail(path: Path, alt: str, longest_px: int = THUMBNAIL_PX) -> Picture | None:
     """A small JPEG, without the EXIF of its original; none where the photo is gone or broken."""
     try:
-        jpeg = images.thumbnail(images.read_file(path), THUMBNAIL_PX)
+        jpeg = images.thumbnail(images.read_file(path), longest_px)
     except BadPhotoError:
         return None
     return Picture("data:image/jpeg;base64," + base64.b64encode(jpeg).decode(), alt)

@@ -20,6 +20,7 @@ from graticule.geo.sphere import format_km, map_link
 from graticule.partition import Partition, read_partition
 from graticule.photos.table import Photos
 from graticule.reporting import figures
+from graticule.reporting.browse import Browse, browse_of
 from graticule.reporting.pages import Picture, picture, render, thumbnail
 from graticule.reporting.streets import read_basemap, tracks_of
 
@@ -133,6 +134,7 @@ class Context:
     pictures: dict[str, Picture]
     best: list[Example]
     worst: list[Example]
+    browse: Browse | None
     facts: dict[str, str]
     recipe: str
     missing: list[str]
@@ -202,6 +204,7 @@ def context_of(bundle_dir: Path, evaluation_dir: Path, photos: Path | None, base
         pictures=pictures,
         best=best,
         worst=worst,
+        browse=browse_of(read, _names(read), partition, photos),
         facts=_facts(index, metrics),
         recipe=recipe.read_text(encoding="utf-8") if recipe.is_file() else "",
         missing=missing,
@@ -278,13 +281,11 @@ def _examples(
     ranked = rows.sort("error_km", "path").unique(place, keep="first", maintain_order=True)
     wrong = rows.sort("error_km", "path", descending=True).unique(place, keep="first", maintain_order=True)
     few = min(EXAMPLES, len(ranked) // 2 or 1)
-    absolute = [path for path in rows["path"] if os.path.isabs(path)]  # noqa: PTH117
-    private = os.path.commonpath([os.path.dirname(path) for path in absolute]) if absolute else ""  # noqa: PTH120
+    names = _names(rows)
 
     def example(row: dict[str, Any]) -> Example:
         expected = row.get("expected_error_km")
-        # A page that is passed on tells nobody's folders.
-        name = os.path.relpath(row["path"], private) if os.path.isabs(row["path"]) else row["path"]  # noqa: PTH117
+        name = names[row["path"]]
         return Example(
             path=name,
             error=format_km(row["error_km"]),
@@ -298,6 +299,14 @@ def _examples(
         )
 
     return [example(row) for row in ranked.head(few).to_dicts()], [example(row) for row in wrong.head(few).to_dicts()]
+
+
+def _names(rows: pl.DataFrame | None) -> dict[str, str]:
+    """What to call each path: a page that is passed on tells nobody's folders."""
+    paths = [] if rows is None else rows["path"].to_list()
+    absolute = [path for path in paths if os.path.isabs(path)]  # noqa: PTH117
+    private = os.path.commonpath([os.path.dirname(path) for path in absolute]) if absolute else ""  # noqa: PTH120
+    return {path: os.path.relpath(path, private) if os.path.isabs(path) else path for path in paths}  # noqa: PTH117
 
 
 def _example_map(

@@ -21,6 +21,7 @@ from graticule.inference.claims import Place, own_position
 from graticule.serving import examples, problems, shapes
 from graticule.serving.asks import Answer, Ask
 from graticule.serving.explain import Work, hidden, parse_box, streamed
+from graticule.serving.gallery import neighbours_json
 from graticule.serving.guard import Door, Guard
 from graticule.serving.play import Play
 from graticule.serving.play import routes as play_routes
@@ -138,6 +139,9 @@ def _photo_routes(app: FastAPI, service: Service) -> None:
         ] = None,
         regions: Annotated[bool, Form(description="The 50 and 90 % regions as GeoJSON.")] = False,
         density: Annotated[bool, Form(description="The belief as some cells for a map, densest first.")] = False,
+        neighbours: Annotated[
+            int, Form(ge=0, le=24, description="Known photos that look alike; none where answers are coarse.")
+        ] = 0,
         model: Model_ = None,
     ) -> JSONResponse:
         """Where photos were taken."""
@@ -149,7 +153,8 @@ def _photo_routes(app: FastAPI, service: Service) -> None:
         question = Ask(tuple(files), claims, top, within_km, max_error_km, together)
         answers = await or_gone(request, service.ask(asked, question), service.limits.seconds)
         names = [photo.filename or f"photo {i}" for i, photo in enumerate(photos)]
-        return await asyncio.to_thread(_located, asked, question, names, answers, own, regions, density)
+        told = asyncio.to_thread(_located, service, asked, question, names, answers, own, regions, density, neighbours)
+        return await told
 
     @app.post("/v1/probability", responses={200: examples.PROBABILITY})
     async def probability(
@@ -211,6 +216,7 @@ def _page_routes(app: FastAPI) -> None:
 
 
 def _located(
+    service: Service,
     model: Model,
     ask: Ask,
     names: list[str],
@@ -218,6 +224,7 @@ def _located(
     own: list[Place | None],
     regions: bool,
     density: bool,
+    neighbours: int,
 ) -> JSONResponse:
     fixes: list[dict[str, Any]] = []
     for name, answer, place, claim in zip(names, answers, own, ask.claims, strict=False):
@@ -225,7 +232,11 @@ def _located(
             fixes.append({"path": name, "error": str(answer.error)})
             continue
         view = shapes.view_of(model, answer, ask, claim)
-        fixes.append(shapes.fix_json(name, view, model.locator.area, place, regions, density))
+        fix = shapes.fix_json(name, view, model.locator.area, place, regions, density)
+        confidence = model.locator.bundle.confidence
+        if neighbours and confidence and answer.alike is not None and model.coarse is None:
+            fix["neighbours"] = neighbours_json(confidence.known, answer.alike, neighbours, service.gallery)
+        fixes.append(fix)
     if all(answer.fix is None for answer in answers):
         return problems.response(422, fixes[0]["error"], photos=fixes)
     return JSONResponse({"fixes": fixes})

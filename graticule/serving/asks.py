@@ -40,12 +40,14 @@ class Answer:
     Attributes:
         masses: probability of each cell of the bundle's ground, shape ``(G,)``; None where nothing is calibrated.
         probability: of each cell of the partition, the network's own, shape ``(C,)``; None of a network without cells.
+        alike: the say of each known photo, as it looks like this one, shape ``(P,)``; None without a gallery.
     """
 
     fix: Fix | None
     error: BadPhotoError | None = None
     masses: Floats | None = field(default=None, repr=False)
     probability: Floats | None = field(default=None, repr=False)
+    alike: Floats | None = field(default=None, repr=False)
 
 
 def answer(
@@ -100,6 +102,7 @@ def _answer(locator: Locator, prediction: Predictions, ask: Ask, claim: Place | 
         max_error_km=ask.max_error_km,
         names=True,
     )
-    logs = prediction.log_probability
+    logs, belief, confidence = prediction.log_probability, prediction.belief, locator.bundle.confidence
+    alike = belief.known_weight[0] if belief and confidence and confidence.known.features is not None else None
     masses = None if sureness is None else sureness.masses[0]
-    return Answer(fix, None, masses, None if logs is None else np.exp(logs[0]))
+    return Answer(fix, None, masses, None if logs is None else np.exp(logs[0]), alike)

@@ -16,6 +16,7 @@ from graticule.errors import BadRecipeError
 from graticule.inference.locate import CORES, Locator, load, share_cores
 from graticule.serving.asks import Answer, Ask, answer
 from graticule.serving.blur import Cells, Coarse
+from graticule.serving.gallery import Gallery
 from graticule.serving.limits import Limits
 from graticule.serving.queue import Batches
 
@@ -86,10 +87,12 @@ class Service:
 
     Args:
         models: at least one; the first answers where none is named.
+        gallery: files of the photos that they know, for small pictures.
     """
 
     models: Sequence[Model]
     limits: Limits = field(default_factory=Limits)
+    gallery: Gallery | None = None
 
     def __post_init__(self) -> None:
         self.by_id = {model.id: model for model in self.models}

@@ -75,7 +75,7 @@ export interface Asked {
 }
 
 export async function locate(photos: Blob[], { model, map = false, together = false, maxErrorKm }: Asked = {}) {
-  const body = form(photos, "photos", { model, together, regions: map, density: map, max_error_km: maxErrorKm, top: 5 });
+  const body = form(photos, "photos", { model, together, regions: map, density: map, neighbours: map ? 6 : 0, max_error_km: maxErrorKm, top: 5 });
   const answer = (await (await ask("v1/locate", { method: "POST", body })).json()) as {
     fixes: (Fix | Broken)[];
   };

@@ -3,6 +3,7 @@
 import { useCallback, useEffect, useRef, useState } from "preact/hooks";
 import { service as askService, ServiceError, openWith } from "./api";
 import type { Theme } from "./map/layers";
+import { atlas } from "./map/served";
 import type { Scene } from "./map/scene";
 import type { Streets } from "./map/streets";
 import { album as albumStore, choose, select, sentence } from "./photos";
@@ -80,6 +81,7 @@ export function App() {
           scene={scene}
           theme={theme}
           streets={streets}
+          atlas={atlas}
           onClick={setPlace}
           onDot={select}
           onStreetsFailed={(why) => {

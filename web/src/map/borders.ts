@@ -1,8 +1,5 @@
-/** Land, countries, states and counties, from the package itself: no network is asked. */
+/** Land, countries, states and counties. */
 
-import fineUrl from "world-atlas/countries-10m.json?url";
-import countriesUrl from "world-atlas/countries-50m.json?url";
-import usUrl from "us-atlas/counties-10m.json?url";
 import type { FeatureCollection, MultiLineString, Position } from "geojson";
 import { feature, mesh } from "topojson-client";
 import type { GeometryCollection, Topology } from "topojson-specification";
@@ -16,17 +13,18 @@ export interface Borders {
   counties: MultiLineString;
 }
 
-type World = Topology<{ countries: GeometryCollection<{ name: string }>; land: GeometryCollection }>;
-type States = Topology<{ counties: GeometryCollection; states: GeometryCollection; nation: GeometryCollection }>;
-
-async function read<T>(url: string): Promise<T> {
-  const response = await fetch(url);
-  if (!response.ok) throw new Error(`borders: status ${response.status}`);
-  return response.json() as Promise<T>;
+/** Where a map has its borders from. */
+export interface Atlas {
+  coarse: () => Promise<Borders>;
+  /** For those who look closely; where there is nothing finer, left out. */
+  fine?: () => Promise<Pick<Borders, "land" | "countries">>;
 }
 
-export async function borders(): Promise<Borders> {
-  const [world, us] = await Promise.all([read<World>(countriesUrl), read<States>(usUrl)]);
+export type World = Topology<{ countries: GeometryCollection<{ name: string }>; land: GeometryCollection }>;
+export type States = Topology<{ counties?: GeometryCollection; states: GeometryCollection }>;
+
+/** From the topologies of world-atlas and us-atlas. */
+export function bordersOf(world: World, us: States): Borders {
   const inner = (a: unknown, b: unknown) => a !== b;
   const countries = feature(world, world.objects.countries);
   return {
@@ -34,18 +32,15 @@ export async function borders(): Promise<Borders> {
     countries: mesh(world, world.objects.countries, inner),
     names: named(countries),
     states: mesh(us, us.objects.states, inner),
-    counties: mesh(us, us.objects.counties, inner),
+    counties: us.objects.counties ? mesh(us, us.objects.counties, inner) : { type: "MultiLineString", coordinates: [] },
   };
 }
 
-/** Land and countries for those who look closely; three megabytes, so they come when they are needed. */
-export async function fine(): Promise<Pick<Borders, "land" | "countries">> {
-  const world = await read<World>(fineUrl);
-  return {
-    land: feature(world, world.objects.land) as FeatureCollection,
-    countries: mesh(world, world.objects.countries, (a, b) => a !== b),
-  };
-}
+/** Land and countries alone. */
+export const landOf = (world: World): Pick<Borders, "land" | "countries"> => ({
+  land: feature(world, world.objects.land) as FeatureCollection,
+  countries: mesh(world, world.objects.countries, (a, b) => a !== b),
+});
 
 function named(countries: ReturnType<typeof feature<{ name: string }>>): FeatureCollection {
   const all = "features" in countries ? countries.features : [countries];

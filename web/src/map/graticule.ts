@@ -3,7 +3,7 @@
 import type { FeatureCollection } from "geojson";
 
 const STEPS = [30, 10, 5, 2, 1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005]; // degrees
-const WANTED = 4; // lines, at least, across the narrower side
+const WANTED = 5; // lines, at least, across the wider side
 
 export interface Bounds {
   west: number;
@@ -13,7 +13,7 @@ export interface Bounds {
 }
 
 export function graticule({ west, south, east, north }: Bounds): FeatureCollection {
-  const span = Math.min(east - west, north - south);
+  const span = Math.max(east - west, north - south);
   const step = STEPS.find((degrees) => span / degrees >= WANTED) ?? 0.0005;
   const digits = Math.max(0, Math.ceil(-Math.log10(step) - 1e-9));
   const [bottom, top] = [Math.max(south, -85), Math.min(north, 85)];

@@ -45,7 +45,7 @@ export const PALETTES: Record<Theme, Palette> = {
 const FONT = ["system-ui", "sans-serif"];
 
 export const SOURCES = [
-  "land", "countries", "states", "counties", "names", "graticule", "density", "regions", "lines", "circle", "dots",
+  "land", "countries", "states", "counties", "names", "graticule", "density", "regions", "lines", "circle", "known", "dots",
 ] as const;
 export type SourceName = (typeof SOURCES)[number];
 
@@ -85,6 +85,12 @@ export function layers(theme: Theme): LayerSpecification[] {
     },
     { id: "circle", type: "line", source: "circle", paint: { "line-color": "#a3337a", "line-width": 2 } },
     { id: "lines", type: "line", source: "lines", paint: { "line-color": region, "line-width": 1.5, "line-dasharray": [1, 1.5] } },
+    {
+      id: "known",
+      type: "circle",
+      source: "known",
+      paint: { "circle-radius": 3.5, "circle-color": "#ffffff", "circle-stroke-color": "#00598c", "circle-stroke-width": 2.5 },
+    },
     {
       id: "dots",
       type: "circle",

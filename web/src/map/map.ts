@@ -1,13 +1,13 @@
 /** One map for all views: borders from the package, a scene on top, a street map only where somebody asks for it. */
 
 import "maplibre-gl/dist/maplibre-gl.css";
+import "./map.css";
 
 import type { Feature, FeatureCollection, GeoJSON } from "geojson";
 import type { GeoJSONSource, SourceSpecification } from "maplibre-gl";
-import { AttributionControl, Map as MapLibre, Marker, NavigationControl, ScaleControl, setWorkerUrl } from "maplibre-gl";
-import workerUrl from "maplibre-gl/dist/maplibre-gl-worker.mjs?worker&url";
+import { AttributionControl, Map as MapLibre, Marker, NavigationControl, ScaleControl } from "maplibre-gl";
 import type { Place } from "../types";
-import { borders, fine } from "./borders";
+import type { Atlas } from "./borders";
 import type { Bounds } from "./graticule";
 import { graticule } from "./graticule";
 import type { SourceName, Theme } from "./layers";
@@ -17,8 +17,6 @@ import type { Scene } from "./scene";
 import { ring, shaded } from "./scene";
 import type { Streets } from "./streets";
 import { addStreets, removeStreets } from "./streets";
-
-setWorkerUrl(new URL(workerUrl, import.meta.url).href);
 
 const EMPTY: FeatureCollection = { type: "FeatureCollection", features: [] };
 const CLOSE = 5; // zoom from which coarse borders look wrong
@@ -41,6 +39,7 @@ export class PlaceMap {
   constructor(
     container: HTMLElement,
     private theme: Theme,
+    private readonly atlas: Atlas,
     click: (place: Place) => void,
     dot: (id: number) => void,
   ) {
@@ -78,7 +77,7 @@ export class PlaceMap {
     });
     void this.ready.then(async () => {
       this.drawGraticule();
-      const lines = await borders();
+      const lines = await atlas.coarse();
       for (const [name, data] of Object.entries(lines)) this.set(name as SourceName, data as GeoJSON);
       this.coarse = true;
       container.dataset["ready"] = "true"; // for tests: all that is drawn first is there
@@ -91,9 +90,9 @@ export class PlaceMap {
   }
 
   private async refine(): Promise<void> {
-    if (!this.coarse) return;
+    if (!this.coarse || !this.atlas.fine) return;
     this.coarse = false;
-    for (const [name, data] of Object.entries(await fine())) this.set(name as SourceName, data as GeoJSON);
+    for (const [name, data] of Object.entries(await this.atlas.fine())) this.set(name as SourceName, data as GeoJSON);
   }
 
   private drawGraticule(): void {
@@ -117,6 +116,7 @@ export class PlaceMap {
     if (scene.regions !== before.regions) this.set("regions", scene.regions ?? EMPTY);
     this.set("lines", collection((scene.lines ?? []).map(([a, b]) => line([a, b]))));
     this.set("dots", collection((scene.dots ?? []).map(({ lat, lon, ...properties }) => point({ lat, lon }, properties))));
+    this.set("known", collection((scene.known ?? []).map((place) => point(place, {}))));
     const around = scene.circle && ring(scene.circle);
     this.set("circle", collection(around ? [{ type: "Feature", geometry: { type: "LineString", coordinates: around }, properties: {} }] : []));
     for (const old of this.pins) old.remove();

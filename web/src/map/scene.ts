@@ -22,8 +22,12 @@ export interface Scene {
   regions?: FeatureCollection | null | undefined;
   pins?: Pin[] | undefined;
   dots?: Dot[] | undefined;
+  /** Known photos that look alike. */
+  known?: Place[] | undefined;
   lines?: [Place, Place][] | undefined;
   circle?: (Place & { radiusKm: number }) | undefined;
+  /** What the signs mean, where that is not the usual. */
+  legend?: Partial<Record<PinKind | "dots" | "known", string>> | undefined;
   /** What should be seen; a new object moves the map there. */
   fit?: Bounds | undefined;
 }

@@ -10,8 +10,8 @@ export function Answer({ fix, model }: { fix: Fix; model: Model | undefined }) {
     <section class="answer" aria-label="The answer" aria-live="polite">
       {unlike && (
         <Notice title="Unlike what this model knows">
-          Of a hundred photos of its kind, {Math.floor(100 * (fix.unlike_training ?? 0))} are more like a training photo
-          than this one. The place below is a guess whose error is not known.
+          Of a hundred photos that did not train it, {Math.floor(100 * (fix.unlike_training ?? 0))} are more like a
+          training photo than this one. The place below is a guess whose error is not known.
         </Notice>
       )}
       {fix.cannot_tell ? (
@@ -32,32 +32,20 @@ export function Answer({ fix, model }: { fix: Fix; model: Model | undefined }) {
             </dd>
           </>
         )}
-        {fix.area_km2 !== null && (
+        {fix.area_km2 !== null && !unlike && (
           <>
             <dt>90 % region</dt>
             <dd>{area(fix.area_km2)}</dd>
           </>
         )}
-        {fix.expected_error_km !== null && (
+        {fix.expected_error_km !== null && !unlike && (
           <>
             <dt>Expected error</dt>
             <dd>{km(fix.expected_error_km)} on average</dd>
           </>
         )}
       </dl>
-      {fix.neighbours && fix.neighbours.length > 0 && (
-        <figure class="neighbours">
-          <figcaption>Known photos that look alike</figcaption>
-          <ul>
-            {fix.neighbours.map((near) => (
-              <li key={position(near)}>
-                {near.thumbnail && <img src={near.thumbnail} alt={`A known photo taken at ${position(near)}`} />}
-                <span>{position(near)}</span>
-              </li>
-            ))}
-          </ul>
-        </figure>
-      )}
+      <Neighbours fix={fix} />
       {fix.cells.length > 0 && (
         <details>
           <summary>What the network itself says{model ? ` of its ${model.cells.toLocaleString("en-US")} cells` : ""}</summary>
@@ -104,6 +92,28 @@ function Places({ fix }: { fix: Fix }) {
         </li>
       ))}
     </ul>
+  );
+}
+
+/** Known photos that look most alike: with pictures where the server has their files. */
+function Neighbours({ fix }: { fix: Fix }) {
+  const near = fix.neighbours ?? [];
+  if (!near.length) return null;
+  return (
+    <details open={near.some(({ thumbnail }) => thumbnail)} class="neighbours">
+      <summary>Known photos that look alike, and their share in the answer</summary>
+      <ul>
+        {near.map((one, i) => (
+          <li key={i}>
+            {one.thumbnail && <img src={one.thumbnail} alt={`A known photo taken at ${position(one)}`} />}
+            <span>
+              {position(one)}
+              {one.similarity !== undefined && `: ${percent(one.similarity)}`}
+            </span>
+          </li>
+        ))}
+      </ul>
+    </details>
   );
 }
 

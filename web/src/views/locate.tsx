@@ -79,6 +79,7 @@ function sceneOf(fix: Fix, place: Place | undefined, claim: Claim | undefined, m
     density: fix.density,
     regions: fix.regions,
     pins,
+    known: fix.neighbours,
     lines: moved ? [[fix, moved]] : [],
     circle: place && claim?.within_km ? { ...place, radiusKm: claim.within_km } : undefined,
     fit: fits(fix),

@@ -2,6 +2,7 @@
 
 import { useEffect, useImperativeHandle, useRef, useState } from "preact/hooks";
 import type { Ref } from "preact";
+import type { Atlas } from "../map/borders";
 import type { Theme } from "../map/layers";
 import { PALETTES } from "../map/layers";
 import { PlaceMap } from "../map/map";
@@ -14,23 +15,24 @@ interface Props {
   scene: Scene;
   theme: Theme;
   streets: Streets;
+  atlas: Atlas;
   onClick: (place: Place) => void;
   onDot: (id: number) => void;
   onStreetsFailed: (why: string) => void;
-  center: Ref<() => Place | undefined>;
+  center?: Ref<() => Place | undefined>;
 }
 
-export function MapView({ scene, theme, streets, onClick, onDot, onStreetsFailed, center }: Props) {
+export function MapView({ scene, theme, streets, atlas, onClick, onDot, onStreetsFailed, center }: Props) {
   const container = useRef<HTMLDivElement>(null);
   const map = useRef<PlaceMap>(undefined);
   const [problem, setProblem] = useState(false);
   const tell = useRef({ onClick, onDot });
   tell.current = { onClick, onDot };
-  useImperativeHandle(center, () => () => map.current?.center(), []);
+  useImperativeHandle(center ?? null, () => () => map.current?.center(), []);
 
   useEffect(() => {
     try {
-      map.current = new PlaceMap(container.current!, theme, (place) => tell.current.onClick(place), (id) => tell.current.onDot(id));
+      map.current = new PlaceMap(container.current!, theme, atlas, (place) => tell.current.onClick(place), (id) => tell.current.onDot(id));
     } catch {
       setProblem(true); // no WebGL
     }
@@ -43,7 +45,7 @@ export function MapView({ scene, theme, streets, onClick, onDot, onStreetsFailed
   }, [streets]);
 
   return (
-    <div class="map">
+    <div class={`map ${theme}`}>
       <div ref={container} class="map-canvas" role="region" aria-label="Map. Arrow keys move it, plus and minus zoom." />
       {problem && <p class="map-none">This browser draws no map (it needs WebGL 2). The answer stands in words beside it.</p>}
       <Legend scene={scene} theme={theme} />
@@ -54,7 +56,7 @@ export function MapView({ scene, theme, streets, onClick, onDot, onStreetsFailed
 function Legend({ scene, theme }: { scene: Scene; theme: Theme }) {
   const kinds = [...new Set((scene.pins ?? []).map(({ kind }) => kind))];
   const coverages = new Set((scene.regions?.features ?? []).map(({ properties }) => Number(properties?.["coverage"])));
-  if (!kinds.length && !scene.density && !scene.dots?.length) return null;
+  if (!kinds.length && !scene.density && !scene.dots?.length && !scene.known?.length) return null;
   return (
     <ul class="legend" aria-label="Legend of the map">
       {kinds.map((kind) => (
@@ -62,15 +64,23 @@ function Legend({ scene, theme }: { scene: Scene; theme: Theme }) {
           <svg viewBox="0 0 24 24" aria-hidden="true">
             <path d={PINS[kind].path} fill={PINS[kind].colour} />
           </svg>
-          {PINS[kind].name}
+          {scene.legend?.[kind] ?? PINS[kind].name}
         </li>
       ))}
+      {!!scene.known?.length && (
+        <li>
+          <svg viewBox="0 0 24 24" aria-hidden="true">
+            <circle cx="12" cy="12" r="5" fill="#fff" stroke="#00598c" stroke-width="4" />
+          </svg>
+          {scene.legend?.known ?? "known photos alike"}
+        </li>
+      )}
       {!!scene.dots?.length && (
         <li>
           <svg viewBox="0 0 24 24" aria-hidden="true">
             <circle cx="12" cy="12" r="5" fill={PINS.answer.colour} />
           </svg>
-          other photos
+          {scene.legend?.dots ?? (kinds.length ? "other photos" : "photos")}
         </li>
       )}
       {[...coverages].sort().map((coverage) => (
