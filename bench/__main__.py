@@ -9,7 +9,18 @@ from pathlib import Path
 
 from bench.table import print_table
 
-BENCHMARKS = ("cells", "decoding", "training", "loops", "shards", "fetching", "explaining", "startup", "together")
+BENCHMARKS = (
+    "cells",
+    "decoding",
+    "training",
+    "loops",
+    "shards",
+    "fetching",
+    "explaining",
+    "startup",
+    "together",
+    "runtimes",
+)
 
 
 def processor() -> str:

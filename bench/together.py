@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
@@ -59,7 +60,8 @@ def kill_once(folder: Path, name: str, after: float) -> bool:
     second: list[psutil.Process] = []
     while not second and run.poll() is None:
         time.sleep(0.02)
-        second = [child for child in psutil.Process(run.pid).children() if "train" in child.cmdline()]
+        with suppress(psutil.Error):  # the command, or a child of its own that is gone again
+            second = [child for child in psutil.Process(run.pid).children() if "train" in child.cmdline()]
     time.sleep(after)
     for child in second:
         child.kill()

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from graticule.cli import answer, archives, commands, data, explain, fetch, pack, runs
+from graticule.cli import answer, archives, commands, data, explain, fetch, pack, runs, scale
 from graticule.errors import GraticuleError
 
 app = typer.Typer(
@@ -39,6 +39,7 @@ app.add_typer(commands.app)
 app.add_typer(answer.app)
 app.add_typer(explain.app)
 app.add_typer(runs.app)
+app.add_typer(scale.app)
 data.app.add_typer(archives.app)
 data.app.add_typer(fetch.app)
 data.app.add_typer(pack.app)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from graticule.choices import Precision, Together
+from graticule.choices import Precision, Runtime, Together
 from graticule.cli import console
-from graticule.cli.options import Arithmetic, check_bundle, expand, position
+from graticule.cli.options import TABLES, Arithmetic, Exported, check_bundle, expand, position
 from graticule.errors import BadTableError, BundleError
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from graticule.inference.locate import Result
 
 app = typer.Typer()
-
-TABLES = (".csv", ".tsv", ".parquet", ".pq")
 
 Format = Literal["table", "words", "json", "csv", "geojson", "kml"]
 Photos = Annotated[list[Path] | None, typer.Argument(help="Photos, folders of photos, or one dataset or table.")]
@@ -63,13 +61,14 @@ def predict(
     within_km: WithinKm = None,
     regions: Regions = False,
     precision: Arithmetic = "float32",
+    runtime: Exported = None,
 ) -> None:
     """Tell where photos were taken, for programs and tables. Exit status 1 if one could not be read."""
     check_bundle(bundle)
     if not photos:
         raise BadTableError(f"no photo is named; graticule predict {quote(str(bundle))} PHOTO, a folder, or a table")
     _answer(
-        bundle, photos, format, out, top, together, max_error_km, claim, within_km, regions, precision,
+        bundle, photos, format, out, top, together, max_error_km, claim, within_km, regions, precision, runtime,
         names=format == "words",
     )  # fmt: skip
 
@@ -87,6 +86,7 @@ def locate(
     within_km: WithinKm = None,
     regions: Regions = False,
     precision: Arithmetic = "float32",
+    runtime: Exported = None,
 ) -> None:
     """Tell in words where photos were taken, and what they say themselves. Exit status 1 if one could not be read."""
     if model is None:
@@ -99,7 +99,7 @@ def locate(
     if not photos:
         raise BadTableError("no photo is named; graticule locate PHOTO, a folder, or a table")
     _answer(
-        model, photos, format, out, top, together, max_error_km, claim or "own", within_km, regions, precision,
+        model, photos, format, out, top, together, max_error_km, claim or "own", within_km, regions, precision, runtime,
         names=True,
     )  # fmt: skip
 
@@ -116,6 +116,7 @@ def _answer(
     within_km: float | None,
     regions: bool,
     precision: Precision,
+    runtime: Runtime | None,
     *,
     names: bool,
 ) -> None:
@@ -125,7 +126,7 @@ def _answer(
     top = top or (1 if format in ("table", "csv") else 5)
     wanted, albums = _asked(photos, together)
     claims = None if claim is None else _claims(claim, wanted)
-    locator = load(bundle, precision=precision)
+    locator = load(bundle, precision=precision, runtime=runtime)
     write: Writer = WRITERS.get(format, to_csv)
     if format == "words":
         write = partial(to_words, knows=locator.area)

@@ -9,7 +9,7 @@ import typer
 
 from graticule.choices import Keep, PartitionKind, Together, Tracker
 from graticule.cli import console
-from graticule.cli.options import RECIPE, SPLIT_BY, Arithmetic, Column, Json, Sets, check_bundle
+from graticule.cli.options import RECIPE, SPLIT_BY, Arithmetic, Column, Exported, Json, Sets, check_bundle
 
 app = typer.Typer()
 
@@ -179,6 +179,7 @@ def evaluate(
         bool, typer.Option("--allow-leak", help="Measure photos of drives that training has seen, and say so.")
     ] = False,
     precision: Arithmetic = "float32",
+    runtime: Exported = None,
     as_json: Json = False,
 ) -> None:
     """Measure a bundle on photos whose place is known. Exit status 1 if training has seen their drives."""
@@ -201,6 +202,7 @@ def evaluate(
             together=together,
             store=default_store(),
             precision=precision,
+            runtime=runtime,
             progress=progress,
         )
     if as_json:
