@@ -20,6 +20,7 @@ BENCHMARKS = (
     "startup",
     "together",
     "runtimes",
+    "scale",
 )
 
 

@@ -2,7 +2,7 @@
 
 python -m bench.runtimes BUNDLE PHOTOS [--count 48]
 
-Without arguments a tiny bundle of the tests and noisy pictures: it shows that the way works, and no speed worth telling.
+Without arguments a tiny bundle of the tests and noisy pictures: that shows the way, and no speed worth telling.
 Each photo is asked alone and in batches of four of one shape, as ``graticule predict`` does on a processor; ways take
 turns, and the best of their turns counts, since a busy machine only ever adds.
 """
