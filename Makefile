@@ -7,7 +7,9 @@ DEMO   := runs/demo
 STAMP  := $(VENV)/.installed
 SWEEP  := $(BIN)/graticule sweep report-a-demo --photos $(DEMO)/city --out runs/tables --set train.epochs=8
 
-.PHONY: help install demo docs test test-machines test-machines-cheap lint floors bench leak tables clean
+PAGE   := graticule/serving/page/index.html
+
+.PHONY: help install page wheel demo docs test test-machines test-machines-cheap lint floors bench leak tables clean
 
 help:            ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -19,7 +21,18 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-install: $(STAMP)  ## Make .venv with pinned versions
+install: $(STAMP)  ## Make .venv with pinned versions, and the page of `graticule serve` where Node.js is there
+	@command -v npm > /dev/null && $(MAKE) --no-print-directory page \
+	  || echo "The page is not built: 'make page' builds it with Node.js 20.19 or newer. 'graticule serve' answers programs without it."
+
+page: $(PAGE)    ## Build the page of `graticule serve` (Node.js 20.19 or newer)
+$(PAGE): $(shell find web -path web/node_modules -prune -o -type f -print)
+	@command -v npm > /dev/null || { echo "The page needs Node.js 20.19 or newer with npm; install it and call make page again"; exit 1; }
+	cd web && npm ci --silent && npm run --silent build -- --logLevel warn
+	@touch $@
+
+wheel: page      ## Build dist/graticule-*.whl with the page inside
+	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 demo: install    ## A synthetic city: make it, train, evaluate, predict, report
 	@rm -rf $(DEMO)
@@ -28,6 +41,7 @@ demo: install    ## A synthetic city: make it, train, evaluate, predict, report
 	$(BIN)/graticule evaluate $(DEMO)/bundle $(DEMO)/city --split test --baseline knn --together sequence
 	$(BIN)/graticule predict $(DEMO)/bundle $$(ls -d $(DEMO)/city/images/*/ | tail -n 1)0000*.jpg
 	$(BIN)/graticule report $(DEMO)/bundle --photos $(DEMO)/city
+	@echo "Now drop a photo on it, or play against it: $(BIN)/graticule serve $(DEMO)/bundle --play $(DEMO)/city"
 
 leak: install    ## On the demo city: what a split by frame claims, and what unseen drives show
 	@test -d $(DEMO)/city || $(BIN)/graticule data city $(DEMO)/city --frames 2400 --drives 20 --size-km 0.4 --seed 0

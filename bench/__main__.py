@@ -10,18 +10,9 @@ from pathlib import Path
 from bench.table import print_table
 
 BENCHMARKS = (
-    "cells",
-    "decoding",
-    "training",
-    "loops",
-    "shards",
-    "fetching",
-    "explaining",
-    "startup",
-    "together",
-    "runtimes",
-    "scale",
-)
+    "cells", "decoding", "training", "loops", "shards", "fetching", "explaining", "serve", "startup", "together",
+    "runtimes", "scale",
+)  # fmt: skip
 
 
 def processor() -> str:

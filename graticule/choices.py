@@ -2,13 +2,13 @@
 
 from typing import Literal
 
-PartitionKind = Literal["s2", "grid", "kmeans", "gaussian", "label"]
+PartitionKind = Literal["s2", "grid", "kmeans", "gaussian", "label", "points"]
 Keep = Literal["planet", "nested"]  # which S2 cells stay: PlaNet's leaves, or every fitting one at any level
-Resize = Literal["squash", "fit"]
+Resize = Literal["squash", "fit", "crop"]
 Interpolation = Literal["bilinear", "bicubic"]
-Pooling = Literal["own", "average", "average+gem"]
+Pooling = Literal["own", "average", "average+gem", "salad"]
 TokenPosition = Literal["none", "learned"]  # position embedding of a transformer on a feature map
-HeadKind = Literal["cells", "position", "both"]
+HeadKind = Literal["cells", "position", "both", "matching", "offsets", "none"]  # the last three are imported
 Coordinates = Literal["plane", "sphere"]
 TargetKind = Literal["one_cell", "smoothed", "distance"]
 ScheduleName = Literal["onecycle", "cosine", "constant", "plateau"]

@@ -31,6 +31,7 @@ from graticule.choices import (
     TokenPosition,
 )
 from graticule.errors import BadRecipeError
+from graticule.trees import locate_files, with_bundles_encoder
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -84,19 +85,27 @@ class LabelCells(Section):
     label: str
 
 
+class PointCells(Section):
+    """Each different position of a photo is a class; what the gallery of an imported model is."""
+
+    kind: Literal["points"]
+
+
 def _kind_of(tree: Any) -> Any:
     return tree.get("kind", "s2") if isinstance(tree, dict) else getattr(tree, "kind", None)
 
 
 CELLS: dict[str, type[Section]] = {
-    "s2": S2Cells, "grid": GridCells, "kmeans": ClusterCells, "gaussian": ClusterCells, "label": LabelCells
+    "s2": S2Cells, "grid": GridCells, "kmeans": ClusterCells, "gaussian": ClusterCells, "label": LabelCells,
+    "points": PointCells,
 }  # fmt: skip
 Cells = Annotated[
     Annotated[S2Cells, Tag("s2")]
     | Annotated[GridCells, Tag("grid")]
     | Annotated[ClusterCells, Tag("kmeans")]
     | Annotated[ClusterCells, Tag("gaussian")]
-    | Annotated[LabelCells, Tag("label")],
+    | Annotated[LabelCells, Tag("label")]
+    | Annotated[PointCells, Tag("points")],
     Discriminator(_kind_of),
     # Nothing is a value of no setting: recipes were once written with every kind's settings, most of them null.
     BeforeValidator(lambda tree: {k: v for k, v in tree.items() if v is not None} if isinstance(tree, dict) else tree),
@@ -128,8 +137,9 @@ class Image(Section):
     """How a photo becomes a tensor.
 
     ``squash`` makes every photo ``height`` x ``width``; ``fit`` keeps its own aspect, makes the longest side
-    at most ``longest`` without enlarging, and rounds both sides to a multiple of 16. A size that is not given is
-    the one that the encoder's weights were trained with.
+    at most ``longest`` without enlarging, and rounds both sides to a multiple of 16. ``crop`` brings the shorter side
+    to its size and cuts the middle out, as CLIP was trained; it loses what lies at the sides. A size that is not
+    given is the one that the encoder's weights were trained with.
     """
 
     resize: Resize = "squash"
@@ -144,8 +154,8 @@ class Image(Section):
     def _one_way(self) -> Self:
         if self.resize == "fit" and (self.height or self.width):
             raise ValueError("resize: fit keeps each photo's aspect: give longest, not height and width")
-        if self.resize == "squash" and self.longest:
-            raise ValueError("resize: squash makes one shape: give height and width, not longest")
+        if self.resize != "fit" and self.longest:
+            raise ValueError(f"resize: {self.resize} makes one shape: give height and width, not longest")
         return self
 
     def shape(self, own: tuple[int, int]) -> tuple[int, int]:
@@ -178,7 +188,7 @@ class Encoder(Section):
     """Any timm or torchvision encoder by name; ``torchvision/NAME`` where both know the name."""
 
     name: str = "resnet50"
-    weights: str = "pretrained"  # or "none", or the path of a local state dict
+    weights: str = "pretrained"  # or "none", or the path of a local state dict or hub folder
     frozen: bool = False
     pooling: Pooling = "own"
     inner: tuple[str, ...] = ()  # modules within, such as blocks.4, whose mean and spread stand beside the output
@@ -220,9 +230,19 @@ class Head(Section):
     """
 
     kind: HeadKind = "cells"
+    widths: tuple[Count, ...] = ()  # of the layers of an imported head: matching and offsets
+    above: Annotated[int, Field(ge=0)] = 0  # classes of a first question, such as countries; of matching alone
     hidden: Annotated[int, Field(ge=0)] | None = None  # none: as wide as a feature for position, else no such layer
     dropout: Share = 0.0
     coordinates: Coordinates | Literal["auto"] = "auto"
+
+    @model_validator(mode="after")
+    def _has_the_layers_of_its_kind(self) -> Self:
+        if (self.kind in ("matching", "offsets")) != bool(self.widths):
+            raise ValueError("widths goes with the imported kinds matching and offsets, and only there")
+        if self.above and self.kind != "matching":
+            raise ValueError("above goes with kind: matching, and only there")
+        return self
 
 
 class Target(Section):
@@ -312,7 +332,8 @@ class Train(Section):
 
 
 def _answer_of_the_head(data: dict[str, Any]) -> Answer:
-    return "regressed" if "head" in data and data["head"].kind == "position" else "median"
+    kind = data["head"].kind if "head" in data else "cells"
+    return "regressed" if kind in ("position", "none") else "median"
 
 
 class Recipe(Section):
@@ -345,10 +366,10 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _answers_with_what_the_head_has(self) -> Self:
         kind = self.head.kind
-        if kind == "cells" and self.answer == "regressed":
+        if kind in ("cells", "matching") and self.answer == "regressed":
             raise ValueError("answer: regressed needs head.kind: position or both; this head has cells alone")
-        if kind == "position" and self.answer != "regressed":
-            raise ValueError(f"answer: {self.answer} needs cells; a head of kind: position answers regressed")
+        if kind in ("position", "none") and self.answer != "regressed":
+            raise ValueError(f"answer: {self.answer} needs cells; a head of kind: {kind} answers regressed")
         if kind == "position" and self.target != Target():
             raise ValueError("target is about cells; a head of kind: position has none, so leave target out")
         if kind != "both" and self.target.alpha is not None:
@@ -386,7 +407,8 @@ def read_recipe(recipe: Path, overrides: Mapping[str, Any] | None = None) -> Rec
     """Read a recipe from YAML.
 
     A file of weights is relative to the recipe's folder where the recipe names it, and to the current one where
-    ``overrides`` do.
+    ``overrides`` do. So is ``encoder.bundle``, which stands for the encoder of a bundle, its weights and its way to
+    make a photo a tensor.
 
     Args:
         recipe: as for :func:`find_recipe`.
@@ -406,19 +428,13 @@ def read_recipe(recipe: Path, overrides: Mapping[str, Any] | None = None) -> Rec
         raise BadRecipeError(f"{path} is not YAML: {error}") from error
     if not isinstance(tree, dict):
         raise BadRecipeError(f"{path} should hold settings such as 'seed: 0'; found {type(tree).__name__}")
-    _locate_weights(tree, path.parent)
+    locate_files(tree, path.parent)
+    if overrides and "encoder.bundle" in overrides:  # it brings its own encoder and its own way to see a photo
+        tree = {name: value for name, value in tree.items() if name not in ("encoder", "image")}
     for dotted, value in (overrides or {}).items():
         _set(tree, dotted.split("."), value)
-    _locate_weights(tree, Path())
-    return parse_recipe(tree, where=str(recipe))
-
-
-def _locate_weights(tree: Any, folder: Path) -> None:
-    """Make the files of weights that a tree names absolute."""
-    encoder = tree.get("encoder")
-    for part in (encoder, encoder.get("then") if isinstance(encoder, dict) else None):
-        if isinstance(part, dict) and part.get("weights") not in (None, "pretrained", "none"):
-            part["weights"] = str((folder / Path(str(part["weights"])).expanduser()).resolve())
+    locate_files(tree, Path())
+    return parse_recipe(with_bundles_encoder(tree), where=str(recipe))
 
 
 def parse_recipe(tree: Mapping[str, Any], where: str = "the recipe") -> Recipe:
@@ -430,7 +446,9 @@ def parse_recipe(tree: Mapping[str, Any], where: str = "the recipe") -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        problems = "; ".join(dict.fromkeys(_explain(problem, error.errors()) for problem in error.errors()))
+        # A default that grows from a setting which is wrong is not worth a sentence of its own.
+        found = [problem for problem in error.errors() if problem["type"] != "default_factory_not_called"]
+        problems = "; ".join(dict.fromkeys(_explain(problem, found) for problem in found))
         raise BadRecipeError(f"{where}: {problems}") from error
 
 

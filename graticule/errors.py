@@ -47,6 +47,10 @@ class BundleError(GraticuleError):
     """A model bundle is missing, incomplete, changed, or from an incompatible version."""
 
 
+class BadWeightsError(GraticuleError, ValueError):
+    """Public weights are missing, are not laid out as their importer knows them, or would run code."""
+
+
 class NotEnoughMemoryError(GraticuleError, MemoryError):
     """The run would not fit into the memory of this machine."""
 

@@ -31,7 +31,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         yield aside
         os.replace(aside, path)
     except OSError as error:
-        raise _explained(error, path) from error
+        raise explained(error, path) from error
     finally:
         aside.unlink(missing_ok=True)
 
@@ -51,9 +51,20 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
         os.replace(aside, path)
     except OSError as error:
-        raise _explained(error, path) from error
+        raise explained(error, path) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def cache_folder() -> Path:
+    """Where what can be made or fetched again is kept; ``GRATICULE_CACHE`` names another folder."""
+    found = os.environ.get("GRATICULE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "graticule"
+    return Path(found).expanduser()
+
+
+def fetched_folder() -> Path:
+    """Where the bundles of public models lie, each in a folder of its name."""
+    return cache_folder() / "models"
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -90,7 +101,8 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _explained(error: OSError, path: Path) -> OSError:
+def explained(error: OSError, path: Path | str) -> OSError:
+    """An error of the file system in a sentence; those that no user can mend stay as they are."""
     if isinstance(error, WriteError):
         return error
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -98,6 +110,6 @@ def _explained(error: OSError, path: Path) -> OSError:
             f"no space left on the disk while writing {path}; nothing half-written was left. "
             f"Free some space or choose another folder, then run the same command again"
         )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR):
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
         return WriteError(f"{path} cannot be written ({error.strerror}); choose a folder that you may write to")
     return error

@@ -1,5 +1,6 @@
-"""A stand-in for the Hugging Face hub on this machine: one dataset repository out of a folder."""
+"""A stand-in for the Hugging Face hub on this machine: one repository out of a folder; a model can be put in."""
 
+import base64
 import json
 import threading
 from contextlib import contextmanager
@@ -10,9 +11,11 @@ COMMIT = "0" * 40
 
 
 @contextmanager
-def serve(repo, folder, monkeypatch, cache):
-    """Serve ``folder`` as the dataset ``repo``; yields the bytes sent of each file, as a dict that grows."""
+def serve(repo, folder, monkeypatch, cache, kind="dataset"):
+    """Serve ``folder`` as the dataset or model ``repo``; yields the bytes sent of each file, as a dict that grows."""
     sent = {}
+
+    api = f"/api/{kind}s/{repo}"
 
     class Hub(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -22,21 +25,51 @@ def serve(repo, folder, monkeypatch, cache):
 
         def do_GET(self):
             path = unquote(urlsplit(self.path).path)
-            api, files = f"/api/datasets/{repo}", f"/datasets/{repo}/resolve/"
+            files = f"/datasets/{repo}/resolve/" if kind == "dataset" else f"/{repo}/resolve/"
             if path.startswith(files):
                 return self.file(path.removeprefix(files).partition("/")[2])
             if path.startswith(f"{api}/tree/"):
                 under = path.removeprefix(f"{api}/tree/").partition("/")[2]
                 return self.json(self.tree(under, "recursive=true" in self.path.lower()))
             if path == api or path.startswith(f"{api}/revision/"):
-                return self.json({"id": repo, "sha": COMMIT, "siblings": []})
+                names = [{"rfilename": entry["path"]} for entry in self.tree("", True) if entry["type"] == "file"]
+                return self.json({"id": repo, "sha": COMMIT, "siblings": names})
             return self.refuse()
 
         do_HEAD = do_GET  # noqa: N815
 
         def do_POST(self):
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            self.json([self.entry(folder / name) for name in asked["paths"] if (folder / name).exists()])
+            body = self.body_sent()
+            path = urlsplit(self.path).path
+            if "/commit/" in path:
+                for line in map(json.loads, body.splitlines()):
+                    if line["key"] == "file":
+                        (folder / line["value"]["path"]).write_bytes(base64.b64decode(line["value"]["content"]))
+                return self.json({"commitOid": COMMIT, "commitUrl": f"{endpoint}/{repo}/commit/{COMMIT}"})
+            asked = json.loads(body)
+            if path == "/api/repos/create":
+                if (
+                    f"{asked.get('organization', '')}/{asked['name']}".strip("/") != repo
+                    or "Authorization" not in self.headers
+                ):
+                    return self.refuse()
+                return self.json({"url": f"{endpoint}/{repo}"})
+            if path == "/api/validate-yaml":
+                return self.json({"errors": [], "warnings": []})
+            if "/preupload/" in path:
+                modes = [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in asked["files"]]
+                return self.json({"files": modes})
+            return self.json([self.entry(folder / name) for name in asked["paths"] if (folder / name).exists()])
+
+        def body_sent(self):
+            if self.headers.get("Transfer-Encoding") != "chunked":
+                return self.rfile.read(int(self.headers["Content-Length"]))
+            parts = []
+            while size := int(self.rfile.readline(), 16):
+                parts.append(self.rfile.read(size))
+                self.rfile.readline()
+            self.rfile.readline()
+            return b"".join(parts)
 
         def tree(self, under, recursive):
             found = (folder / under).rglob("*") if recursive else (folder / under).iterdir()

@@ -62,9 +62,10 @@ def test_the_audit_says_what_it_cannot_know():
     found = audit(photos([0, 1], 0), photos([0.00001, 1], 0))
     assert found.shared_sequences is found.shared_sequences_test_share is found.near_duplicates is None
     assert found.place_from == "position to 0.001 degrees"
-    assert found.verdict.startswith("Cannot tell whether held out: the nearest training photo is 1 m away")
-    assert "Unknown: sequences (no column 'sequence'), places (no column 'place'; by position" in found.verdict
-    assert "training shares 2 with 100% of the test photos), drives" in found.verdict
+    assert found.verdict.startswith("Cannot tell whether held out: of places (by position to 0.001 degrees) training")
+    assert "shares 2 with 100% of the test photos; the nearest training photo is 1 m away" in found.verdict
+    assert found.verdict.count("places") == 1  # known, so not unknown
+    assert "Unknown: sequences (no column 'sequence'), drives" in found.verdict
     with pytest.raises(ValueError, match="0 training and 1 test"):
         audit(photos([1], 2).take([]), photos([1], 2))
 
@@ -239,3 +240,27 @@ def test_photos_that_mostly_stand_where_training_photos_stand_are_not_held_out()
     found = audit(photos([0, 1, 2], 0), photos([0, 1, 5], 0))
     assert found.held_out is False
     assert "67% of the test photos stand exactly where a training photo stands" in found.verdict
+
+
+def test_a_split_by_rebuilt_drives_is_known_to_the_verdict():
+    table = table_of(*(drive_at(4000.0 * n, 20, lat=0.01 * (n % 2) + n / 1e5) for n in range(10)))
+    train, test = train_and_test(table, "auto")
+    found = audit(train, test)
+    assert (found.shared_drives, found.held_out) == (0, True)
+    assert found.verdict.startswith(
+        "Held out by drive, rebuilt from positions and times: no drive is shared, as positions and times tell them"
+    )
+    by_frame = audit(*train_and_test(table, "random"))
+    assert by_frame.shared_drives > 5
+    assert by_frame.held_out is False  # within 10 s of a training photo
+    some = np.arange(0, 200, 20)
+    guessed = audit(photos(table.lat[some], 0.0005, captured_at=table.frame["captured_at"][some]),
+                    photos(table.lat[some], 0, captured_at=table.frame["captured_at"][some] + 60))  # fmt: skip
+    assert guessed.shared_drives == 10
+    assert guessed.held_out is None  # a rebuilt drive may be two: it is no proof
+
+
+def test_where_a_time_is_missing_no_drive_is_rebuilt_to_acquit():
+    train = photos([0.0, 1.0], 0, captured_at=["2024-05-01 12:00:00", None])
+    found = audit(train, photos([2.0], 0, captured_at=["2024-05-02 12:00:00"]))
+    assert found.shared_drives is None

@@ -2,6 +2,7 @@
 
 import io
 import json
+import subprocess
 import sys
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
@@ -334,6 +335,24 @@ def test_swapped_columns_are_warned_about(tmp_path):
     assert "swapped" in done.stderr
 
 
+def test_cells_and_an_audit_write_nothing_unasked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = "".join(f"{38 + i / 100},{i / 100},{'train' if i % 2 else 'test'}\n" for i in range(50))
+    Path("t.csv").write_text("lat,lon,split\n" + rows)
+    assert "Nothing is written: --out FILE" in graticule("cells", "t.csv").stdout
+    assert json.loads(graticule("cells", "t.csv", "--json").stdout)["out"] is None
+    assert "--out DIR" in graticule("data", "audit", "t.csv").stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
+
+
+def test_a_wrong_setting_is_told_without_the_defaults_that_grow_from_it(tmp_path):
+    (tmp_path / "t.csv").write_text("lat,lon\n1,2\n")
+    said = graticule("cells", tmp_path / "t.csv", "--split-above", 30, "--drop-below", 40).stderr
+    assert "exceeds split_above=30" in said
+    assert "factory" not in said
+    assert "Undefined" not in said
+
+
 @pytest.mark.parametrize(
     ("command", "sentence"),
     [
@@ -389,6 +408,23 @@ def test_the_recipes_are_listed_and_printed():
 
 def test_the_version_is_said():
     assert graticule("--version").stdout.strip() == f"graticule {__version__}"
+
+
+@pytest.mark.parametrize(
+    "command", [("crossval", "{0}"), ("leak", "{0}"), ("sweep", "{0}", "--out", "x"), ("train", "{0}", "--out", "x")]
+)
+def test_photos_that_are_none_are_said_before_anything_slow(tmp_path, command):
+    code = (
+        "import sys; from graticule.cli import app\n"
+        "try: app(sys.argv[1:], standalone_mode=False)\n"
+        "except Exception as error: print(error)\n"
+        "print('torch' in sys.modules)"
+    )
+    words = [word.format("laptop") for word in command]
+    call = [sys.executable, "-c", code, *words, "--photos", str(tmp_path)]
+    said = subprocess.run(call, capture_output=True, text=True, check=True).stdout
+    assert "is not a dataset" in said
+    assert said.endswith("False\n")
 
 
 @pytest.mark.parametrize("command", [("predict",), ("evaluate",), ("report",), ("explain", "--out", "x")])

@@ -8,7 +8,7 @@ import floors
 import pytest
 
 KEPT = Path(__file__).parent / "bundles" / "format-2"
-TORCH_ROOMS = {"model", "inference", "training", "evaluation", "explaining"}
+TORCH_ROOMS = {"model", "zoo", "inference", "training", "evaluation", "explaining"}
 
 
 def test_every_room_has_a_floor():

@@ -11,6 +11,7 @@ from graticule.evaluation.metrics import (
     by_group,
     cross_entropies,
     map_score,
+    median_difference,
     position_metrics,
     top_hits,
 )
@@ -138,3 +139,21 @@ def test_intervals_follow_from_the_seed_and_take_seconds():
     assert time.perf_counter() - start < 4  # 0.2 s on an idle core
     assert found == bootstrap_intervals(errors, WORLD_MAP_DIAGONAL_KM, places, seed=1)
     assert found != bootstrap_intervals(errors, WORLD_MAP_DIAGONAL_KM, places, seed=2)
+
+
+def test_a_paired_difference_of_medians_is_scipys_bootstrap_where_every_photo_is_a_place():
+    from scipy.stats import bootstrap
+
+    rng = np.random.default_rng(0)
+    hard = rng.exponential(1, 150)
+    own, other = hard * rng.uniform(0.8, 1.0, 150), hard
+    low, high = median_difference(own, other, np.arange(150))
+    theirs = bootstrap(
+        (own, other), lambda a, b: np.median(a) - np.median(b), vectorized=False, paired=True, n_resamples=1000,
+        method="percentile", random_state=1,
+    ).confidence_interval  # fmt: skip
+    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.05)
+    assert high < 0
+    assert np.isnan(median_difference([1, 2], [1, 2], [0, 0])).all()
+    with pytest.raises(ValueError, match="one error of each"):
+        median_difference([1, 2], [1], [0, 1])

@@ -172,6 +172,26 @@ def test_a_transformers_own_file_is_read_at_another_image_size_as_timm_reads_it(
     assert found.body.pos_embed.shape != timm.create_model("test_vit").pos_embed.shape
 
 
+@pytest.mark.parametrize("way", ["a hub's folder", "a checkpoint of a training run", "wrapped for several cards"])
+def test_weights_are_read_from_whatever_timm_reads_them_from(tmp_path, way):
+    donor = timm.create_model("test_vit", num_classes=10).state_dict()
+    path = tmp_path / "checkpoint.pth"
+    if way == "a hub's folder":
+        path = tmp_path
+        save_file(donor, path / "model.safetensors")
+    elif way == "wrapped for several cards":
+        torch.save({f"module.{name}": tensor for name, tensor in donor.items()}, path)
+    else:
+        torch.save({"epoch": 3, "state_dict": donor}, path)
+    found = build_encoder("test_vit", str(path)).body.state_dict()
+    assert all(torch.equal(tensor, donor[name]) for name, tensor in found.items())
+
+
+def test_a_folder_without_weights_is_refused(tmp_path):
+    with pytest.raises(BadRecipeError, match=r"holds no weights \(model.safetensors, pytorch_model.bin\)"):
+        build_encoder("test_vit", str(tmp_path))
+
+
 def test_the_real_dinov2_is_read_at_a_quarter_of_its_size(real_data):
     path = real_data / "weights" / "vit_small_patch14_dinov2.safetensors"
     encoder = build_encoder("vit_small_patch14_dinov2", str(path), options={"img_size": [252, 336]})

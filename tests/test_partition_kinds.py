@@ -25,6 +25,7 @@ from graticule.partition import (
     GridPartition,
     KMeansPartition,
     LabelPartition,
+    PointPartition,
     grow,
     read_partition,
 )
@@ -39,6 +40,7 @@ SETTINGS = {
     "kmeans": {"clusters": 12},
     "gaussian": {"clusters": 6},
     "label": {"label": "town"},
+    "points": {},
 }
 kinds = pytest.mark.parametrize("kind", SETTINGS)
 PLACES = {"city": (37.79, -122.41, 0.01), "world": (10.0, 20.0, 40.0), "Fiji": (-17.8, 180.0, 0.5), "pole": (89, 0, 1)}
@@ -259,6 +261,26 @@ def test_a_label_that_is_a_number_in_one_table_and_text_in_another_is_one_label(
 def test_what_the_photos_do_not_allow_is_refused_with_what_they_do(kind, settings, sentence):
     with pytest.raises(BadRecipeError, match=sentence):
         grow([0, 1, 2, 2, 2], [0, 0, 0, 1, 1], kind, **settings)
+
+
+def test_a_gallery_of_many_points_is_gathered_into_cells_with_all_of_its_probability():
+    rng = np.random.default_rng(0)
+    gallery = PointPartition.of(rng.uniform(-60, 70, 6000), rng.uniform(-180, 180, 6000))
+    cells, logits = gallery.coarse(), rng.normal(0, 5, (3, 6000))
+    assert 2000 < len(cells) < 6000
+    weight = np.exp(logits)
+    row = cells.assign(gallery.lat, gallery.lon)
+    expected = np.stack([np.bincount(row, w, minlength=len(cells)) for w in weight])
+    np.testing.assert_allclose(np.exp(gallery.coarse_logits(logits)), expected)
+    few = PointPartition.of([1.0, 2.0, 2.0], [3.0, 4.0, 4.0], ["a", "b", "c"])
+    assert few.coarse() is few
+    assert few.coarse_logits(logits) is logits
+    assert few.assign([1.1, 1.9], [3.1, 3.9]).tolist() == [0, 1]
+
+
+def test_points_with_one_name_for_two_are_refused():
+    with pytest.raises(ValueError, match="2 points need as many names, all different"):
+        PointPartition.of([1.0, 2.0], [3.0, 4.0], ["a", "a"])
 
 
 @kinds

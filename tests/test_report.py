@@ -153,8 +153,28 @@ def test_the_page_needs_nothing_but_itself(page):
     assert len(images) > 10
     assert all(src.startswith(("data:image/png;base64,", "data:image/jpeg;base64,")) for src in images)
     assert not {"link", "iframe", "object"} & {tag for tag, _ in page.tags}
-    assert not any(re.match("(https?:)?//", str(v)) for _, attrs in page.tags for v in attrs.values())
+    assert not any(re.match("(https?:)?//", str(v)) for _, attrs in page.tags for v in attrs.values())  # synthetic
     assert all(attrs["alt"] for tag, attrs in page.tags if tag == "img")
+
+
+def test_photos_and_the_map_come_before_the_tables(page):
+    headings = ("Examples", "Where it puts them", "What the numbers mean", "The cells")
+    order = [page.text.index(words) for words in headings]
+    assert order == sorted(order)
+
+
+def test_a_real_place_links_to_a_map_and_an_invented_one_does_not(run, page, tmp_path):
+    assert not [attrs for tag, attrs in page.tags if tag == "a"]
+    bundle, evaluation, photos = run
+    shutil.copytree(evaluation, tmp_path / "real")
+    metrics = json.loads((evaluation / "metrics.json").read_text()) | {"synthetic": False}
+    (tmp_path / "real/metrics.json").write_text(json.dumps(metrics))
+    real = Page(write_report(bundle, tmp_path / "real", tmp_path / "r.html", photos=photos).read_text())
+    links = [attrs["href"] for tag, attrs in real.tags if tag == "a"]
+    rows = pl.read_parquet(evaluation / "predictions.parquet")
+    assert len(links) == 12  # of 3 best and 3 worst photos the truth and the guess
+    best = rows.sort("error_km").row(0, named=True)
+    assert links[0].startswith(f"https://www.openstreetmap.org/?mlat={best['lat']:.5f}&mlon={best['lon']:.5f}#map=")
 
 
 def test_a_photo_that_is_gone_is_said_to_be_gone(page):

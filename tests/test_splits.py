@@ -7,16 +7,16 @@ import pytest
 
 from graticule.errors import BadRecipeError
 from graticule.geo import sphere
+from graticule.photos.drives import drive_source, drives, rebuild_sequences
+from graticule.photos.leakage import audit
 from graticule.photos.splits import (
     DEALT,
-    drive_source,
     fold_groups,
     groups_of,
     honest_split,
     make_folds,
     make_split,
     part_days,
-    rebuild_sequences,
     split_blocks,
     split_groups,
     split_random,
@@ -264,7 +264,8 @@ def test_without_sequences_drives_start_from_uploader_and_day_or_are_rebuilt():
     table = table_of(drive_at(0, 30), drive_at(600, 30), creator="ann")
     assert drive_source(table) == "uploader+day"
     assert len(set(groups_of(table, "drive"))) == 1
-    nobody = photos(table.lat, table.lon, captured_at=table.frame["captured_at"])
+    later = table_of(drive_at(0, 30), drive_at(1200, 30))
+    nobody = photos(later.lat, later.lon, captured_at=later.frame["captured_at"])
     assert drive_source(nobody) == "rebuilt"
     assert len(set(groups_of(nobody, "drive"))) == 2
     timeless = photos([1, 2, 3], 5, sequence=["a", "a", "b"], captured_at="noon")
@@ -304,18 +305,84 @@ def test_rebuilt_sequences_of_real_tables_find_most_pairs_that_truly_belong_toge
     assert pairs_found(neuchatel.groups("sequence"), rebuild_sequences(timed)) == pytest.approx((0.70, 0.89), abs=0.01)
 
 
+SIX = list("abcdef")
+HOURS = [f"2024-05-01 1{hour}:00:00" for hour in range(6)]
+
+
 @pytest.mark.parametrize(
-    ("columns", "by"),
+    ("columns", "by", "why"),
     [
-        ({"sequence": ["a", "b"], "captured_at": ["2024-05-01 12:00:00"] * 2, "place": ["p", "q"]}, "drive"),
-        ({"sequence": ["a", "b"], "place": ["p", "q"]}, "sequence"),
-        ({"captured_at": ["2024-05-01 12:00:00"] * 2, "place": ["p", "q"]}, "drive"),
-        ({"place": ["p", "q"], "sequence": [None, None]}, "place"),
-        ({}, "block"),
+        ({"sequence": SIX, "captured_at": HOURS, "place": SIX}, "drive", "there are sequences and times"),
+        ({"sequence": SIX, "place": SIX}, "sequence", "no times to join"),
+        ({"captured_at": HOURS, "place": SIX}, "drive", "there are times"),
+        ({"captured_at": HOURS[:1] * 6, "place": SIX}, "place", "positions and times tell only 1 drive, the largest"),
+        ({"captured_at": HOURS[:1] * 6}, "block", "with 100% of the photos: too few to hold some out"),
+        ({"sequence": list("aaaaab"), "place": SIX}, "place", "sequences tell only 2 drives"),
+        ({"place": SIX, "sequence": [None] * 6}, "place", "neither sequences nor times"),
+        ({}, "block", "neither sequences nor times"),
     ],
 )
-def test_the_default_is_the_most_honest_split_that_the_columns_allow(columns, by):
-    assert honest_split(photos([0, 0.001], 0, **columns))[0] == by
+def test_the_default_is_the_most_honest_split_that_the_columns_allow(columns, by, why):
+    found, reason = honest_split(photos(np.arange(6) / 1000, 0, **columns))
+    assert found == by
+    assert why in reason
+
+
+def test_a_drive_without_a_sequence_ends_at_a_gap_in_time_and_space():
+    first = drive_at(0, 20)
+    jumped = (first[0] + 60, first[1] + 0.02, first[2])  # 2 km off at once: another camera of the same walk
+    waited = (first[0] + 400, first[1], first[2])  # on the same spot some minutes later
+    gone = (first[0] + 1000, first[1] + 0.02, first[2])  # a quarter of an hour later, elsewhere
+    abroad = (first[0], first[1] + 10, first[2])  # at the same time, in another town
+    table = table_of(first, jumped, waited, gone, abroad)
+    codes = drives(table)
+    assert [len(set(codes[start : start + 20])) for start in range(0, 100, 20)] == [1] * 5
+    assert codes[0] == codes[20] == codes[40]
+    assert len(set(codes)) == 3
+
+
+def test_a_part_of_the_photos_never_makes_one_drive_of_two():
+    rng = np.random.default_rng(0)
+    table = photos(rng.uniform(0, 0.3, 400), 5, captured_at=(1.6e9 + rng.uniform(0, 30_000, 400)).astype(int))
+    whole = drives(table)
+    for seed in range(5):
+        some = np.flatnonzero(np.random.default_rng(seed).random(400) < 0.5)
+        part = drives(table.take(some))
+        for code in np.unique(part):
+            assert len(set(whole[some[part == code]])) == 1
+
+
+def test_photos_of_unknown_time_are_of_one_drive_as_they_follow_in_the_table():
+    table = photos(np.r_[np.full(5, 0.0), np.full(5, 0.5)], 7, captured_at=[None] * 10)
+    timed = photos(np.r_[table.lat, 0.9], 7, captured_at=[None] * 10 + ["2024-05-01 12:00:00"])
+    assert drives(table).tolist() == [0] * 5 + [1] * 5
+    codes = drives(timed)
+    assert [len(set(codes[:5])), len(set(codes[5:10])), len(set(codes))] == [1, 1, 3]
+
+
+def test_drives_of_real_tables_find_most_pairs_that_truly_belong_together(streetscapes, imageo, neuchatel):
+    clock = pl.col("gps_sec_s_").cast(pl.Int64) + 1_600_000_000
+    timed = Photos(neuchatel.frame.with_columns(captured_at=clock), Path())
+    for table, expected in [(streetscapes, (1.0, 0.567)), (imageo, (0.828, 0.697)), (timed, (0.997, 0.854))]:
+        unnamed = Photos(table.frame.drop("sequence", "creator", strict=False), table.root)
+        assert pairs_found(table.groups("sequence"), drives(unnamed)) == pytest.approx(expected, abs=0.001)
+
+
+def test_a_walk_with_several_cameras_is_not_cut_at_every_step(real_data):
+    from graticule.photos.images import inspect
+
+    manifest = pl.read_csv(real_data / "san_francisco/manifest.csv")
+    when = [inspect((real_data / "san_francisco" / path).read_bytes()).captured_at for path in manifest["path"]]
+    table = photos(manifest["lat"], manifest["lon"], captured_at=[moment.isoformat() for moment in when])
+    assert sorted(np.bincount(drives(table))) == [7, 49, 539]
+    assert len(set(rebuild_sequences(table))) > 100
+    by, why = honest_split(table)
+    assert by == "block"
+    assert "only 3 drives, the largest with 91% of the photos" in why
+    parts = make_split(table, "auto")
+    verdict = audit(table.take(parts == "train"), table.take(parts == "test"))
+    assert verdict.held_out is True
+    assert verdict.shared_drives > 0
 
 
 def test_photos_of_the_world_without_any_column_are_split_by_blocks_of_the_world():

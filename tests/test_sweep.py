@@ -10,7 +10,7 @@ from towns import make_town
 
 from graticule.errors import BadRecipeError, BadTableError
 from graticule.evaluation.sweep import arms_of, sweep
-from graticule.reporting.tables import Run, read_runs, tables_a
+from graticule.reporting.tables import Run, Span, Table, read_runs, tables_a
 
 
 @pytest.fixture(scope="module")
@@ -143,3 +143,36 @@ def test_the_layout_is_that_of_the_report():
     assert [row[0] for row in two.rows] == ["classification alone", "5", "regression alone"]
     assert two.rows[1][1:4] == ("79.09%", "90.7", "126.5")
     assert two.rows[2][1:4] == ("", "", "120.0")
+
+
+def test_any_runs_stand_in_one_table_with_intervals(swept, tmp_path):
+    folder, _, _ = swept
+    recipe = folder / "recipe.yaml"
+    crossed = graticule("crossval", recipe, "--photos", folder / "photos/table.csv", "--folds", 2, "--group",
+                        "sequence", "--baseline", "knn", "--out", folder / "runs/folds", "--json")  # fmt: skip
+    assert crossed.returncode == 0, crossed.stderr
+    metrics = json.loads(crossed.stdout)
+    for suffix in ("md", "csv", "tex"):
+        assert graticule("table", "runs", "--runs", folder / "runs", "--out", tmp_path / f"t.{suffix}").returncode == 0
+    table = pl.read_csv(tmp_path / "t.csv")
+    row = table.filter(pl.col("run") == "folds").row(0, named=True)
+    assert row["tested on"] == "2 folds by sequence"
+    low, high = metrics["intervals"]["median_km"]
+    found = [row["median error, m"], row["median error, m low"], row["median error, m high"]]
+    assert found == pytest.approx([1000 * metrics["median_km"], 1000 * low, 1000 * high], rel=1e-5)
+    assert row["nearest neighbour: median, m"] > 0
+    assert table["held out"].to_list().count("NO") == 4  # both parts of two runs split by frame
+    text = f"{1000 * metrics['median_km']:,.0f} ({1000 * low:,.0f}"
+    assert text + " to " in (tmp_path / "t.md").read_text()
+    assert text + "--" in (tmp_path / "t.tex").read_text()
+    assert r"test\_vit" in (tmp_path / "t.tex").read_text()
+    printed = graticule("table", "runs", "--runs", folder / "runs", "--format", "latex")
+    assert printed.stdout == (tmp_path / "t.tex").read_text()
+    assert "2 folds" not in graticule("table", "a", "--runs", folder / "runs").stdout
+
+
+def test_latex_gets_every_special_character_escaped():
+    table = Table("a & b", (r"50% #_{}~^\ ", "n"), [("x", Span(1.234, None, None, 1)), ("y", "")])
+    assert r"50\% \#\_\{\}\textasciitilde{}\textasciicircum{}\textbackslash{}" in table.to_latex()
+    assert r"\begin{tabular}{lr}" in table.to_latex()
+    assert table.to_csv().splitlines()[1:] == ["x,1.234,,", "y,,,"]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from graticule.photos.drives import off_track, standing_still
+from graticule.photos.tracks import off_track, standing_still
 
 SECONDS = np.arange(6) * 10.0
 STREET = 48 + np.arange(6) * 0.001  # 40 km/h

@@ -29,7 +29,10 @@ def unpacked(tmp_path_factory):
     # A copy: setuptools leaves a folder `build` beside what it builds.
     files = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=CHECKOUT,
                            capture_output=True, text=True, check=True).stdout.split("\0")  # fmt: skip
-    for name in filter(None, files):
+    page = [
+        str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / "graticule/serving/page").rglob("*")
+    ]  # git ignores it
+    for name in filter(None, [*files, *page]):
         if (CHECKOUT / name).is_file() and (
             name.startswith("graticule/") or name in ("pyproject.toml", "README.md", "LICENSE")
         ):
@@ -43,8 +46,8 @@ def unpacked(tmp_path_factory):
     return folder / "installed"
 
 
-def test_the_wheel_holds_recipes_assets_and_the_mark_of_types(unpacked):
-    for pattern in ("recipes/*.yaml", "assets/*", "py.typed", "**/*.py"):
+def test_the_wheel_holds_recipes_assets_the_page_and_the_mark_of_types(unpacked):
+    for pattern in ("recipes/*.yaml", "assets/*", "py.typed", "**/*.py", "serving/page/**/*"):
         here = {path.relative_to(CHECKOUT) for path in (CHECKOUT / "graticule").glob(pattern)}
         there = {path.relative_to(unpacked) for path in (unpacked / "graticule").glob(pattern)}
         assert here == there, pattern

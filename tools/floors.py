@@ -17,15 +17,17 @@ ROUND = 50  # lines are told in steps, so that not every edit asks for a new tab
 
 FLOORS = [
     {"errors", "choices"},
-    {"files", "config", "geo"},
-    {"photos"},
+    {"files", "geo"},
+    {"trees", "photos"},
+    {"config"},
     {"partition", "sources"},
     {"belief"},
     {"model"},
-    {"inference"},
+    {"inference", "zoo"},
     {"training"},
     {"evaluation", "reporting"},
     {"explaining"},
+    {"serving"},
     {"cli"},
 ]
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}

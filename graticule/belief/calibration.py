@@ -98,6 +98,21 @@ def conformal_level(scores: Floats, places: NDArray[np.int64], share: float) -> 
     return float(scores[order][reached.argmax()]) if reached.any() else np.inf
 
 
+def coverage_within(places: int, share: float, sure: float = 0.9) -> tuple[float, float]:
+    """Between which shares a region's coverage lies, had other photos calibrated it, with probability ``sure``.
+
+    It is Beta-distributed with ``ceil((n + 1) share)`` and the rest of ``n + 1`` (Vovk, "Conditional validity of
+    inductive conformal predictors", ACML 2012; Angelopoulos and Bates, arXiv 2107.07511, section 3.2).
+    """
+    from scipy.special import betaincinv
+
+    rank = int(np.ceil((places + 1) * share - 1e-12))
+    if rank > places:
+        return 1.0, 1.0  # the region is everywhere
+    low, high = betaincinv(rank, places + 1 - rank, [(1 - sure) / 2, (1 + sure) / 2])
+    return float(low), float(high)
+
+
 def _weights(
     logits: Floats, cosines: Floats | None, temperature: float, sharpness: float, known: int
 ) -> tuple[Floats, Floats]:

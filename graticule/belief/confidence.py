@@ -144,5 +144,6 @@ class Confidence:
 
 
 def cell_kernels(partition: Partition) -> Kernels:
-    """Kernels around the mean positions of a partition's cells."""
+    """Kernels around the mean positions of a partition's cells, or of fewer that hold them."""
+    partition = partition.coarse()
     return Kernels.of(partition.lat, partition.lon, partition.spread_km())

@@ -148,6 +148,24 @@ class Ground:
             whole, cells = np.concatenate([whole, cells[faces]]), cells[~faces]
         return np.sort(np.concatenate([whole, cells]))
 
+    def summary(self, masses: Floats, share: float, most: int) -> tuple[Cells, Floats]:
+        """A belief for a map: at most ``most`` cells, their parents where there are more, and the mass of each.
+
+        Args:
+            masses: of one photo, shape ``(G,)``.
+            share: of the mass that the densest ground cells shown hold together.
+        """
+        cells = self.cells[self.region(masses, share)]
+        finest = int(s2.level_of(cells).max(initial=0))
+        while len(cells) > most and finest:
+            finest -= 1
+            fine = s2.level_of(cells) > finest
+            cells = np.unique(np.concatenate([cells[~fine], s2.parents(cells[fine], finest)]))
+        held = np.concatenate([[0.0], np.cumsum(masses)])
+        first = np.searchsorted(self.cells, s2.range_min(cells), "left")
+        last = np.searchsorted(self.cells, s2.range_max(cells), "right")
+        return cells, held[last] - held[first]
+
     def distance_quantiles(self, masses: Floats, lat: Floats, lon: Floats, shares: tuple[float, ...]) -> Floats:
         """Distances from each photo's point that hold these shares of its belief, km, shape ``(N, len(shares))``."""
         out = np.empty((len(masses), len(shares)))

@@ -3,17 +3,19 @@
 import os
 import sys
 import warnings
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from graticule.cli import answer, archives, commands, data, explain, fetch, pack, runs, scale
+from graticule.cli import answer, archives, commands, data, explain, fetch, pack, runs, scale, serve, start, zoo
+from graticule.cli.group import Commands
 from graticule.errors import GraticuleError
+from graticule.files import explained
 
 app = typer.Typer(
+    cls=Commands,
     help="Tell where a street-level photo was taken, and how sure one can be.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -35,11 +37,14 @@ def _options(
     pass
 
 
+app.add_typer(start.app)
 app.add_typer(commands.app)
 app.add_typer(answer.app)
 app.add_typer(explain.app)
 app.add_typer(runs.app)
 app.add_typer(scale.app)
+app.add_typer(serve.app)
+app.add_typer(zoo.app)
 data.app.add_typer(archives.app)
 data.app.add_typer(fetch.app)
 data.app.add_typer(pack.app)
@@ -56,8 +61,17 @@ def main() -> None:
     try:
         app()
     except GraticuleError as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
-        sys.exit(1)
+        _fail(error)
+    except OSError as error:  # a folder that may not be written and the like, wherever it is met
+        told = explained(error, error.filename or "the disk")
+        if told is error:
+            raise
+        _fail(told)
+
+
+def _fail(error: Exception) -> NoReturn:
+    typer.secho(f"error: {error}", fg="red", err=True)
+    sys.exit(1)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

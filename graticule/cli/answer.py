@@ -64,7 +64,7 @@ def predict(
     runtime: Exported = None,
 ) -> None:
     """Tell where photos were taken, for programs and tables. Exit status 1 if one could not be read."""
-    check_bundle(bundle)
+    bundle = check_bundle(bundle)
     if not photos:
         raise BadTableError(f"no photo is named; graticule predict {quote(str(bundle))} PHOTO, a folder, or a table")
     _answer(
@@ -89,19 +89,28 @@ def locate(
     runtime: Exported = None,
 ) -> None:
     """Tell in words where photos were taken, and what they say themselves. Exit status 1 if one could not be read."""
-    if model is None:
-        raise BundleError(
-            "no model is named: give --model BUNDLE, or set GRATICULE_MODEL to one.\n"
-            "There is none yet? Train your own from photos with positions: graticule data folder PHOTOS TOWN, then\n"
-            "graticule train laptop --photos TOWN --out BUNDLE"
-        )
-    check_bundle(model)
+    model = check_bundle(model or _only_one())
     if not photos:
         raise BadTableError("no photo is named; graticule locate PHOTO, a folder, or a table")
     _answer(
         model, photos, format, out, top, together, max_error_km, claim or "own", within_km, regions, precision, runtime,
         names=True,
     )  # fmt: skip
+
+
+def _only_one() -> Path:
+    """The one public model that was fetched, where no bundle is named."""
+    from graticule.model.index import fetched
+
+    names = fetched()
+    if len(names) == 1:
+        return Path(names[0])
+    raise BundleError(
+        "no model is named: give --model BUNDLE, or set GRATICULE_MODEL to one"
+        + (f"; there are {', '.join(names)}" if names else "")
+        + ".\nThere is none yet? graticule get geoclip fetches one of the world (graticule models lists more),\n"
+        "or train your own: graticule data folder PHOTOS TOWN, then graticule train laptop --photos TOWN --out BUNDLE"
+    )
 
 
 def _answer(

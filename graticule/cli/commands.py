@@ -21,7 +21,7 @@ def cells(
     points: Annotated[
         Path, typer.Argument(help="A dataset, any CSV or Parquet with lat, lon, or a folder of Parquet files.")
     ],
-    out: Annotated[Path, typer.Option(help="Where the cells go.")] = Path("cells.parquet"),
+    out: Annotated[Path | None, typer.Option(help="Write the cells, as Parquet.")] = None,
     kind: Annotated[PartitionKind, typer.Option(help="How to divide: S2 cells, a grid, clusters, or a column.")] = "s2",
     split_above: Annotated[int | None, typer.Option(help="s2: split a cell with more photos. [default: 1000]")] = None,
     drop_below: Annotated[
@@ -61,21 +61,24 @@ def cells(
         lats, lons = read_points(points, lat, lon)
         labels = read_labels(points, wanted.label) if isinstance(wanted, LabelCells) else ()
         partition, total = grow(lats, lons, labels=labels, seed=seed, **wanted.model_dump()), len(lats)
-    partition.write(out)
+    if out:
+        partition.write(out)
     if plot:
         from graticule.reporting.figures import cells_map, save
 
         save(cells_map(partition, lat=lats, lon=lons, title=f"{points.name}: {partition.title}"), plot)
-    facts = partition.summary(total=total) | {"out": str(out)}
+    facts = partition.summary(total=total) | {"out": str(out) if out else None}
     if as_json:
         console.print_json(facts)
         return
     per_cell, levels = facts["photos_per_cell"], [int(level) for level in facts.get("levels", ())]
+    did = [f"Written to {out}"] if out else []
+    did += [f"drawn in {plot}" if out else f"Drawn in {plot}"] if plot else []
     typer.echo(
         f"{total:,} points make {partition.title}, with {per_cell['min']:,} to {per_cell['max']:,} points each"
         + (f", S2 levels {min(levels)} to {max(levels)}" if levels else "")
-        + f"; {facts['photos_outside']:,} points lie in none. Written to {out}"
-        + (f", drawn in {plot}" if plot else "")
+        + f"; {facts['photos_outside']:,} points lie in none. "
+        + (", ".join(did) or "Nothing is written: --out FILE keeps them, --plot FILE draws them")
     )
     if len(partition) <= 1 and kind == "s2":
         typer.echo(f"one cell is no division: --split-above {max(1, total // 50)} would make some dozens", err=True)
@@ -163,9 +166,9 @@ def train(
         with console.progress("training") if machines.is_first else nullcontext(silent) as progress:
             bundle = run(plan, table, out, resume=resume, store=default_store(), machines=machines, progress=progress)
     except KeyboardInterrupt:
-        if machines.is_first:
-            typer.secho("interrupted; the same command with --resume goes on after the last checkpoint", err=True)
-        raise typer.Exit(130) from None
+        if not machines.is_first:  # one of them says it
+            raise typer.Exit(130) from None
+        raise KeyboardInterrupt("the same command with --resume goes on after the last checkpoint") from None
     facts = bundle.facts
     typer.echo(
         f"trained on {facts['photos']:,} photos of {facts['places']:,} places, {facts['cells']:,} cells, in "
@@ -192,7 +195,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure a bundle on photos whose place is known. Exit status 1 if training has seen their drives."""
-    check_bundle(bundle)
+    bundle = check_bundle(bundle)
     from graticule.photos.table import table_file
 
     table_file(dataset)
@@ -231,6 +234,9 @@ def crossval(
     group: Annotated[str, typer.Option(help="What stays in one fold: place, sequence, block or a column.")] = "place",
     baseline: Annotated[Baseline | None, typer.Option(help="Measure training photos as neighbours too.")] = None,
     together: Annotated[Together | None, typer.Option(help="Measure photos of a place or drive together too.")] = None,
+    without: Annotated[
+        str | None, typer.Option(help="Leave out this part of the table's own split: test, to keep it unseen.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the rows and numbers.")] = None,
     settings: Sets = None,
     as_json: Json = False,
@@ -239,14 +245,20 @@ def crossval(
     from graticule.config import parse_overrides, read_recipe
 
     plan = read_recipe(recipe, parse_overrides(settings or []))
-    from graticule.evaluation.folds import crossval as run
-    from graticule.model.features import default_store
+    from graticule.photos.splits import make_split
     from graticule.photos.table import read_photos
+
+    table = read_photos(photos)
+    if without:
+        table = table.take(make_split(table, "column") != without)
+    from graticule.evaluation.folds import crossval as run
+    from graticule.evaluation.folds import write_folds
+    from graticule.model.features import default_store
 
     with console.progress("folds") as progress:
         found = run(
             plan,
-            read_photos(photos),
+            table,
             folds=folds,
             group=group,
             baseline=baseline is not None,
@@ -255,7 +267,7 @@ def crossval(
             progress=progress,
         )
     if out:
-        found.write(out)
+        write_folds(found, plan, out)
     if as_json:
         console.print_json(found.metrics)
         return
@@ -283,13 +295,14 @@ def leak(
     plan = read_recipe(recipe, parse_overrides(settings or []))
     from dataclasses import asdict
 
-    from graticule.evaluation.leak_table import leak_table
     from graticule.files import write_json
     from graticule.photos.table import read_photos
 
-    methods = by or ["random", "sequence"]
+    table, methods = read_photos(photos), by or ["random", "sequence"]
+    from graticule.evaluation.leak_table import leak_table
+
     with console.progress("training") as progress:
-        rows = [asdict(row) for row in leak_table(plan, read_photos(photos), methods, progress=progress)]
+        rows = [asdict(row) for row in leak_table(plan, table, methods, progress=progress)]
     if out:
         write_json(out, rows)
     if as_json:
@@ -325,7 +338,7 @@ def report(
     out: Annotated[Path | None, typer.Option(help="The page; by default report.html in the bundle's folder.")] = None,
 ) -> None:
     """Write one HTML page with the numbers, maps, figures and examples of an evaluation."""
-    check_bundle(bundle)
+    bundle = check_bundle(bundle)
     from graticule.reporting.report import write_report
 
     page = write_report(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graticule.cli import console
+from graticule.cli.group import Commands
 from graticule.cli.options import SPLIT_BY, Column, Json, MaxRefused, Track, position
 from graticule.errors import BadRecipeError, BadTableError
 
@@ -14,7 +15,11 @@ if TYPE_CHECKING:
 
     from graticule.photos.table import Photos
 
-app = typer.Typer(help="Make a dataset that trains: from a folder, a table, or a synthetic city.", no_args_is_help=True)
+app = typer.Typer(
+    cls=Commands,
+    help="Make a dataset that trains: from a folder, a table, or a synthetic city.",
+    no_args_is_help=True,
+)
 
 
 @app.command("folder")
@@ -134,8 +139,9 @@ def data_split(
     import polars as pl
 
     from graticule.files import write_json
+    from graticule.photos.drives import drive_source, drives, too_few
     from graticule.photos.leakage import audit
-    from graticule.photos.splits import TRACKS, drive_source, drives, honest_split, make_split, part_days
+    from graticule.photos.splits import TRACKS, honest_split, make_split, part_days
     from graticule.photos.table import read_located
 
     if by and track:
@@ -152,8 +158,11 @@ def data_split(
     counts = {str(name): int((parts == name).sum()) for name in dict.fromkeys(parts)}
     days = part_days(photos, parts)
     about: dict[str, Any] = {"by": way, "split": counts, "days": days}
+    few = ""
     if way in ("drive", "time"):
-        about |= {"drives_from": drive_source(photos), "drives": len(np.unique(drives(photos)))}
+        drive = drives(photos)
+        few = too_few(drive)
+        about |= {"drives_from": drive_source(photos), "drives": len(np.unique(drive))}
     if as_json:
         console.print_json(about | {"audit": found and found.to_json()})
         return
@@ -162,6 +171,8 @@ def data_split(
     if why:
         typer.echo(f"{why}; --by chooses another way")
     typer.echo(f"split by {way}{drawn}: " + "  ".join(f"{name} {count:,}" for name, count in counts.items()))
+    if few:
+        typer.echo(f"there are only {few}; --track unseen splits by blocks of the map instead")
     if way == "time":
         typer.echo("  ".join(f"{part} {first} to {last}" for part, (first, last) in days.items()))
     if found:
@@ -184,7 +195,8 @@ def data_sequences(
     """Rebuild missing sequences from uploader, time and position, or from the order of the rows."""
     import polars as pl
 
-    from graticule.photos.splits import is_empty, rebuild_sequences
+    from graticule.photos.columns import is_empty
+    from graticule.photos.drives import rebuild_sequences
     from graticule.photos.table import read_located
 
     columns = _renamed(path=path, lat=lat, lon=lon, captured_at=captured_at, creator=creator)
@@ -201,7 +213,7 @@ def data_sequences(
 def data_audit(
     train: Annotated[Path, typer.Argument(help="A dataset or table: the training photos, or both with a split.")],
     test: Annotated[Path | None, typer.Argument(help="The test photos; without it the column split tells.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for audit.html and audit.json.")] = Path("audit"),
+    out: Annotated[Path | None, typer.Option(help="Write audit.html, with a map and pairs, and audit.json.")] = None,
     lat: Annotated[str, Column] = "lat",
     lon: Annotated[str, Column] = "lon",
     path: Annotated[str, Column] = "path",
@@ -211,7 +223,8 @@ def data_audit(
     creator: Annotated[str, Column] = "creator",
     as_json: Json = False,
 ) -> None:
-    """Is this test set leaking from that training set? A page with a map, distances and the worst pairs."""
+    """Is this test set leaking from that training set? --out writes a page with a map and the worst pairs."""
+    from graticule.photos.leakage import audit as measure
     from graticule.photos.splits import make_split
     from graticule.photos.table import read_located
     from graticule.reporting.audit_page import write_audit
@@ -225,12 +238,14 @@ def data_audit(
         if "test" not in parts:
             raise BadTableError(f"the column 'split' of {train} gives no photo to test; audit two tables instead")
         sides = [sides[0].take(parts == part) for part in ("train", "test")]
-    found = write_audit(sides[0], sides[1], out).to_json()
+    ours, theirs = sides
+    found = (write_audit(ours, theirs, out) if out else measure(ours, theirs)).to_json()
     if as_json:
         console.print_json(found)
         return
     console.print_audit(found)
-    typer.echo(f"open {(out / 'audit.html').resolve().as_uri()}")
+    page = f"open {(out / 'audit.html').resolve().as_uri()}" if out else "--out DIR writes a page with the worst pairs"
+    typer.echo(page)
 
 
 def _renamed(**names: str) -> dict[str, str]:

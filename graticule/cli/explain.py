@@ -42,7 +42,7 @@ def explain(
 
     Exit status 1 if a photo could not be explained; the others are.
     """
-    check_bundle(bundle)
+    bundle = check_bundle(bundle)
     from graticule.errors import BadPhotoError
     from graticule.explaining.render import doubts, explain_photo, names_of
     from graticule.inference.locate import load

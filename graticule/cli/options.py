@@ -73,15 +73,20 @@ def position(text: str, option: str) -> tuple[float, float]:
     return lat, lon
 
 
-def check_bundle(bundle: Path) -> None:
-    """Say at once that there is no bundle, before the seconds that torch takes to load.
+def check_bundle(bundle: Path) -> Path:
+    """The folder of a bundle; says at once that there is none, before the seconds that torch takes to load.
+
+    Args:
+        bundle: a folder, or the name of a public model that was fetched.
 
     Raises:
         BundleError: there is none.
     """
-    from graticule.model.index import read_index
+    from graticule.model.index import find_bundle, read_index
 
-    read_index(bundle)
+    found = find_bundle(bundle)
+    read_index(found)
+    return found
 
 
 def photos_named(photos: list[Path]) -> list[Path]:

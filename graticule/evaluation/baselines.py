@@ -10,7 +10,7 @@ from graticule.inference.albums import Albums
 from graticule.inference.gallery import Gallery
 from graticule.inference.locate import Locator
 from graticule.model.loading import Progress, silent
-from graticule.photos.splits import is_empty, moments
+from graticule.photos.columns import is_empty, moments
 from graticule.photos.table import Photos
 
 BASELINES = {  # column of the predictions, what it is

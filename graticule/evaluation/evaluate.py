@@ -82,7 +82,7 @@ def evaluate(
         LeakError: training has seen drives or places of these photos, and ``allow_leak`` is not given.
     """
     training = training_photos(bundle)
-    chosen = _choose(photos, training, split)
+    chosen = choose_photos(photos, training, split)
     leak = None
     held_out, reason = None, "Cannot tell whether held out: the table of training photos is not beside the bundle."
     if training is not None:
@@ -169,7 +169,7 @@ def training_photos(bundle: Bundle) -> Photos | None:
     return Photos(pl.read_parquet(bundle.path / TRAINING / PHOTOS), Path(run.get("root", bundle.path)))
 
 
-def _choose(photos: Photos, training: Photos | None, split: str) -> Photos:
+def choose_photos(photos: Photos, training: Photos | None, split: str) -> Photos:
     """The photos of one part: as training divided them, else as the table's own column says."""
     if split == "all":
         return photos

@@ -1,22 +1,28 @@
 """Honest numbers for small collections: train and test on K grouped folds, and pool."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
+import yaml
 
 from graticule.choices import Together
 from graticule.config import Recipe
 from graticule.evaluation.baselines import with_baselines
 from graticule.evaluation.evaluate import Evaluation
 from graticule.evaluation.predictions import predict_rows, summary
+from graticule.files import write_text
 from graticule.geo.sphere import map_scale
 from graticule.inference.locate import Locator
+from graticule.model.bundle import portable
 from graticule.model.features import FeatureStore
+from graticule.model.index import RECIPE
 from graticule.model.loading import Progress, silent
 from graticule.photos.leakage import LeakAudit, audit
-from graticule.photos.splits import BLOCKS_KM, block_sizes, make_folds, within_buffer
+from graticule.photos.splits import fold_masks
 from graticule.photos.table import Photos
 from graticule.training.calibrate import fit_calibrated
 
@@ -40,22 +46,20 @@ def crossval(
 
     Marked photos are predicted, but train in no fold.
     """
-    block_km, buffer_km = block_sizes(group, recipe.split.block_km, recipe.split.buffer_km)
-    number = make_folds(photos, folds, group, recipe.seed, block_km=block_km)
+    sizes = {"block_km": recipe.split.block_km, "buffer_km": recipe.split.buffer_km}
     parts: list[pl.DataFrame] = []
     audits: list[LeakAudit] = []
     cells: list[int] = []
-    for fold in range(folds):
-        test = photos.take(number == fold)
-        rest = (number != fold) & photos.may_train()
-        if group in BLOCKS_KM:  # blocks touch: what lies beside the test's would give it away
-            rest &= ~within_buffer(photos.lat, photos.lon, test.lat, test.lon, buffer_km)
-        train = photos.take(rest)
+    seconds = 0.0
+    for fold, (rest, tested) in enumerate(fold_masks(photos, folds, group, recipe.seed, **sizes)):
+        train, test = photos.take(rest & photos.may_train()), photos.take(tested)
 
         def report_progress(done: int, total: int, note: str, fold: int = fold) -> None:
             progress(done, total, f"fold {fold + 1}/{folds}  {note}")
 
+        started = time.monotonic()
         bundle = fit_calibrated(recipe, train, by=group, store=store, progress=report_progress)
+        seconds += time.monotonic() - started
         locator = Locator(bundle, store=store)
         rows = predict_rows(locator, test, progress=report_progress)
         known = train if baseline else None
@@ -79,10 +83,18 @@ def crossval(
         "cells": cells,
         "calibration": bundle.facts.get("calibration"),  # of the last fold
         "never_trained": int((~photos.may_train()).sum()),
+        "training_seconds": round(seconds, 1),  # calibration included
         "median_km_by_fold": median_km,
         "audits": [replace(a, worst=[]).to_json() for a in audits],
     }
     return Evaluation(facts | summary(rows, scale_km), rows, _worst(audits))
+
+
+def write_folds(found: Evaluation, recipe: Recipe, folder: Path) -> Path:
+    """Write what :func:`crossval` found, and the recipe, so that a table of runs can say what each was."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / RECIPE, yaml.safe_dump(portable(recipe), sort_keys=False))
+    return found.write(folder)
 
 
 def _worst(audits: Sequence[LeakAudit]) -> LeakAudit:

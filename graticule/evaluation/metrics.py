@@ -165,6 +165,41 @@ def bootstrap_intervals(
     return {name: (float(low[i]), float(high[i])) for i, name in enumerate(names)}
 
 
+def median_difference(
+    error_km: ArrayLike, other_km: ArrayLike, groups: ArrayLike, *, resamples: int = 1000, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the median error less another's on the same photos, resampled by group.
+
+    Both answered the same photos, so the draws are paired: what is hard for both cancels out. An interval that holds
+    zero has not told the two apart.
+
+    Args:
+        error_km, other_km: shape ``(N,)``, of the same photos in the same order.
+        groups, resamples, level: as for :func:`bootstrap_intervals`.
+
+    Returns:
+        Low and high end in km; below zero the first is nearer. NaN where there are fewer than two groups.
+    """
+    sides = [_checked_errors(error_km), _checked_errors(other_km)]
+    _, codes = np.unique(np.asarray(groups), return_inverse=True)
+    if len({side.shape for side in sides} | {codes.shape}) > 1:
+        raise ValueError(f"one error of each and one group a photo: got {[len(side) for side in (*sides, codes)]}")
+    count = int(codes.max()) + 1
+    if count < 2:
+        return np.nan, np.nan
+    orders = [np.argsort(side) for side in sides]
+    rng = np.random.default_rng(0)
+    differences = np.empty(resamples)
+    for i in range(resamples):
+        times = np.bincount(rng.integers(count, size=count), minlength=count).astype(np.float64)[codes]
+        own, other = (
+            _quantiles(side[order], times[order], [0.5])[0] for side, order in zip(sides, orders, strict=True)
+        )
+        differences[i] = own - other
+    low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
 def _quantiles(ranked: Floats, times: Floats, shares: list[float]) -> list[float]:
     """NumPy's (linear) quantiles of sorted values, of which each stands there ``times`` times."""
     ends = np.cumsum(times)

@@ -47,7 +47,7 @@ def predict_rows(locator: Locator, photos: Photos, *, progress: Progress = silen
     }
     read = np.zeros(count, bool)
     best = np.full(count, NO_CELL)
-    has_cells = locator.bundle.model.head.cells is not None
+    has_cells = locator.bundle.model.head.has_cells
     hits = {f"top{k}": np.zeros(count, bool) for k in TOP}
     reasons: list[str | None] = [None] * count
     shown = min(SHOWN_CELLS, len(partition))

@@ -50,7 +50,7 @@ def arms_of(vary: Mapping[str, Sequence[Any]]) -> list[Arm]:
         if not values:
             raise BadRecipeError(f"{name} has no values to try; give some: --vary {name}=first,second")
     arms = [
-        Arm("-".join(_safe(value) for value in values) or "plain", dict(zip(vary, values, strict=True)))
+        Arm("-".join(safe_name(value) for value in values) or "plain", dict(zip(vary, values, strict=True)))
         for values in itertools.product(*vary.values())
     ]
     names = [arm.name for arm in arms]
@@ -121,6 +121,6 @@ def sweep(
         yield Outcome(arm, folder, fresh)
 
 
-def _safe(value: Any) -> str:
+def safe_name(value: Any) -> str:
     """A value as a piece of a folder's name."""
     return re.sub(r"[^A-Za-z0-9.-]+", "_", str(value)).strip("_.") or "none"

@@ -202,6 +202,13 @@ def geojson_position(lat: float, lon: float) -> list[float]:
     return [round(float(lon), 7), round(float(lat), 7)]
 
 
+def map_link(lat: float, lon: float, reach_km: float = 1.0) -> str:
+    """OpenStreetMap with a pin at a position in degrees, and about ``reach_km`` around it in the window."""
+    zoom = int(np.clip(np.log2(2 * np.pi * EARTH_RADIUS_KM / max(reach_km, 1e-3)) - 1, 2, 18))
+    at = f"{lat:.5f}", f"{lon:.5f}"
+    return f"https://www.openstreetmap.org/?mlat={at[0]}&mlon={at[1]}#map={zoom}/{at[0]}/{at[1]}"
+
+
 def format_km(km: float) -> str:
     """A distance for people: metres below one kilometre."""
     if not np.isfinite(km):

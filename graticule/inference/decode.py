@@ -259,7 +259,7 @@ def fixes(
     names = partition.names
     cells: list[tuple[CellGuess, ...]] = [()] * len(found.lat)
     if probability is not None:
-        order = np.argsort(-probability, axis=1, kind="stable")[:, :top]
+        order = _likeliest(probability, top)
         cells = [
             tuple(
                 CellGuess(names[j], float(partition.lat[j]), float(partition.lon[j]), float(probability[i, j]))
@@ -277,6 +277,16 @@ def fixes(
         )
         for i, (lat, lon, expected) in enumerate(zip(found.lat, found.lon, found.expected_error_km, strict=True))
     ]
+
+
+def _likeliest(probability: NDArray[np.floating[Any]], top: int) -> NDArray[np.int64]:
+    """The ``top`` likeliest cells of each row, likeliest first, the first of equal ones first; not all are sorted."""
+    order = []
+    for p in probability:
+        least = np.partition(p, -top)[-top] if top < len(p) else -np.inf
+        near = np.flatnonzero(~(p < least))
+        order.append(near[np.argsort(-p[near], kind="stable")][:top])
+    return np.array(order, np.int64).reshape(len(probability), -1)
 
 
 @lru_cache(maxsize=4)  # measuring thousands of cells takes longer than answering a photo

@@ -11,15 +11,11 @@ from textwrap import indent
 from typing import Any
 from xml.sax.saxutils import escape
 
-import numpy as np
-
 from graticule.geo import s2
 from graticule.geo.outlines import geojson_outline
-from graticule.geo.sphere import EARTH_RADIUS_KM, format_km
+from graticule.geo.sphere import format_km, map_link
 from graticule.inference.decode import Fix
 from graticule.inference.locate import REGION, Result
-
-EARTH_KM = 2 * np.pi * EARTH_RADIUS_KM  # around the equator: what a map of zoom 0 shows
 
 REGION_COVERAGE = float(REGION)
 
@@ -124,10 +120,7 @@ def to_words(results: Iterable[Result], knows: str = "its training photos") -> I
 
 def _map_link(fix: Fix) -> str:
     """OpenStreetMap with a pin, so that nine of ten such photos lie in what a window shows."""
-    reach_km = fix.p90_error_km or fix.expected_error_km or 1.0
-    zoom = int(np.clip(np.log2(EARTH_KM / max(reach_km, 1e-3)) - 1, 2, 18))
-    at = f"{fix.lat:.5f}", f"{fix.lon:.5f}"
-    return f"https://www.openstreetmap.org/?mlat={at[0]}&mlon={at[1]}#map={zoom}/{at[0]}/{at[1]}"
+    return map_link(fix.lat, fix.lon, fix.p90_error_km or fix.expected_error_km or 1.0)
 
 
 def _error_in_words(fix: Fix) -> str:

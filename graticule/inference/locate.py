@@ -26,9 +26,11 @@ from graticule.inference.names import Names
 from graticule.model.bundle import Bundle
 from graticule.model.exporting import open_runtime
 from graticule.model.features import FeatureStore, encode
+from graticule.model.index import find_bundle
 from graticule.model.loading import Photo, Progress, silent
 
 REGION = "0.9"  # coverage of the region that a fix carries
+CORES = torch.get_num_threads()
 CHUNK = 1024  # photos answered at a time: bounds memory when a folder holds a million
 
 
@@ -62,6 +64,20 @@ class Predictions:
     errors: dict[int, BadPhotoError]
     belief: Belief | None = None
     unlike_training: NDArray[np.float64] | None = None
+
+    def row(self, i: int) -> "Predictions":
+        """The same of the i-th photo of the batch alone."""
+        one = slice(i, i + 1)
+        points, belief = self.points, self.belief
+        return Predictions(
+            self.index[one],
+            Points(points.lat[one], points.lon[one], points.expected_error_km[one]),
+            None if self.log_probability is None else self.log_probability[one],
+            None if self.position is None else self.position[one],
+            {},
+            belief and replace(belief, cell_weight=belief.cell_weight[one], known_weight=belief.known_weight[one]),
+            None if self.unlike_training is None else self.unlike_training[one],
+        )
 
 
 class Locator:
@@ -157,21 +173,42 @@ class Locator:
         inputs: list[Photo] = [p if isinstance(p, bytes) else Path(p) for p in photos]
         done = 0
         for predictions in self._in_chunks(inputs, albums):
-            probability = None if predictions.log_probability is None else np.exp(predictions.log_probability)
-            sureness = self.sureness(predictions)
-            found = decode.fixes(predictions.points, probability, self.bundle.partition, top, sureness)
-            if claims is not None:
-                found = self._with_claims(found, sureness, [claims[i] for i in predictions.index], within_km)
-            if names and found:
-                found = self._named(found, sureness)
-            if max_error_km is not None:
-                found = [fix.if_within(max_error_km) for fix in found]
+            claimed = None if claims is None else [claims[i] for i in predictions.index]
+            found, _ = self.fixes(
+                predictions, top=top, max_error_km=max_error_km, claims=claimed, within_km=within_km, names=names
+            )
             waiting |= {int(i): Result(shown[i], fix, None) for i, fix in zip(predictions.index, found, strict=True)}
             waiting |= {i: Result(shown[i], None, error) for i, error in predictions.errors.items()}
             progress(done + len(waiting), len(photos), "photos")
             while done in waiting:
                 yield waiting.pop(done)
                 done += 1
+
+    def fixes(
+        self,
+        predictions: Predictions,
+        *,
+        top: int = 5,
+        max_error_km: float | None = None,
+        claims: Sequence[Place | None] | None = None,
+        within_km: float | None = None,
+        names: bool = False,
+    ) -> tuple[list[Fix], Sureness | None]:
+        """The answers of one batch in its own order, and what they rest on; arguments as of :meth:`results`.
+
+        Args:
+            claims: one for each photo of the batch.
+        """
+        probability = None if predictions.log_probability is None else np.exp(predictions.log_probability)
+        sureness = self.sureness(predictions)
+        found = decode.fixes(predictions.points, probability, self.bundle.partition, top, sureness)
+        if claims is not None:
+            found = self._with_claims(found, sureness, claims, within_km)
+        if names and found:
+            found = self._named(found, sureness)
+        if max_error_km is not None:
+            found = [fix.if_within(max_error_km) for fix in found]
+        return found, sureness
 
     def _with_claims(
         self, fixes: list[Fix], sureness: Sureness | None, claims: Sequence[Place | None], within_km: float | None
@@ -192,7 +229,7 @@ class Locator:
         if sureness is None or self._ground is None:
             return named
         if self._names is None:
-            self._names = Names.of(self._ground)
+            self._names = Names.of(self._ground.lat, self._ground.lon)
         return [replace(fix, places=self._names.likely(mass)) for fix, mass in zip(named, sureness.masses, strict=True)]
 
     @cached_property
@@ -220,7 +257,7 @@ class Locator:
             BadRecipeError: the bundle has no cells.
         """
         partition, answer = self.bundle.partition, self.bundle.recipe.answer
-        if self.bundle.model.head.cells is None:
+        if not self.bundle.model.head.has_cells:
             raise BadRecipeError("photos are answered together by what they say of cells; this bundle has none")
         done = 0
         for some in albums.chunks(CHUNK):
@@ -249,6 +286,11 @@ class Locator:
     def predict_batches(self, photos: Sequence[Photo], *, progress: Progress = silent) -> Iterator[Predictions]:
         """What the network says, batch by batch, in no particular order."""
         bundle = self.bundle
+        if bundle.recipe.head.kind == "none":
+            raise BadRecipeError(
+                f"{bundle.recipe.name} is an encoder and answers nothing by itself; name it in a recipe, "
+                f"encoder: {{bundle: {bundle.path or 'FOLDER'}}}, and train on photos of your place"
+            )
         for index, features, errors in encode(
             bundle.model, bundle.preprocess, photos, store=self.store, progress=progress
         ):
@@ -268,7 +310,8 @@ class Locator:
             if confidence and output.logits is not None:
                 cosines, nearest = confidence.known.compare(features.cpu().numpy()) or (None, None)
                 shape = confidence.calibration.shape
-                belief = believe(shape, *self._centers, output.logits.double().cpu().numpy(), cosines)
+                said = bundle.partition.coarse_logits(output.logits.double().cpu().numpy())
+                belief = believe(shape, *self._centers, said, cosines)
                 unlike = None if nearest is None else confidence.calibration.unlike_training(nearest)
             if confidence and belief and answer == "median":
                 found = decode.belief_points(belief, confidence.calibration.focus)
@@ -295,6 +338,11 @@ class Locator:
         """The cells of the Earth that this bundle's regions are made of; grown at the first call."""
         if self._ground is None:
             self._ground = Ground.of(belief, self.bundle.recipe.seed)
+        return self._ground
+
+    @property
+    def grown(self) -> Ground | None:
+        """The ground, once an answer needed it."""
         return self._ground
 
     def sureness(self, predictions: Predictions) -> Sureness | None:
@@ -333,13 +381,27 @@ class Locator:
         return out
 
 
+def share_cores(parts: int) -> None:
+    """Let networks that the calling thread asks use one part of the cores; of one part, all.
+
+    Small networks on two cores do less than twice the work of one: threads with a core each answer more photos. The
+    last digits of an answer depend on how many cores worked on it.
+    """
+    torch.set_num_threads(max(1, CORES // parts))
+
+
 def load(
     path: str | Path, *, device: str | None = None, precision: Precision = "float32", runtime: Runtime | None = None
 ) -> Locator:
     """Open a bundle for answering; ``device``, ``precision`` and ``runtime`` as for :class:`Locator`.
 
+    Args:
+        path: a folder; the name of a public model that ``graticule get`` fetched; or ``user/name`` or
+            ``user/name@revision`` of the Hugging Face hub.
+
     Raises:
         BundleError: there is no whole bundle at ``path``, or no exported model for the runtime.
         BadRecipeError: the runtime is not installed.
+        SourceError: the hub has none, or cannot be reached.
     """
-    return Locator(Bundle.read(Path(path)), device=device, precision=precision, runtime=runtime)
+    return Locator(Bundle.read(find_bundle(path)), device=device, precision=precision, runtime=runtime)

@@ -5,7 +5,6 @@ from typing import Self
 
 import numpy as np
 
-from graticule.belief.ground import Ground
 from graticule.geo.sphere import Floats, Ints
 from graticule.geo.towns import nearest_towns
 
@@ -32,9 +31,9 @@ class Names:
     levels: tuple[tuple[list[str], Ints], ...]
 
     @classmethod
-    def of(cls, ground: Ground) -> Self:
-        """Name all cells of a ground; takes a second the first time."""
-        towns = nearest_towns(ground.lat, ground.lon)
+    def of(cls, lat: Floats, lon: Floats) -> Self:
+        """Name the middles of all cells of a ground, degrees; takes a second the first time."""
+        towns = nearest_towns(lat, lon)
         levels = []
         for level in range(3):
             names, row = np.unique([town.parts[level] for town in towns], return_inverse=True)

@@ -55,18 +55,22 @@ class Bundle:
     path: Path | None = None
     confidence: Confidence | None = None
 
-    def write(self, path: Path) -> Path:
+    def write(self, path: Path, *, keep_weights: bool = False) -> Path:
         """Write the folder's files, the index with their hashes last.
+
+        Args:
+            keep_weights: the weights there are the same already; a public model's take long to write.
 
         Raises:
             WriteError: the disk is full or the folder cannot be written.
         """
         path.mkdir(parents=True, exist_ok=True)
         (path / INDEX).unlink(missing_ok=True)  # without its index a half-renewed bundle is no bundle
-        weights = {k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}
-        write_bytes(path / WEIGHTS, save(weights))
+        if not keep_weights:
+            weights = {k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}
+            write_bytes(path / WEIGHTS, save(weights))
         self.partition.write(path / CELLS)
-        write_text(path / RECIPE, yaml.safe_dump(_portable(self.recipe), sort_keys=False))
+        write_text(path / RECIPE, yaml.safe_dump(portable(self.recipe), sort_keys=False))
         names: tuple[str, ...] = FILES
         for name in CONFIDENCE:
             (path / name).unlink(missing_ok=True)
@@ -139,7 +143,7 @@ def _confidence(path: Path) -> Confidence:
     return Confidence(Calibration.from_json(json.loads((path / CALIBRATION).read_text(encoding="utf-8"))), known)
 
 
-def _portable(recipe: Recipe) -> dict[str, Any]:
+def portable(recipe: Recipe) -> dict[str, Any]:
     """The recipe without the path of a weights file: a bundle brings its own weights and tells no one's folders."""
     tree = recipe.model_dump(mode="json")
     for part in (tree["encoder"], tree["encoder"]["then"]):

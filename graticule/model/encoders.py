@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from graticule.choices import Interpolation, Pooling
 from graticule.errors import BadRecipeError
+from graticule.model.salad import Salad
 
 HALF = (0.5, 0.5, 0.5)
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # what timm looks for in a folder of a hub, best first
 GEM_POWER = 3.0  # Radenovic, Tolias, Chum, "Fine-tuning CNN image retrieval", TPAMI 2019, section 3.2
 
 
@@ -47,10 +49,13 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.input_size, self.interpolation = input_size[1:], interpolation
-        self.body = body
+        self.body: nn.Module = body
         self.pooling, self.inner = pooling, tuple(inner)
         self.mean, self.std = mean, std
         self._seen: dict[str, Tensor] = {}
+        if pooling == "salad" and getattr(body, "num_prefix_tokens", 0) != 1:
+            raise BadRecipeError("pooling: salad takes the patches and the class token of a transformer; name one")
+        self.salad = Salad(int(body.num_features)) if pooling == "salad" else None  # type: ignore[arg-type]
         modules = dict(body.named_modules())
         for name in self.inner:
             if name not in modules:
@@ -70,7 +75,10 @@ class Encoder(nn.Module):
     def _pooled(self, images: Tensor) -> list[Tensor]:
         if self.pooling == "own":
             return [self.body(images)]
-        local = self._places(self.body.forward_features(images))  # type: ignore[operator]
+        local = self.body.forward_features(images)  # type: ignore[operator]
+        if self.salad is not None:
+            return [self.salad(self._places(local), local[:, 0])]
+        local = self._places(local)
         if self.pooling == "average":
             return [local.mean(dim=2)]
         gem = local.clamp(min=1e-6).pow(GEM_POWER).mean(dim=2).pow(1 / GEM_POWER)
@@ -105,7 +113,8 @@ def build_encoder(
 
     Args:
         name: a timm name, else a torchvision name; ``torchvision/NAME`` asks torchvision alone.
-        weights: ``pretrained`` (fetched once by timm or torchvision), ``none``, or the path of a state dict.
+        weights: ``pretrained`` (fetched once by timm or torchvision), ``none``, or the path of a state dict or of a
+            hub's folder with one, converted as timm converts what it fetches.
         pooling: ``own`` is the network's; the others pool its last feature map or tokens.
         inner: see :class:`Encoder`.
         options: more arguments for the network, such as ``img_size``.
@@ -189,22 +198,37 @@ def _from_torchvision(name: str, weights: str, inner: Sequence[str], options: di
 
 
 def _read_state(path: Path, classifier: tuple[str, ...]) -> dict[str, Tensor]:
-    """A state dict from a file, without the classifier that we replace."""
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+    """A state dict from a file or a hub's folder, without the classifier that we replace.
 
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+    Read by timm itself, with ``weights_only``: what it finds in a checkpoint (``state_dict``, an average, a wrapper's
+    prefix) it finds here.
+    """
+    try:
+        state = timm.models.load_state_dict(str(_weights_file(path)), weights_only=True)
     except FileNotFoundError as error:
         raise BadRecipeError(
             f"no weights at {path}; a recipe names it relative to its own folder, --set encoder.weights=FILE to the "
             f"current one; or say pretrained, or none"
         ) from error
+    except BadRecipeError:
+        raise
     except Exception as error:
         raise BadRecipeError(f"{path} is not a state dict that torch can read: {error}") from error
     return {key: value for key, value in state.items() if not key.startswith(tuple(f"{c}." for c in classifier))}
+
+
+def _weights_file(path: Path) -> Path:
+    """The file of weights of a folder as a hub has it; any other path as it is.
+
+    Raises:
+        BadRecipeError: a folder without such a file.
+    """
+    if not path.is_dir():
+        return path
+    found = next((path / name for name in HUB_FILES if (path / name).is_file()), None)
+    if found is None:
+        raise BadRecipeError(f"the folder {path} holds no weights ({', '.join(HUB_FILES)}); name the file itself")
+    return found
 
 
 def _does_not_fit(body: nn.Module, path: Path, state: Mapping[str, Tensor], error: Exception) -> BadRecipeError:
@@ -228,7 +252,7 @@ def _check_hub(name: str) -> None:
     usual = timm.get_pretrained_cfg(name)
     if usual is None or not usual.hf_hub_id or constants.HF_HUB_OFFLINE:
         return
-    for file in ("model.safetensors", "pytorch_model.bin"):
+    for file in HUB_FILES:
         if isinstance(try_to_load_from_cache(usual.hf_hub_id, usual.hf_hub_filename or file), str):
             return
     try:

@@ -1,16 +1,22 @@
 """The network as a whole: photos to features to cells and positions."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from graticule.choices import Precision
 from graticule.config import Recipe
-from graticule.errors import BadRecipeError
+from graticule.errors import BadRecipeError, BundleError
+from graticule.files import sha256_of
 from graticule.model.encoders import Encoder, build_encoder
 from graticule.model.heads import Head, Output
 from graticule.model.hybrid import build_hybrid
+from graticule.model.imported import AnyHead, imported_head
+from graticule.model.index import INDEX, WEIGHTS, read_index
+from graticule.model.preprocess import Preprocess
 
 
 class Geolocator(nn.Module):
@@ -29,7 +35,7 @@ class Geolocator(nn.Module):
     def __init__(
         self,
         encoder: Encoder,
-        head: Head,
+        head: AnyHead,
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
     ) -> None:
@@ -78,8 +84,26 @@ def build_geolocator(recipe: Recipe, num_cells: int, *, fetch: bool = True) -> G
         return _build(recipe, num_cells, fetch)
 
 
+def preprocess_of(model: Geolocator, recipe: Recipe) -> Preprocess:
+    """What the recipe says of photos, and for the rest what the encoder's weights were trained with."""
+    return Preprocess(
+        recipe.image.resize,
+        *recipe.image.shape(model.encoder.input_size),
+        longest=recipe.image.longest or max(model.encoder.input_size),
+        mean=tuple(model.mean.flatten().tolist()),
+        std=tuple(model.std.flatten().tolist()),
+        interpolation=recipe.image.interpolation or model.encoder.interpolation,
+    )
+
+
 def _build(recipe: Recipe, num_cells: int, fetch: bool) -> Geolocator:
     wanted = recipe.encoder
+    donor = Path(wanted.weights) if fetch and (Path(wanted.weights) / INDEX).is_file() else None
+    fetch = fetch and donor is None
+    if fetch and wanted.pooling == "salad":
+        raise BadRecipeError(
+            "pooling: salad comes with its weights: encoder: {bundle: FOLDER} of graticule get megaloc"
+        )
     weights = wanted.weights if fetch else "none"
     if wanted.then:
         own = wanted.then.weights or wanted.weights
@@ -96,15 +120,40 @@ def _build(recipe: Recipe, num_cells: int, fetch: bool) -> Geolocator:
         encoder = build_encoder(
             wanted.name, weights, pooling=wanted.pooling, inner=wanted.inner, options=wanted.options
         )
-    kind, hidden, coordinates = recipe.head.kind, recipe.head.hidden, recipe.head.coordinates
-    if hidden is None:  # report A regressed with two fully connected layers (section 3.3), and classified with one
-        hidden = encoder.num_features if kind == "position" else 0
-    if coordinates == "auto":
-        if kind != "cells":
-            raise BadRecipeError("head.coordinates: auto is decided by the training photos; say plane or sphere here")
-        coordinates = "sphere"  # a head without a position has none
-    head = Head(encoder.num_features, num_cells, hidden, recipe.head.dropout, kind, coordinates)
+    if donor:
+        _take_encoder(encoder, donor)
+    head: AnyHead | None = imported_head(recipe.head, encoder.num_features, num_cells)
+    if head is None:
+        head = _trained_head(recipe, encoder.num_features, num_cells)
     model = Geolocator(encoder, head, recipe.image.mean or encoder.mean, recipe.image.std or encoder.std)
     if wanted.frozen:
         model.encoder.requires_grad_(False)
     return model
+
+
+def _take_encoder(encoder: Encoder, bundle: Path) -> None:
+    """Load the weights of a bundle's encoder, after checking every byte of them.
+
+    Raises:
+        BundleError: the bundle is not whole.
+        BadRecipeError: its encoder is another one.
+    """
+    if sha256_of(bundle / WEIGHTS) != read_index(bundle)["sha256"][WEIGHTS]:
+        raise BundleError(f"{bundle / WEIGHTS} is not the file that was written with its bundle; copy the bundle again")
+    own = "encoder."
+    state = {key.removeprefix(own): value for key, value in load_file(bundle / WEIGHTS).items() if key.startswith(own)}
+    try:
+        encoder.load_state_dict(state)
+    except RuntimeError as error:
+        raise BadRecipeError(f"the encoder of the bundle {bundle} is not the one of this recipe: {error}") from error
+
+
+def _trained_head(recipe: Recipe, num_features: int, num_cells: int) -> Head:
+    kind, hidden, coordinates = recipe.head.kind, recipe.head.hidden, recipe.head.coordinates
+    if hidden is None:  # report A regressed with two fully connected layers (section 3.3), and classified with one
+        hidden = num_features if kind == "position" else 0
+    if coordinates == "auto":
+        if kind != "cells":
+            raise BadRecipeError("head.coordinates: auto is decided by the training photos; say plane or sphere here")
+        coordinates = "sphere"  # a head without a position has none
+    return Head(num_features, num_cells, hidden, recipe.head.dropout, kind, coordinates)

@@ -116,6 +116,7 @@ class Head(nn.Module):
         self.cells = nn.Linear(width, num_cells) if kind != "position" else None
         self.frame = Frame(coordinates) if kind != "cells" else None
         self.position = nn.Linear(width, self.frame.size) if self.frame else None
+        self.has_cells = self.cells is not None
 
     @torch.no_grad()
     def standardise(self, features: Tensor) -> None:

@@ -329,7 +329,7 @@ def shapes_of(photos: Sequence[Photo], preprocess: Preprocess) -> tuple[NDArray[
     """
     shapes = np.zeros((len(photos), 2), np.int64)
     errors: dict[int, BadPhotoError] = {}
-    if preprocess.resize == "squash":
+    if preprocess.resize != "fit":
         shapes[:] = preprocess.height, preprocess.width
         return shapes, errors
     height, width = measured(photos, "height"), measured(photos, "width")

@@ -20,7 +20,8 @@ class Preprocess:
     """Resizing of one photo, and the scaling that the model applies to a batch.
 
     Attributes:
-        resize: ``squash`` to ``height`` x ``width``, or ``fit``: own aspect, longest side at most ``longest``.
+        resize: ``squash`` to ``height`` x ``width``, or ``fit``: own aspect, longest side at most ``longest``; or
+            ``crop``: the shorter side to its size, then the middle of ``height`` x ``width``.
         mean, std: of RGB in [0, 1].
     """
 
@@ -34,7 +35,7 @@ class Preprocess:
 
     def shape_for(self, height: int, width: int) -> tuple[int, int]:
         """Height and width that a photo of this size is resized to; ``fit`` never enlarges a side."""
-        if self.resize == "squash":
+        if self.resize != "fit":
             return self.height, self.width
         scale = min(1.0, self.longest / max(height, width))
         return _to_stride(height * scale), _to_stride(width * scale)
@@ -45,13 +46,19 @@ class Preprocess:
         Raises:
             BadPhotoError: the bytes are not a photo we can read.
         """
-        shortest = min(self.height, self.width) if self.resize == "squash" else self.longest
+        shortest = min(self.height, self.width) if self.resize != "fit" else self.longest
         rgb = torch.from_numpy(np.require(decode(data, shortest_side=shortest), requirements="W")).permute(2, 0, 1)
-        shape = self.shape_for(rgb.shape[1], rgb.shape[2])
-        if shape == tuple(rgb.shape[1:]):
-            return rgb.contiguous()
-        resized: Tensor = vision.resize(rgb, list(shape), vision.InterpolationMode(self.interpolation), antialias=True)
-        return resized.contiguous()
+        shape = self._whole(rgb.shape[1], rgb.shape[2]) if self.resize == "crop" else self.shape_for(*rgb.shape[1:])
+        if shape != tuple(rgb.shape[1:]):
+            rgb = vision.resize(rgb, list(shape), vision.InterpolationMode(self.interpolation), antialias=True)
+        if self.resize == "crop":
+            rgb = vision.center_crop(rgb, [self.height, self.width])
+        return rgb.contiguous()
+
+    def _whole(self, height: int, width: int) -> tuple[int, int]:
+        """Size of the whole photo of which ``crop`` keeps the middle: CLIP rounds its longer side down."""
+        scale = max(self.height / height, self.width / width)
+        return max(self.height, int(height * scale)), max(self.width, int(width * scale))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from graticule.errors import BadRecipeError
-from graticule.files import write_bytes
+from graticule.files import cache_folder, write_bytes
 from graticule.photos.images import content_hash
 
 SUFFIXES = (".safetensors", ".npz")  # .npz is what earlier versions wrote: no longer read, and deleted first
@@ -209,5 +209,4 @@ def default_store() -> FeatureStore:
         limit_bytes = float(limit) * 1e9
     except ValueError as error:
         raise BadRecipeError(f"GRATICULE_CACHE_GB takes gigabytes, such as 10; found {limit!r}") from error
-    cache = os.environ.get("GRATICULE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "graticule"
-    return FeatureStore(Path(cache).expanduser() / "features", limit_bytes)
+    return FeatureStore(cache_folder() / "features", limit_bytes)

@@ -1,7 +1,7 @@
 """Divisions of the map: the classes of the classifier, and how a photo finds its own.
 
-Adaptive cells of S2 are the default; a quantile grid, clusters and the values of a column stand beside them. All
-are a :class:`Partition`: positions to rows, the middle of each row, its outline.
+Adaptive cells of S2 are the default; a quantile grid, clusters, the values of a column and points stand beside
+them. All are a :class:`Partition`: positions to rows, the middle of each row, its outline.
 """
 
 from pathlib import Path
@@ -15,6 +15,7 @@ from graticule.partition.cells import CellPartition
 from graticule.partition.clusters import GaussianPartition, KMeansPartition
 from graticule.partition.grid import GridPartition
 from graticule.partition.labels import LabelPartition
+from graticule.partition.points import PointPartition
 
 __all__ = [
     "NO_CELL",
@@ -24,12 +25,14 @@ __all__ = [
     "KMeansPartition",
     "LabelPartition",
     "Partition",
+    "PointPartition",
     "grow",
     "read_partition",
 ]
 
 KINDS: dict[str, type[Partition]] = {
-    one.kind: one for one in (CellPartition, GridPartition, KMeansPartition, GaussianPartition, LabelPartition)
+    one.kind: one
+    for one in (CellPartition, GridPartition, KMeansPartition, GaussianPartition, LabelPartition, PointPartition)
 }
 
 
@@ -54,7 +57,8 @@ def grow(
     Args:
         lat, lon: shape ``(N,)``, degrees.
         kind: ``s2``, see :meth:`CellPartition.fit`; ``grid``, see :meth:`GridPartition.fit`; ``kmeans`` and
-            ``gaussian``, see :meth:`KMeansPartition.fit`; ``label``, see :meth:`LabelPartition.fit`.
+            ``gaussian``, see :meth:`KMeansPartition.fit`; ``label``, see :meth:`LabelPartition.fit`; ``points``: each
+            different position is a class.
         split_above, drop_below, max_level, keep: of ``s2``.
         rows, columns: of ``grid``.
         clusters: of ``kmeans`` and ``gaussian``.
@@ -79,6 +83,8 @@ def grow(
             return GaussianPartition.fit(lat, lon, clusters=clusters, seed=seed)
         case "label":
             return LabelPartition.fit(lat, lon, labels, column=label)
+        case "points":
+            return PointPartition.fit(lat, lon)
         case _:
             raise BadRecipeError(f"kind={kind!r} is unknown; valid are {', '.join(KINDS)}")
 

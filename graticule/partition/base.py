@@ -89,6 +89,14 @@ class Partition(ABC):
     def spread_km(self) -> Floats:
         """Distance to expect from a photo of a class to the class's middle, shape ``(C,)``."""
 
+    def coarse(self) -> "Partition":
+        """The classes that a belief is laid around: these, or fewer that hold them where these are very many."""
+        return self
+
+    def coarse_logits(self, logits: Floats) -> Floats:
+        """Logits of :meth:`coarse`, shape ``(N, D)``, from those of these classes, ``(N, C)``."""
+        return logits
+
     def spacing_km(self) -> Floats:
         """Distance from each class's mean position to the nearest other mean position, shape ``(C,)``.
 

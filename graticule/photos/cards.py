@@ -157,8 +157,9 @@ def model_card(bundle: Path) -> str:
         photos = pl.read_parquet(table)
     name = f"{recipe.get('name', bundle.resolve().name)}"
     licences = _values(photos, "licence") if photos is not None else []
+    imported = facts.get("imported")
     head = ModelCardData(
-        license=_licence(licences),
+        license=imported["licence"].lower() if imported else _licence(licences),
         library_name="graticule",
         pipeline_tag="image-classification",
         tags=["image-geolocation", "graticule", *(["synthetic"] if facts.get("synthetic") else [])],

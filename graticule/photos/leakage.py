@@ -10,8 +10,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from graticule.geo import sphere
+from graticule.photos.columns import is_empty, seconds, uploader_column
+from graticule.photos.drives import drive_points, drives
 from graticule.photos.images import hamming
-from graticule.photos.splits import drive_points, is_empty, uploader_column
 from graticule.photos.table import PLACE_DECIMALS, Photos
 from graticule.photos.times import read_times
 
@@ -65,7 +66,9 @@ class LeakAudit:
         shared_uploaders, shared_uploaders_test_share, shared_days, shared_days_test_share: the same of the
             column ``creator`` or ``uploader``, and of the calendar days of ``captured_at``.
         same_drive: test photos that have a training photo so near in space and time that one drive took both,
-            whatever the sequences are called; see :func:`graticule.photos.splits.drive_points`.
+            whatever the sequences are called; see :func:`graticule.photos.drives.drive_points`.
+        shared_drives, shared_drives_test_share: where no column ``sequence`` tells and every photo has a time: drives
+            rebuilt of both sides together that have photos on both; see :func:`graticule.photos.drives.drives`.
         near_duplicates: test photos that have a training photo within 100 m whose difference hash differs
             in at most 4 of 64 bits. Look-alikes farther off, such as two black frames, give no answer away.
         identical: test photos that are also training photos: the same file, or the same bytes by ``sha256``.
@@ -95,6 +98,8 @@ class LeakAudit:
     verdict: str
     worst: list[Pair]
     identical: int = 0
+    shared_drives: int | None = None
+    shared_drives_test_share: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -138,6 +143,7 @@ def audit(train: Photos, test: Photos) -> LeakAudit:
     timed = bool(times) and all(table["second"].null_count() < len(table) for table in times or ())
     if times and timed:
         together = _same_drive(train, test, *(table["second"] for table in times))
+    rebuilt = _shared_drives(train, test) if timed and sequences is None else None
     hashes = [_hashes(photos) for photos in (train, test)]
     hashed = all(column.null_count() < len(column) for column in hashes)
     if hashed:
@@ -149,6 +155,7 @@ def audit(train: Photos, test: Photos) -> LeakAudit:
         sequences,
         places,
         place_from,
+        rebuilt,
         same_drive,
         duplicates,
         identical,
@@ -182,6 +189,8 @@ def audit(train: Photos, test: Photos) -> LeakAudit:
         verdict=verdict,
         worst=worst,
         identical=identical,
+        shared_drives=rebuilt[0] if rebuilt else None,
+        shared_drives_test_share=rebuilt[1] if rebuilt else None,
     )
 
 
@@ -189,6 +198,7 @@ def _verdict(
     sequences: tuple[int, float] | None,
     places: tuple[int, float],
     place_from: str,
+    drives: tuple[int, float] | None,
     same_drive: int | None,
     duplicates: int | None,
     identical: int,
@@ -210,8 +220,11 @@ def _verdict(
         facts.append(f"{part(identical)} are training photos themselves")
     for name, found in (("sequence", sequences), ("place", named_places)):
         if found is None and name == "place":
-            by_position = f"by {place_from} training shares {places[0]} with {_share(places[1])} of the test photos"
-            unknown.append(f"places (no column 'place'; {by_position})")
+            continue  # known by position, see below
+        if found is None and drives is not None:
+            count = "no drive is" if not drives[0] else "1 drive is" if drives[0] == 1 else f"{drives[0]} drives are"
+            among = f" with {_share(drives[1])} of the test photos" if drives[0] else ""
+            facts.append(f"{count} shared{among}, as positions and times tell them (no column 'sequence')")
         elif found is None:
             unknown.append(f"{name}s (no column {name!r})")
         elif found[0]:
@@ -233,6 +246,9 @@ def _verdict(
     if same_spot > 0.5 and sequences is named_places is None:  # where cameras are fixed, those columns decide
         leaks = True
         facts.append(f"{_share(same_spot)} of the test photos stand exactly where a training photo stands")
+    if named_places is None:
+        shared = f"training shares {places[0]} with {_share(places[1])} of the test photos"
+        facts.append(f"of places (by {place_from}) {shared if places[0] else 'none is shared'}")
     facts.append(
         f"the nearest training photo is {sphere.format_km(median_km)} away in the median, "
         f"and within 5 m for {_share(within['within_5_m'])} of the test photos"
@@ -246,6 +262,9 @@ def _verdict(
     elif sequences is not None:
         known = ", on places that training knows" if named_places and named_places[0] else ""
         held_out, start = True, f"Held out by sequence{known}"
+    elif drives is not None and not drives[0]:
+        # Rebuilt drives are rather too long than cut, so none in common says much; one in common says less.
+        held_out, start = True, "Held out by drive, rebuilt from positions and times"
     elif named_places is not None:
         held_out = not named_places[0]
         start = "Held out by place" if held_out else "NOT held out"
@@ -285,6 +304,32 @@ def _shared(train: pl.Series, test: pl.Series) -> tuple[int, float]:
     """How many values stand on both sides, and the share of test rows that have one; null is no value."""
     both = test.is_in(train.drop_nulls().unique().implode()).fill_null(value=False)
     return test.filter(both).n_unique(), float(both.to_numpy().mean())
+
+
+def _shared_drives(train: Photos, test: Photos) -> tuple[int, float] | None:
+    """How many drives of both tables together have photos on both sides, and the share of test photos on one.
+
+    Nothing where a photo has no time: nobody knows who drove by when it was taken.
+    """
+    if np.isnan(np.concatenate([seconds(photos) for photos in (train, test)])).any():
+        return None
+    named = [uploader_column(photos) for photos in (train, test)]
+    frames = [
+        photos.frame.select("path", "lat", "lon").with_columns(
+            _written_time(photos.frame["captured_at"]),
+            pl.lit(None, pl.String).alias("creator") if name is None else _text(photos, name).alias("creator"),
+        )
+        for photos, name in zip((train, test), named if all(named) else (None, None), strict=True)
+    ]
+    codes = pl.Series(drives(Photos(pl.concat(frames), train.root)))
+    return _shared(codes.head(len(train)), codes.tail(len(test)))
+
+
+def _written_time(column: pl.Series) -> pl.Series:
+    """A column of times as text, in UTC where they know their zone."""
+    if isinstance(column.dtype, pl.Datetime) and column.dtype.time_zone:
+        column = column.dt.convert_time_zone("UTC")
+    return column.cast(pl.String)
 
 
 def _same_drive(train: Photos, test: Photos, train_s: pl.Series, test_s: pl.Series) -> Ints:

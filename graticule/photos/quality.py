@@ -19,9 +19,9 @@ from PIL import Image
 
 from graticule.errors import BadPhotoError, BadRecipeError, BadTableError
 from graticule.files import write_parquet
-from graticule.photos import drives, images
+from graticule.photos import images, tracks
+from graticule.photos.columns import UPLOADER_COLUMNS, uploader_column
 from graticule.photos.near_duplicates import near_duplicates, one_picture_for_many_places
-from graticule.photos.splits import UPLOADER_COLUMNS, uploader_column
 from graticule.photos.table import MARKED, Photos, numbers, read_photos
 from graticule.photos.times import read_times
 
@@ -432,7 +432,7 @@ def _impossible(photos: Photos, limits: Limits) -> tuple[Bools, str | None]:
     if not (photos.has("sequence") and photos.has("captured_at")):
         return nowhere, "no columns sequence and captured_at"
     time_s = _seconds(photos)
-    leap = drives.off_track(photos.groups("sequence"), time_s, photos.lat, photos.lon, speed_km_h=limits.speed_km_h)
+    leap = tracks.off_track(photos.groups("sequence"), time_s, photos.lat, photos.lon, speed_km_h=limits.speed_km_h)
     return nowhere | leap, None
 
 
@@ -441,7 +441,7 @@ def _bursts(photos: Photos, limits: Limits) -> tuple[Bools, str | None]:
     who = uploader_column(photos) or ("sequence" if photos.has("sequence") else None)
     if who is None or not photos.has("captured_at"):
         return np.zeros(len(photos), bool), f"no column captured_at, or none of {', '.join(UPLOADER_COLUMNS)}, sequence"
-    still = drives.standing_still(
+    still = tracks.standing_still(
         photos.groups(who),
         _seconds(photos),
         photos.lat,

@@ -1,4 +1,4 @@
-"""Train, val and test; folds; sequences rebuilt where their names are lost.
+"""Train, val and test, and folds.
 
 Frames of one drive lie metres apart and look alike. Split by frame, a network is examined on what it has
 learned by heart, so the splits here keep whole places, drives, days or blocks of the map on one side.
@@ -14,7 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from graticule.errors import BadRecipeError
 from graticule.geo import s2, sphere
-from graticule.photos.table import Photos, group_codes
+from graticule.photos.columns import days, is_empty, joined, moments, uploader_column, uploaders
+from graticule.photos.drives import drive_source, drives, rebuild_sequences, too_few
+from graticule.photos.table import Photos
 from graticule.photos.times import read_times
 
 Floats = NDArray[np.float64]
@@ -42,11 +44,6 @@ METHODS = (
 BLOCKS_KM = {"block": (0.2, 0.1), "world": (100.0, 10.0)}  # size and buffer where nothing is said
 WORLD_SPLIT_KM = 500.0  # photos spread wider are split by blocks of the world
 TRACKS = {"revisit": "drive", "unseen": "block"}  # the two honest tracks of a city, by how they are split
-UPLOADER_COLUMNS = ("creator", "creator_id", "uploader", "user", "mly_creator_id")
-MAX_GAP_MINUTES, MAX_STEP_KM = 2.0, 1.0
-# Of gaps of 0.5 to 30 minutes and steps of 30 m to 1 km, these found the most pairs of photos that truly share a
-# sequence without merging many that do not: 100, 81 and 70 % of the pairs in three real tables; tests/test_splits.py.
-SAME_DRIVE_KM, SAME_DRIVE_S = 0.1, 10.0  # a car in town goes as far in as long
 DEALT = 10_000  # groups dealt one by one; the smaller ones beyond are shuffled and cut, as nobody could tell
 OTHER_NAMES = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
 
@@ -91,26 +88,35 @@ def make_split(
 
 
 def honest_split(photos: Photos) -> tuple[str, str]:
-    """The most honest way to split that the columns of these photos allow, and why in a few words."""
-    timed = not is_empty(photos, "captured_at")
-    if not is_empty(photos, "sequence"):
-        if timed:
-            return "drive", "there are sequences and times: pieces of one drive under several ids stay together"
-        return "sequence", "there are sequences, but no times to join pieces of one drive by"
-    if timed:
-        return "drive", "there are times: photos near in time and space are taken for one drive"
+    """The most honest way to split that the columns of these photos allow, and why in a few words.
+
+    By drive, where sequences or times tell enough of them, see :func:`graticule.photos.drives.too_few`.
+    """
+    timed, named = not is_empty(photos, "captured_at"), not is_empty(photos, "sequence")
+    why = "there are neither sequences nor times"
+    if timed or named:
+        few = too_few(drives(photos))
+        if not few and named:
+            if timed:
+                return "drive", "there are sequences and times: pieces of one drive under several ids stay together"
+            return "sequence", "there are sequences, but no times to join pieces of one drive by"
+        if not few:
+            found = "photos of one uploader and day" if drive_source(photos) != "rebuilt" else "photos near in time"
+            return "drive", f"there are times: {found} are taken for one drive"
+        told = "sequences" if named else "positions and times"
+        why = f"{told} tell only {few}: too few to hold some out"
     if not is_empty(photos, "place"):
-        return "place", "there are neither sequences nor times, but places"
+        return "place", f"{why}; there are places"
     by = "world" if sphere.map_diagonal_km(photos.lat, photos.lon) > WORLD_SPLIT_KM else "block"
-    return by, "there are neither sequences, times nor places: blocks of the map with a strip between them"
+    return by, f"{why}; blocks of the map with a strip between them it is"
 
 
 def make_folds(photos: Photos, k: int, by: str = "place", seed: int = 0, *, block_km: float | None = None) -> Ints:
     """Number each photo's fold, 0 to k - 1, shape ``(N,)``: whole groups, folds of nearly equal size.
 
     Args:
-        by: ``random``, ``block``, ``world`` or a group of :func:`groups_of`. A fold of blocks has no buffer yet:
-            leave out what :func:`within_buffer` finds when you train on the other folds.
+        by: ``random``, ``block``, ``world`` or a group of :func:`groups_of`. A fold of blocks has no buffer yet, see
+            :func:`fold_masks`.
 
     Raises:
         BadRecipeError: fewer than two folds, a column that is not there, or fewer groups than folds.
@@ -122,89 +128,40 @@ def make_folds(photos: Photos, k: int, by: str = "place", seed: int = 0, *, bloc
     return fold_groups(groups_of(photos, by), k, seed, name=by)
 
 
+def fold_masks(
+    photos: Photos, k: int, by: str = "place", seed: int = 0, *, block_km: float | None, buffer_km: float | None
+) -> list[tuple[Bools, Bools]]:
+    """For each fold of :func:`make_folds` which photos may train and which are tested, shapes ``(N,)``.
+
+    Blocks touch, so a photo nearer than the buffer to a tested one of another block is neither.
+    """
+    block_km, buffer_km = block_sizes(by, block_km, buffer_km)
+    fold = make_folds(photos, k, by, seed, block_km=block_km)
+    masks = []
+    for number in range(k):
+        test = fold == number
+        train = ~test
+        if by in BLOCKS_KM:
+            train &= ~within_buffer(photos.lat, photos.lon, photos.lat[test], photos.lon[test], buffer_km)
+        masks.append((train, test))
+    return masks
+
+
 def groups_of(photos: Photos, by: str) -> Ints:
     """Group codes, shape ``(N,)``.
 
     Args:
-        by: ``place``, see :meth:`Photos.places`; ``drive``, see :func:`drives`; ``day``, the calendar day of
-            ``captured_at`` where the photo was taken; ``uploader``, the column ``creator`` or ``uploader`` (photos
-            of unknown day are one group, and so are those of unknown uploader); ``rebuilt``, see
-            :func:`rebuild_sequences`; else a column, such as ``sequence`` or ``city``, in which each missing value
-            is a group of its own. Several joined by ``+`` make a group of each combination.
+        by: ``place``, see :meth:`Photos.places`; ``drive`` and ``rebuilt``, see
+            :func:`graticule.photos.drives.drives` and :func:`graticule.photos.drives.rebuild_sequences`; ``day``, the
+            calendar day of ``captured_at`` where the photo was taken; ``uploader``, the column ``creator`` or
+            ``uploader`` (photos of unknown day are one group, and so are those of unknown uploader); else a column,
+            such as ``sequence`` or ``city``, in which each missing value is a group of its own. Several joined by
+            ``+`` make a group of each combination.
 
     Raises:
         BadRecipeError: a column that is not there, or is empty.
     """
-    codes, *others = (_group(photos, name) for name in by.split("+"))
-    for other in others:
-        codes = np.unique(codes * (other.max() + 1) + other, return_inverse=True)[1].astype(np.int64)
-    return codes
-
-
-def drive_source(photos: Photos) -> str:
-    """What :func:`drives` starts from: ``sequence``, or without such a column ``uploader+day``, or ``rebuilt``."""
-    if not is_empty(photos, "sequence"):
-        return "sequence"
-    known = uploader_column(photos) and not is_empty(photos, "captured_at")
-    return "uploader+day" if known else "rebuilt"
-
-
-def drives(photos: Photos) -> Ints:
-    """Group codes of drives, shape ``(N,)``: sequences, and those together that one drive must have taken.
-
-    A sequence id is the name of an upload: a drive may have been cut into several, or have been uploaded twice
-    under other names. Where times are known, groups that come as near as :func:`drive_points` says are made one.
-    """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    codes = groups_of(photos, drive_source(photos))
-    if is_empty(photos, "captured_at"):
-        return codes
-    second = read_times(photos.frame["captured_at"])["second"]
-    rows = second.is_not_null().arg_true().to_numpy()
-    points = drive_points(photos.lat[rows], photos.lon[rows], second.to_numpy()[rows])
-    count = int(codes.max()) + 1
-    links = [np.empty(0, np.int64)]
-    for i, j, _ in sphere.near_pairs(points, points, 1.0):
-        links.append(np.unique(codes[rows[i]] * count + codes[rows[j]]))
-    ends = np.divmod(np.unique(np.concatenate(links)), count)
-    graph = coo_array((np.ones(len(ends[0])), ends), shape=(count, count))
-    merged: Ints = connected_components(graph, directed=False)[1].astype(np.int64)[codes]
-    return merged
-
-
-def drive_points(lat: ArrayLike, lon: ArrayLike, second: ArrayLike) -> Floats:
-    """Points in space and time, shape ``(N, 4)``; two photos no farther apart than 1 count as of one drive.
-
-    The distance is ``sqrt((d / 100 m)² + (t / 10 s)²)``.
-    """
-    xyz = sphere.unit_vectors(lat, lon) * (sphere.EARTH_RADIUS_KM / SAME_DRIVE_KM)  # a chord this short is as its arc
-    points: Floats = np.c_[xyz, np.asarray(second, np.float64) / SAME_DRIVE_S]
-    return points
-
-
-def rebuild_sequences(
-    photos: Photos, *, max_gap_minutes: float = MAX_GAP_MINUTES, max_step_km: float = MAX_STEP_KM
-) -> Ints:
-    """Guess which photos were taken on one drive, shape ``(N,)``, from uploader, time and position.
-
-    The photos of an uploader (all photos, where the column is missing) are put in the order of their time; a drive
-    ends at a pause longer than ``max_gap_minutes`` or a jump farther than ``max_step_km``. Photos without a time
-    keep the order of the table, and only a jump ends a drive. Uploads of two devices at one time become one drive:
-    rather too long than cut in two, of which one half would be examined on the other.
-    """
-    second = np.full(len(photos), np.nan) if is_empty(photos, "captured_at") else _seconds(photos)
-    uploader = _group(photos, "uploader") if uploader_column(photos) else np.zeros(len(photos), np.int64)
-    order = np.lexsort((second, uploader))  # stable, NaN last
-    here, after = order[:-1], order[1:]
-    step_km = sphere.great_circle_km(photos.lat[here], photos.lon[here], photos.lat[after], photos.lon[after])
-    pause = second[after] - second[here]
-    begins = (uploader[here] != uploader[after]) | (step_km > max_step_km) | (pause > 60 * max_gap_minutes)
-    begins |= np.isnan(second[here]) != np.isnan(second[after])
-    codes = np.empty(len(photos), np.int64)
-    codes[order] = np.cumsum(np.r_[0, begins][: len(photos)])
-    return codes
+    return joined(*(_group(photos, name) for name in by.split("+")))
 
 
 def split_time(second: ArrayLike, drives: ArrayLike, shares: Sequence[float] = SHARES) -> Strings:
@@ -256,22 +213,6 @@ def split_time(second: ArrayLike, drives: ArrayLike, shares: Sequence[float] = S
     parts = np.full(len(seconds), BUFFER, dtype="<U6")
     parts[known] = part[drive]
     return parts
-
-
-def moments(photos: Photos) -> Floats:
-    """When each photo was taken, shape ``(N,)``: seconds since 1970 in UTC, a date alone at midnight, else NaN.
-
-    Raises:
-        BadRecipeError: there is no column ``captured_at``, or no value in it is a time.
-    """
-    _need_column(photos, "captured_at")
-    second = _seconds(photos)
-    if np.isnan(second).all():
-        raise BadRecipeError(
-            f"no value in the column 'captured_at' is a time, such as {photos.frame['captured_at'].drop_nulls()[0]!r}; "
-            f"write them like 2024-07-09T03:24:18+02:00, or as seconds since 1970"
-        )
-    return second
 
 
 def part_days(photos: Photos, parts: Strings) -> dict[str, tuple[str, str]]:
@@ -438,16 +379,6 @@ def _fill(sizes: Ints, room: Floats, rng: np.random.Generator) -> Ints:
     return filled
 
 
-def uploader_column(photos: Photos) -> str | None:
-    """The column that names who uploaded a photo; none where there is no such, or an empty one."""
-    return next((name for name in UPLOADER_COLUMNS if not is_empty(photos, name)), None)
-
-
-def is_empty(photos: Photos, name: str) -> bool:
-    """Whether a column is missing or holds nothing."""
-    return not photos.has(name) or photos.frame[name].null_count() == len(photos)
-
-
 def _group(photos: Photos, name: str) -> Ints:
     if name == "place":
         return photos.places()
@@ -457,17 +388,11 @@ def _group(photos: Photos, name: str) -> Ints:
         return rebuild_sequences(photos)
     if name == "day":
         _need_column(photos, "captured_at")
-        return group_codes(read_times(photos.frame["captured_at"])["day"].cast(pl.String).fill_null(""))
-    if name == "uploader" and (column := uploader_column(photos)):
-        return group_codes(photos.frame[column].cast(pl.String).fill_null(""))
+        return days(photos)
+    if name == "uploader" and uploader_column(photos):
+        return uploaders(photos)
     _need_column(photos, name)
     return photos.groups(name)
-
-
-def _seconds(photos: Photos) -> Floats:
-    times = read_times(photos.frame["captured_at"])
-    midnight = times["day"].cast(pl.Datetime("us")).dt.epoch("us").cast(pl.Float64) / 1e6
-    return times["second"].fill_null(midnight).fill_null(float("nan")).to_numpy()
 
 
 def _need_column(photos: Photos, name: str) -> None:

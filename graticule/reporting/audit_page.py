@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graticule.files import write_json, write_text
-from graticule.geo.sphere import format_km
+from graticule.geo.sphere import format_km, map_link
 from graticule.photos.leakage import NEAREST_KM, LeakAudit, Pair, audit
 from graticule.photos.table import Photos
 from graticule.reporting import figures
@@ -31,11 +31,13 @@ class Shared:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One photo of a pair; ``facts`` are what is known of it, in words."""
+    """One photo of a pair; ``where`` with a link to a map, and ``facts`` what else is known of it, in words."""
 
     part: str
     photo: Picture | None
     path: str
+    where: str
+    link: str
     facts: list[str]
 
 
@@ -108,7 +110,11 @@ def context_of(found: LeakAudit, train: Photos, test: Photos) -> Context:
 
 def _shared(found: LeakAudit) -> list[Shared]:
     rows = [
-        ("sequences", found.shared_sequences, found.shared_sequences_test_share, "no column sequence"),
+        (
+            ("sequences", found.shared_sequences, found.shared_sequences_test_share, "no column sequence")
+            if found.shared_drives is None
+            else ("drives (by positions and times)", found.shared_drives, found.shared_drives_test_share, "")
+        ),
         (f"places (by {found.place_from})", found.shared_places, found.shared_places_test_share, ""),
         ("days", found.shared_days, found.shared_days_test_share, "no column captured_at"),
         ("uploaders", found.shared_uploaders, found.shared_uploaders_test_share, "no column creator"),
@@ -135,12 +141,12 @@ def _shown(pair: Pair, train: Photos, test: Photos) -> ShownPair:
         between.append(f"{pair.bits} of 64 bits differ")
     sides = []
     for part, facts, photos in (("test", pair.test, test), ("train", pair.train, train)):
-        known = [f"{facts['lat']:.6f}, {facts['lon']:.6f}"]
-        known += [f"{name} {facts[name]}" for name in ("sequence", "place") if name in facts]
+        where, link = f"{facts['lat']:.6f}, {facts['lon']:.6f}", map_link(facts["lat"], facts["lon"], 0.1)
+        known = [f"{name} {facts[name]}" for name in ("sequence", "place") if name in facts]
         known += [str(facts["captured_at"])] if "captured_at" in facts else []
         known += [str(facts[name]) for name in ("attribution", "licence") if name in facts]
         shown = thumbnail(photos.root / facts["path"], f"{part} photo {facts['path']}")
-        sides.append(Side(part, shown, str(facts["path"]), known))
+        sides.append(Side(part, shown, str(facts["path"]), where, link, known))
     return ShownPair(", ".join(between), sides)
 
 

@@ -16,7 +16,7 @@ import polars as pl
 
 from graticule.errors import BadTableError
 from graticule.files import write_text
-from graticule.geo.sphere import format_km
+from graticule.geo.sphere import format_km, map_link
 from graticule.partition import Partition, read_partition
 from graticule.reporting import figures
 from graticule.reporting.pages import Picture, picture, render, thumbnail
@@ -90,12 +90,15 @@ class Country:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One photo of the examples: where it is, where the model puts it."""
+    """One photo of the examples: where it is, where the model puts it, both with a link to a map."""
 
     path: str
     error: str
     expected: str
     where: str
+    where_link: str
+    guess: str
+    guess_link: str
     photo: Picture | None
     map: Picture | None
 
@@ -267,6 +270,9 @@ def _examples(
             error=format_km(row["error_km"]),
             expected=format_km(expected) if expected is not None else "",
             where=f"{row['lat']:.5f}, {row['lon']:.5f}",
+            where_link=map_link(row["lat"], row["lon"]),
+            guess=f"{row['predicted_lat']:.5f}, {row['predicted_lon']:.5f}",
+            guess_link=map_link(row["predicted_lat"], row["predicted_lon"], max(row["error_km"], 0.2)),
             photo=thumbnail(photos / row["path"], name) if photos is not None else None,
             map=_example_map(row, partition, synthetic) if partition is not None else None,
         )

@@ -1,8 +1,10 @@
-"""A table that says where each photo was taken: CSV, TSV or Parquet."""
+"""A table that says where each photo was taken: CSV, TSV, Parquet and others, or another dataset."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from graticule.photos.table import table_file
 from graticule.photos.tabular import read_table
 from graticule.sources.ingest import MAX_REFUSED, Progress, ingest
 
@@ -17,7 +19,7 @@ def import_table(
     max_refused: float = MAX_REFUSED,
     progress: Progress | None = None,
 ) -> Path:
-    """Make a dataset of a table with ``path, lat, lon``.
+    """Make a dataset of a table with ``path, lat, lon``, or of a dataset's; photos stay where they are.
 
     ``place, sequence, captured_at, heading`` and ``split`` have a meaning; these and all further columns are
     kept as they are. A row without a usable position is a refused photo, not an error.
@@ -31,6 +33,9 @@ def import_table(
         BadTableError: no such file, no rows, or a missing column.
         TooManyRefusedError, WriteError: see :func:`graticule.sources.ingest.ingest`.
     """
+    file, folder = table_file(file), file
     candidates = read_table(file, columns, need=("path", "lat", "lon"), encoding=encoding)
     root = file.parent if photos_root is None else photos_root
-    return ingest(candidates, root, out, source="table", max_refused=max_refused, progress=progress)
+    about = json.loads((folder / "dataset.json").read_text(encoding="utf-8")) if folder.is_dir() else {}
+    facts = {name: about[name] for name in ("synthetic", "evaluation_only") if name in about}
+    return ingest(candidates, root, out, source="table", max_refused=max_refused, progress=progress, facts=facts)

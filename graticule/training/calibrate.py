@@ -13,14 +13,15 @@ from graticule.belief.confidence import COVERAGES, Calibration, Confidence, Know
 from graticule.belief.density import LEAST_WIDTH_KM, Belief
 from graticule.belief.ground import Ground
 from graticule.config import Recipe
-from graticule.errors import BadRecipeError
-from graticule.geo.sphere import Floats, great_circle_km
+from graticule.errors import BadRecipeError, BadTableError, LeakError
+from graticule.geo.sphere import great_circle_km
 from graticule.inference.decode import belief_points
 from graticule.inference.locate import Locator
 from graticule.model.bundle import Bundle
 from graticule.model.features import FeatureStore
 from graticule.model.loading import Progress, silent
-from graticule.photos.splits import BLOCKS_KM, block_sizes, honest_split, make_folds, within_buffer
+from graticule.photos.leakage import audit
+from graticule.photos.splits import fold_masks, honest_split
 from graticule.photos.table import Photos
 from graticule.training.devices import Machines
 from graticule.training.fit import fit
@@ -28,6 +29,8 @@ from graticule.training.fit import fit
 FOLDS = 4
 FOCUSES = (1.0, 1.5, 2.0, 3.0, 4.0)
 FEWEST = 20  # places that held-out photos must come from
+MOST = 2000  # photos of a user that a calibration looks at
+AT_ONCE = 256  # photos whose logits are held at a time: a gallery has 100,000 of them
 QUANTILES = 200  # of the distances to known photos
 
 
@@ -57,22 +60,19 @@ def fit_calibrated(
     """
     store = store or (FeatureStore() if recipe.encoder.frozen else None)
     bundle = fit(recipe, photos, val, folder=folder, resume=resume, store=store, machines=machines, progress=progress)
-    if bundle.model.head.cells is None:
+    if not bundle.model.head.has_cells:
         return _without(bundle, "the network has no cells")
     known = _known(bundle, photos, store)
     if recipe.encoder.frozen:
         by = by or honest_split(photos)[0]
-        block_km, buffer_km = block_sizes(by, recipe.split.block_km, recipe.split.buffer_km)
+        sizes = {"block_km": recipe.split.block_km, "buffer_km": recipe.split.buffer_km}
         try:
-            fold = make_folds(photos, FOLDS, by, recipe.seed + 1, block_km=block_km)
+            folds = fold_masks(photos, FOLDS, by, recipe.seed + 1, **sizes)
         except BadRecipeError as error:
             return _without(bundle, str(error))
         parts, asked = [], []
-        for k in range(FOLDS):
-            test, rest = photos.take(fold == k), fold != k
-            if by in BLOCKS_KM:
-                rest &= ~within_buffer(photos.lat, photos.lon, test.lat, test.lon, buffer_km)
-            train = photos.take(rest)
+        for k, (rest, tested) in enumerate(folds):
+            train, test = photos.take(rest), photos.take(tested)
             note = f"calibration {k + 1}/{FOLDS}"
             try:
                 inner = fit(recipe, train, store=store, progress=lambda i, n, _, note=note: progress(i, n, note))  # type: ignore[misc]
@@ -92,6 +92,62 @@ def fit_calibrated(
     calibration = _calibration(parts, places, bundle, how)
     bundle.facts["calibration"] = f"fitted to {calibration.photos:,} photos of {count:,} places, {how}"
     return replace(bundle, confidence=Confidence(calibration, known))
+
+
+def calibrate(
+    bundle: Bundle,
+    photos: Photos,
+    *,
+    trained: Photos | None = None,
+    allow_leak: bool = False,
+    store: FeatureStore | None = None,
+) -> Bundle:
+    """A bundle calibrated on photos that did not train it, whoever trained it.
+
+    Known photos stay those of the bundle; one that has none, such as a public model's, takes its own cells as the map.
+    A public model then answers by its belief, no longer by its likeliest cell.
+
+    Args:
+        photos: of known places; of more than ``MOST`` so many are drawn.
+        trained: the photos that did train the bundle, where they are known.
+        allow_leak: calibrate all the same where they give these away.
+
+    Raises:
+        BadRecipeError: the bundle has no cells.
+        BadTableError: the photos are of fewer than ``FEWEST`` places, or of a benchmark.
+        LeakError: training has seen their drives or places.
+        BadPhotoError: one cannot be read.
+    """
+    if not bundle.model.head.has_cells:
+        raise BadRecipeError(
+            f"{bundle.recipe.name} has no cells, and a belief is laid around cells; nothing to calibrate"
+        )
+    photos.check_trainable()
+    photos = photos.take(photos.may_train())
+    if len(photos) > MOST:
+        rows = np.random.default_rng(bundle.recipe.seed).choice(len(photos), MOST, replace=False)
+        photos = photos.take(np.sort(rows))
+    places = photos.places()
+    count = len(np.unique(places))
+    if count < FEWEST:
+        raise BadTableError(
+            f"these {len(photos)} photos are of {count} places, and fewer than {FEWEST} tell too little; some hundred "
+            f"places are enough"
+        )
+    if trained is not None and not allow_leak and (leak := audit(trained, photos)).held_out is False:
+        raise LeakError(
+            f"{leak.verdict} The bundle would think itself surer than it is; calibrate it with photos of other drives, "
+            f"or all the same with --allow-leak"
+        )
+    known = bundle.confidence.known if bundle.confidence else None
+    if known is None:
+        known = Known.of(bundle.partition.lat, bundle.partition.lon, None, bundle.recipe.seed)
+    how = "photos of its user"
+    calibration = _calibration([_held_out(bundle, known, photos, store)], places, bundle, how)
+    facts = bundle.facts | {"calibration": f"fitted to {len(photos):,} photos of {count:,} places, {how}"}
+    imported = bundle.recipe.head.kind in ("matching", "offsets")
+    recipe = bundle.recipe.model_copy(update={"answer": "median"}) if imported else bundle.recipe
+    return replace(bundle, recipe=recipe, facts=facts, confidence=Confidence(calibration, known))
 
 
 def _calibration(parts: Sequence[HeldOut], places: NDArray[np.int64], bundle: Bundle, how: str) -> Calibration:
@@ -153,9 +209,11 @@ def _known(bundle: Bundle, photos: Photos, store: FeatureStore | None) -> Known:
 def _held_out(bundle: Bundle, known: Known, photos: Photos, store: FeatureStore | None) -> HeldOut:
     features = Locator(bundle, store=store).features(photos.paths())
     device = next(bundle.model.parameters()).device
+    logits = []
     with torch.inference_mode():
-        output = bundle.model.head(torch.from_numpy(features).to(device))
-    logits: Floats = output.logits.double().cpu().numpy()
+        for some in torch.split(torch.from_numpy(features), AT_ONCE):
+            said = bundle.model.head(some.to(device)).logits
+            logits.append(bundle.partition.coarse_logits(said.double().cpu().numpy()))
     where = cell_kernels(bundle.partition), known.kernels()
     cosines, nearest = known.compare(features) or (None, None)
-    return HeldOut(*where, logits, cosines, nearest, photos.lat, photos.lon)
+    return HeldOut(*where, np.concatenate(logits), cosines, nearest, photos.lat, photos.lon)

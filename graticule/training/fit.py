@@ -14,8 +14,8 @@ from graticule.errors import BadRecipeError
 from graticule.geo.sphere import great_circle_km, spherical_mean, unit_vectors
 from graticule.model.bundle import Bundle
 from graticule.model.features import FeatureStore, encode
-from graticule.model.geolocator import Geolocator, build_geolocator
-from graticule.model.heads import PLANE_REACH_KM
+from graticule.model.geolocator import Geolocator, build_geolocator, preprocess_of
+from graticule.model.heads import PLANE_REACH_KM, Head
 from graticule.model.loading import (
     Batches,
     FeatureDataset,
@@ -57,6 +57,11 @@ def fit(
         BadRecipeError, NotEnoughMemoryError, BadPhotoError: as :func:`graticule.training.train.train`.
     """
     started = time.monotonic()
+    if recipe.head.kind in ("matching", "offsets", "none"):
+        raise BadRecipeError(
+            f"head.kind: {recipe.head.kind} comes with the weights of a public model (graticule get) and is not "
+            f"trained; train cells, position or both, on its encoder with encoder: {{bundle: FOLDER}}"
+        )
     machines = machines or Machines()
     machines.check(recipe.train.batch_size, recipe.train.accumulate, recipe.encoder.frozen)
     photos.check_trainable()
@@ -81,10 +86,11 @@ def fit(
         for name, table in (("train", photos), ("val", val))
         if table is not None
     ]
-    if recipe.encoder.frozen:
-        model.head.standardise(parts[0].dataset.features.to(device))
-    if model.head.frame is not None:
-        model.head.frame.fit(parts[0].dataset.extras["position"].to(device))
+    head = model.head
+    if recipe.encoder.frozen and isinstance(head, Head):
+        head.standardise(parts[0].dataset.features.to(device))
+    if head.frame is not None:
+        head.frame.fit(parts[0].dataset.extras["position"].to(device))
     check_memory(model, parts[0].shapes, recipe, device, machines)
     tau_km = recipe.target.tau_km or (recipe.target.tau_spacings or 1) * float(np.median(partition.spacing_km()))
     loaders = _loaders(parts, recipe, machines)
@@ -116,14 +122,7 @@ def _preprocess(model: Geolocator, recipe: Recipe) -> Preprocess:
     Raises:
         BadRecipeError: a size that the encoder cannot take, such as one that misses a transformer's grid of patches.
     """
-    preprocess = Preprocess(
-        recipe.image.resize,
-        *recipe.image.shape(model.encoder.input_size),
-        longest=recipe.image.longest or max(model.encoder.input_size),
-        mean=tuple(model.mean.flatten().tolist()),
-        std=tuple(model.std.flatten().tolist()),
-        interpolation=recipe.image.interpolation or model.encoder.interpolation,
-    )
+    preprocess = preprocess_of(model, recipe)
     height, width = preprocess.shape_for(1200, 1600)
     try:
         model.eval().features(torch.zeros(1, 3, height, width))

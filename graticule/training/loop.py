@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import numpy as np
@@ -91,8 +91,8 @@ class TrainingModule(lightning.LightningModule):
 
     @property
     def head(self) -> Head:
-        head: Head = self.net.head if isinstance(self.net, Geolocator) else self.net
-        return head
+        head = self.net.head if isinstance(self.net, Geolocator) else self.net
+        return cast(Head, head)  # others are not trained
 
     def on_train_batch_start(self, batch: Any, index: int) -> None:
         step, parts = self.global_step, self.recipe.train.accumulate

@@ -16,9 +16,10 @@ from graticule.errors import BadRecipeError
 from graticule.files import write_json, write_parquet
 from graticule.model.index import INDEX, RUN, TRAINING
 from graticule.partition import Partition, grow
+from graticule.photos.columns import is_empty
 from graticule.photos.leakage import audit
 from graticule.photos.shards import url_of
-from graticule.photos.splits import is_empty, make_split
+from graticule.photos.splits import make_split
 from graticule.photos.table import MARKED, Photos
 from graticule.training.devices import Machines
 
@@ -141,7 +142,7 @@ def check_output_folder(out: Path, resume: bool) -> bool:
     """
     folder = out / TRAINING
     if not (folder / RUN).exists():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if out.exists() and (not out.is_dir() or any(path.is_file() for path in out.rglob("*"))):
             raise BadRecipeError(f"{out} is not empty and holds no run; choose a new folder")
         return False
     if not (folder / CHECKPOINTS / LAST).exists() and not (out / INDEX).exists():

@@ -1,19 +1,21 @@
-"""Files of datasets on the Hugging Face hub. ``huggingface_hub`` resumes, caches and finds the token by itself."""
+"""Files on the Hugging Face hub. ``huggingface_hub`` resumes, caches and finds the token by itself."""
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from graticule.errors import SourceError
 
 STREAM, SKIP = 4 * 2**20, 2**17  # bytes to read ahead where reading runs on, and where it skips: one photo
 
 
-def hub_file(repo: str, name: str, *, revision: str | None = None) -> Path:
-    """Fetch one file of a dataset repository, once; the path lies in the hub's own cache (``HF_HOME``).
+def hub_file(
+    repo: str, name: str, *, revision: str | None = None, kind: Literal["dataset", "model"] = "dataset"
+) -> Path:
+    """Fetch one file of a repository, once; the path lies in the hub's own cache (``HF_HOME``).
 
     ``HF_ENDPOINT`` names another server, ``HF_TOKEN`` a token for what is not public.
 
@@ -22,8 +24,41 @@ def hub_file(repo: str, name: str, *, revision: str | None = None) -> Path:
     """
     from huggingface_hub import hf_hub_download
 
-    with _refusing(f"{name} of the dataset {repo}"):
-        return Path(hf_hub_download(repo, name, repo_type="dataset", revision=revision, endpoint=_endpoint()))
+    with _refusing(f"{name} of the {kind} {repo}"):
+        return Path(hf_hub_download(repo, name, repo_type=kind, revision=revision, endpoint=_endpoint()))
+
+
+def hub_snapshot(repo: str, names: Sequence[str], *, revision: str | None = None) -> Path:
+    """Fetch these files of a model's repository, all of one commit, once; where there is no network the last ones.
+
+    Raises:
+        SourceError: as :func:`hub_file`.
+    """
+    from huggingface_hub import snapshot_download
+
+    with _refusing(f"the model {repo}"):
+        found = snapshot_download(repo, revision=revision, allow_patterns=list(names), endpoint=_endpoint())
+    return Path(found)
+
+
+def hub_upload(repo: str, folder: Path, names: Sequence[str], *, private: bool) -> str:
+    """Put these files of a folder into a model's repository, as one commit; it is made where there is none.
+
+    Returns:
+        The commit's address.
+
+    Raises:
+        SourceError: the token is missing or may not write there, or the hub cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(_endpoint())
+    with _refusing(f"the model {repo}", "put on the hub"):
+        api.create_repo(repo, private=private, exist_ok=True)
+        done = api.upload_folder(
+            repo_id=repo, folder_path=folder, allow_patterns=list(names), commit_message="Bundle of Graticule"
+        )
+    return str(done.commit_url)
 
 
 def hub_names(repo: str, *, revision: str | None = None) -> list[str]:
@@ -93,7 +128,7 @@ def _endpoint() -> str | None:
 
 
 @contextmanager
-def _refusing(what: str) -> Iterator[None]:
+def _refusing(what: str, done: str = "fetched from the hub") -> Iterator[None]:
     """Whatever the network or the hub raises becomes one sentence."""
     try:
         yield
@@ -103,7 +138,7 @@ def _refusing(what: str) -> Iterator[None]:
         if not isinstance(error, OSError) and not rooms & {"huggingface_hub", "requests", "httpx", "httpx2"}:
             raise
         raise SourceError(
-            f"{what} could not be fetched from the hub ({type(error).__name__}); see that the network works and, where "
-            f"the dataset asks for consent, that HF_TOKEN is set. Run the command again: what is there is not "
+            f"{what} could not be {done} ({type(error).__name__}); see that the network works and, where "
+            f"it asks for consent, that HF_TOKEN is set. Run the command again: what is there is not "
             f"fetched twice"
         ) from error

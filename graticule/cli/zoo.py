@@ -1,0 +1,148 @@
+"""The commands around models that others have trained: list, fetch, calibrate."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graticule.cli import console
+from graticule.cli.options import Json, check_bundle
+from graticule.errors import BadRecipeError, BadWeightsError
+from graticule.model.index import CARD, CONFIDENCE, FILES, HUB_NAME, INDEX, KNOWN
+
+app = typer.Typer()
+
+
+@app.command()
+def models(
+    name: Annotated[str | None, typer.Argument(help="Tell all about this one.")] = None, as_json: Json = False
+) -> None:
+    """List the public models that can be made into bundles: licence, size, training photos, published figures."""
+    from dataclasses import asdict
+
+    from graticule.zoo import public_models
+
+    found = public_models()
+    if name and name not in found:
+        raise BadWeightsError(f"no public model is called {name!r}; there are {', '.join(found)}")
+    chosen = [found[name]] if name else list(found.values())
+    if as_json:
+        console.print_json([asdict(model) for model in chosen])
+        return
+    if name:
+        [model] = chosen
+        limits = ", which forbids some uses" if model.restricted else ""
+        lines = [
+            f"{model.name}: {model.what}", f"licence: {model.licence}{limits}", f"fetches: {model.gigabytes:g} GB",
+            f"trained on: {model.trained_on}", f"published: {model.figures}", f"see: {model.source}",
+        ]  # fmt: skip
+        lines.append(f"cannot be had: {model.lacks}" if model.lacks else f"to have it: graticule get {model.name}")
+        typer.echo("\n".join(lines))
+        return
+    rows: list[tuple[str, ...]] = [
+        (model.name + ("*" if model.lacks else ""), model.licence, f"{model.gigabytes:g}", model.what)
+        for model in chosen
+    ]
+    console.print_table(("model", "licence", "GB", "what it is"), rows)
+    typer.echo("* cannot be had here; graticule models NAME tells why, and of each its training photos and figures")
+
+
+@app.command()
+def get(
+    name: Annotated[str, typer.Argument(help="A public model; graticule models lists them.")],
+    folder: Annotated[
+        Path | None, typer.Option("--from", help="Folder with its files, where there is no network.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The bundle's folder. [default: NAME in the cache folder]")] = None,
+    licence: Annotated[str | None, typer.Option(help="The licence that you agree to, where it forbids uses.")] = None,
+) -> None:
+    """Make a bundle of a public model, from the Hugging Face hub or from a folder."""
+    from graticule.zoo import public_models
+
+    known = public_models()
+    if name not in known:
+        raise BadWeightsError(f"no public model is called {name!r}; there are {', '.join(known)}")
+    from graticule.files import fetched_folder
+
+    model, where = known[name], out or fetched_folder() / name
+    _check_empty(where)
+    from graticule.photos.cards import write_card
+    from graticule.zoo import get as make
+
+    typer.echo(f"{name} is under {model.licence}, trained on {model.trained_on}")
+    bundle = make(name, folder, agreed=licence)
+    bundle.write(where)
+    write_card(where)
+    answers = bundle.model.head.has_cells
+    typer.echo(f"the bundle lies in {where}")
+    typer.echo(
+        f"next: graticule calibrate {name if out is None else out} PHOTOS, so that its answers say how sure they are"
+        if answers
+        else f"next: name it in a recipe, encoder: {{bundle: {name if out is None else out}}}"
+    )
+
+
+@app.command()
+def calibrate(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder, or the name of a public model that was fetched.")],
+    photos: Annotated[Path, typer.Argument(help="A dataset, or a table with path, lat, lon.")],
+    out: Annotated[Path | None, typer.Option(help="Write the bundle here, and leave the one that was read.")] = None,
+    allow_leak: Annotated[
+        bool, typer.Option("--allow-leak", help="Use photos of drives that training has seen all the same.")
+    ] = False,
+) -> None:
+    """Measure on photos whose place is known how sure a bundle may be, and write it into the bundle."""
+    where = check_bundle(bundle)
+    if out is None and not bundle.exists() and len(bundle.parts) == 2:
+        raise BadRecipeError(f"{bundle} is of the hub; name a folder for the calibrated bundle with --out")
+    if out is not None:
+        _check_empty(out)
+    from graticule.belief.calibration import coverage_within
+    from graticule.evaluation.evaluate import training_photos
+    from graticule.model.bundle import Bundle
+    from graticule.model.features import default_store
+    from graticule.photos.cards import write_card
+    from graticule.photos.table import read_photos
+    from graticule.training.calibrate import calibrate as fit
+
+    table, read = read_photos(photos), Bundle.read(where)
+    whole = training_photos(read)
+    trained = None if whole is None else whole.take(whole.column("split") == "train")
+    found = fit(read, table, trained=trained, allow_leak=allow_leak, store=default_store())
+    found.write(out or where, keep_weights=out is None)
+    write_card(out or where)
+    confidence = found.confidence
+    if confidence is None:
+        return
+    places = confidence.calibration.places
+    low, high = coverage_within(places, 0.9)
+    typer.echo(f"{found.facts['calibration']}; written to {out or where}")
+    typer.echo(
+        f"how sure that is: with {places:,} places its 90 % region holds between {low:.0%} and {high:.0%} of photos "
+        f"like these, nine times of ten; more places bring the two nearer"
+    )
+
+
+@app.command()
+def push(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder, or the name of a public model that was fetched.")],
+    repo: Annotated[str, typer.Argument(help="Where to: user/name on the Hugging Face hub.")],
+    public: Annotated[bool, typer.Option("--public", help="Let everybody see it, where it is new.")] = False,
+) -> None:
+    """Put a bundle and its card on the Hugging Face hub; graticule.load("user/name") opens it anywhere."""
+    where = check_bundle(bundle)
+    if repo.count("/") != 1 or not HUB_NAME.fullmatch(repo) or "@" in repo:
+        raise BadRecipeError(f"{repo} is no name on the hub; give user/name")
+    from graticule.sources.web.hub import hub_upload
+
+    names = [name for name in (*FILES, *CONFIDENCE, INDEX, CARD) if (where / name).is_file()]
+    if KNOWN in names:
+        typer.echo(f"note: {KNOWN} goes along: where the known photos were taken, and what the encoder makes of them")
+    done = hub_upload(repo, where, names, private=not public)
+    typer.echo(f"{len(names)} files are on the hub: {done}")
+    typer.echo(f'next: graticule locate PHOTO --model {repo}, or graticule.load("{repo}")')
+
+
+def _check_empty(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BadRecipeError(f"{folder} is not empty; choose another folder with --out, or remove this one")

@@ -1,0 +1,105 @@
+"""Models that others have trained, by name: what can be had, and how each becomes a bundle.
+
+A model is one module with a :class:`PublicModel` called ``MODEL`` and, where it can be had, a function
+``make(files: Files) -> Bundle`` that reads its published files, tensor by tensor, and refuses what it does not know. It
+lies in ``graticule.zoo.models``, or in any installed package that names it as an entry point of ``graticule.models``.
+"""
+
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graticule.errors import BadWeightsError
+from graticule.zoo.files import Files
+
+if TYPE_CHECKING:
+    from graticule.model.bundle import Bundle
+
+__all__ = ["Files", "PublicModel", "get", "public_models"]
+ENTRY_POINTS = "graticule.models"
+
+
+@dataclass(frozen=True, slots=True)
+class PublicModel:
+    """What is known of a model before it is fetched.
+
+    Attributes:
+        what: what it is, in a few words.
+        licence: of the weights, as SPDX writes it.
+        restricted: the licence forbids some uses, so whoever fetches it has to agree.
+        gigabytes: what is fetched.
+        trained_on: the photos, as its authors say.
+        figures: as its authors published them, with the benchmark; nothing of it was measured here.
+        source: where it is described.
+        lacks: why it cannot be had; empty where it can.
+    """
+
+    name: str
+    what: str
+    licence: str
+    gigabytes: float
+    trained_on: str
+    figures: str
+    source: str
+    restricted: bool = False
+    lacks: str = ""
+
+
+def public_models() -> dict[str, PublicModel]:
+    """All that are known here, by name, those that can be had first."""
+    found = [module.MODEL for module in _modules()]
+    return {model.name: model for model in sorted(found, key=lambda model: (bool(model.lacks), model.name))}
+
+
+def get(name: str, folder: Path | None = None, *, agreed: str | None = None) -> "Bundle":
+    """Make a bundle of a public model.
+
+    Args:
+        folder: where its files lie; none fetches them from the hub, once.
+        agreed: the licence that the user agrees to, where it forbids some uses.
+
+    Raises:
+        BadWeightsError: there is no such model, or its licence was not agreed to; a file is missing, holds other
+            tensors than those that its importer knows, or would run code.
+        SourceError: the hub cannot be reached.
+    """
+    from graticule.files import sha256_of
+
+    modules = {module.MODEL.name: module for module in _modules()}
+    if name not in modules:
+        raise BadWeightsError(f"no public model is called {name!r}; there are {', '.join(sorted(modules))}")
+    module, model = modules[name], modules[name].MODEL
+    if model.lacks:
+        raise BadWeightsError(f"{name} cannot be had: {model.lacks}")
+    if model.restricted and (agreed or "").lower() != model.licence.lower():
+        said = f"; found --licence {agreed}" if agreed else ""
+        raise BadWeightsError(
+            f"{name} is under {model.licence}, which forbids some uses: read it, and if you agree, say so with "
+            f"--licence {model.licence}{said}"
+        )
+    files = Files(folder)
+    make: Callable[[Files], Bundle] = module.make
+    bundle = make(files)
+    facts: dict[str, Any] = {
+        "imported": {
+            "name": name,
+            "what": model.what,
+            "licence": model.licence,
+            "trained_on": model.trained_on,
+            "figures": model.figures,
+            "source": model.source,
+            "files": {path.name if where is None else where: sha256_of(path) for path, where in files.read.items()},
+        },
+        "cells": len(bundle.partition),
+        "calibration": "not calibrated: graticule calibrate does it with photos whose place is known",
+    }
+    return replace(bundle, facts=bundle.facts | facts)
+
+
+def _modules() -> list[Any]:
+    own = import_module("graticule.zoo.models")
+    modules = [import_module(f"{own.__name__}.{found.name}") for found in pkgutil.iter_modules(own.__path__)]
+    return modules + [point.load() for point in metadata.entry_points(group=ENTRY_POINTS)]

@@ -1,0 +1,97 @@
+"""GeoCLIP: CLIP's image tower, a small network above it, and positions that photos are compared with."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from graticule.errors import BadWeightsError
+from graticule.zoo import Files, PublicModel
+
+if TYPE_CHECKING:
+    from graticule.model.bundle import Bundle
+
+PACKAGE, VERSION = "geoclip", "1.3.0"
+TOWER_REPO = "timm/vit_large_patch14_clip_224.openai"
+# OpenAI trained with a faster GELU; timm's plain name would compute another one.
+TOWER: dict[str, Any] = {"name": "vit_large_patch14_clip_quickgelu_224", "options": {}}
+
+MODEL = PublicModel(
+    name="geoclip",
+    what="CLIP ViT-L/14 and a gallery of 100,000 positions",
+    licence="MIT",
+    gigabytes=1.3,
+    trained_on="MP-16: 4.7 million geotagged photos of Flickr",
+    figures="Im2GPS3k: 14 / 34 / 51 / 70 / 84 % within 1 / 25 / 200 / 750 / 2500 km (arXiv 2309.16020, table 1)",
+    source="https://github.com/VicenteVivan/geo-clip",
+)
+
+
+def make(files: Files) -> "Bundle":
+    """GeoCLIP as a bundle: its gallery is the partition, logits are scale times cosine.
+
+    Raises:
+        BadWeightsError, SourceError: as :func:`graticule.zoo.get`.
+    """
+    import polars as pl
+    import torch
+
+    from graticule.model.imported import MatchingHead
+    from graticule.partition import PointPartition
+    from graticule.zoo.clip import FILES, image_settings, image_tower
+    from graticule.zoo.positions import LocationEncoder
+    from graticule.zoo.tensors import blank_bundle, fill, read_tensors
+
+    weights = _package(files) / "weights"
+    gallery = pl.read_csv(weights.parent / "gps_gallery" / "coordinates_100K.csv")
+    # In float32, as its own code reads them: the encoder's finest waves see the difference.
+    lat, lon = (gallery[name].cast(pl.Float32).cast(pl.Float64).to_numpy() for name in ("LAT", "LON"))
+    partition = PointPartition.of(lat, lon)
+
+    mlp_file, places_file, scale_file = (
+        weights / f"{name}_weights.pth" for name in ("image_encoder_mlp", "location_encoder", "logit_scale")
+    )
+    for path in (mlp_file, places_file, scale_file):
+        files.read[path] = f"{PACKAGE} {VERSION}, {path.name}"
+    encoder = LocationEncoder()
+    fill(encoder, read_tensors(places_file), places_file)
+    tower_file = files.find(*FILES, repo=TOWER_REPO)
+    tower, projection = image_tower(read_tensors(tower_file), tower_file)
+    if projection is None:
+        raise BadWeightsError(f"{tower_file} has no projection (visual_projection or head), which GeoCLIP stands on")
+
+    tree = {
+        "name": "geoclip",
+        "cells": {"kind": "points"},
+        "image": image_settings(224),
+        "encoder": TOWER | {"weights": tower_file.name, "frozen": True},
+        "head": {"kind": "matching", "widths": (768, 512)},
+        "answer": "mode",  # as its own code answers: the likeliest point
+    }
+    bundle = blank_bundle(tree, partition)
+    head = cast(MatchingHead, bundle.model.head)
+    fill(bundle.model.encoder.body, tower, tower_file)
+    mlp = read_tensors(mlp_file)
+    # The projection has no bias and nothing bends between it and the first layer: the two are one.
+    mlp["0.weight"] = mlp["0.weight"] @ projection
+    fill(head.layers, mlp, mlp_file)
+    with torch.inference_mode():
+        head.scale.copy_(read_tensors(scale_file)[""].exp())
+        head.places.copy_(encoder.eval().embed(lat, lon))
+    return bundle
+
+
+def _package(files: Files) -> Path:
+    """The folder ``model`` of GeoCLIP's own package: of the files given, else as it is installed here."""
+    name = "weights/location_encoder_weights.pth"
+    how = f"fetch the package with: pip download --no-deps {PACKAGE}=={VERSION}, and unzip the wheel"
+    if files.folder:
+        path = files.find(name, instead=how)
+        del files.read[path]
+        return path.parents[1]
+    spec = find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise BadWeightsError(
+            f"the weights of GeoCLIP beside its tower come in its own package, which is not installed: "
+            f"pip install --no-deps {PACKAGE}=={VERSION}, or {how} into a folder for --from"
+        )
+    return Path(spec.submodule_search_locations[0]) / "model"

@@ -1,0 +1,78 @@
+"""Bundles on the hub, against the stand-in on this machine."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from hub_server import COMMIT, serve
+from test_cli import graticule
+
+import graticule as package
+from graticule.errors import BundleError, SourceError
+from graticule.model.index import find_bundle
+from graticule.photos.cards import write_card
+
+KEPT = Path(__file__).parent / "bundles" / "format-3"
+PHOTO = KEPT / "photo.jpg"
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    """A calibrated bundle with a card, and with the table of its photos beside it."""
+    shutil.copytree(KEPT, tmp_path / "bundle")
+    write_card(tmp_path / "bundle")
+    (tmp_path / "bundle" / "training").mkdir()
+    (tmp_path / "bundle" / "training" / "history.csv").touch()
+    return tmp_path / "bundle"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    (tmp_path / "hub").mkdir()
+    monkeypatch.setenv("HF_TOKEN", "hf_none")
+    with serve("ada/town", tmp_path / "hub", monkeypatch, tmp_path / "cache", kind="model") as sent:
+        yield tmp_path / "hub", sent
+
+
+def test_a_bundle_goes_to_the_hub_and_answers_from_there_the_same(bundle, hub):
+    folder, sent = hub
+    done = graticule("push", bundle, "ada/town")
+    assert done.returncode == 0, done.stderr
+    assert "known.safetensors goes along" in done.stdout
+    names = {path.name for path in folder.iterdir()}
+    assert {"weights.safetensors", "cells.parquet", "recipe.yaml", "bundle.json", "README.md"} <= names
+    assert not names & {"training", "history.csv", "photo.jpg"}  # the table of photos stays at home
+    expected = package.load(bundle).locate(PHOTO)
+    assert package.load("ada/town").locate(PHOTO) == expected
+    before = dict(sent)
+    told = graticule("predict", "ada/town", PHOTO)
+    assert told.returncode == 0, told.stderr
+    assert find_bundle(f"ada/town@{COMMIT}").name == COMMIT
+    assert sent == before  # what is there is not fetched again
+
+
+def test_what_is_there_answers_without_a_network(bundle, hub, monkeypatch):
+    graticule("push", bundle, "ada/town")
+    package.load("ada/town")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert package.load("ada/town").bundle.confidence
+
+
+def test_a_bundle_changed_on_the_hub_is_refused(bundle, hub):
+    graticule("push", bundle, "ada/town")
+    weights = hub[0] / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(BundleError, match="is not the file that training wrote"):
+        package.load("ada/town")
+
+
+def test_no_such_model_no_token_and_no_name_are_said(bundle, hub, monkeypatch, tmp_path):
+    with pytest.raises(SourceError, match="the model eve/town could not be fetched"):
+        package.load("eve/town")
+    assert "give user/name" in graticule("push", bundle, "town").stderr
+    assert "the model eve/town could not be put on the hub" in graticule("push", bundle, "eve/town").stderr
+    (tmp_path / "ada").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert str(find_bundle("ada/town")) == "ada/town"  # a folder of that name comes first, even one that lacks it
+    said = graticule("calibrate", "eve/town", tmp_path / "t.csv")
+    assert said.returncode == 1

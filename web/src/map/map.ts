@@ -1,0 +1,174 @@
+/** One map for all views: borders from the package, a scene on top, a street map only where somebody asks for it. */
+
+import "maplibre-gl/dist/maplibre-gl.css";
+
+import type { Feature, FeatureCollection, GeoJSON } from "geojson";
+import type { GeoJSONSource, SourceSpecification } from "maplibre-gl";
+import { AttributionControl, Map as MapLibre, Marker, NavigationControl, ScaleControl, setWorkerUrl } from "maplibre-gl";
+import workerUrl from "maplibre-gl/dist/maplibre-gl-worker.mjs?worker&url";
+import type { Place } from "../types";
+import { borders, fine } from "./borders";
+import type { Bounds } from "./graticule";
+import { graticule } from "./graticule";
+import type { SourceName, Theme } from "./layers";
+import { layers, SOURCES } from "./layers";
+import { pin } from "./pins";
+import type { Scene } from "./scene";
+import { ring, shaded } from "./scene";
+import type { Streets } from "./streets";
+import { addStreets, removeStreets } from "./streets";
+
+setWorkerUrl(new URL(workerUrl, import.meta.url).href);
+
+const EMPTY: FeatureCollection = { type: "FeatureCollection", features: [] };
+const CLOSE = 5; // zoom from which coarse borders look wrong
+const STILL = matchMedia("(prefers-reduced-motion: reduce)");
+
+export class PlaceMap {
+  private readonly map: MapLibre;
+  private readonly ready: Promise<void>;
+  private pins: Marker[] = [];
+  private scene: Scene = {};
+  /** Whether coarse borders stand where fine ones could. */
+  private coarse = false;
+  private streets: Streets = { kind: "none" };
+
+  /**
+   * @param click - a place was clicked
+   * @param dot - a dot was clicked, by its id
+   * @throws Error where the browser draws no WebGL
+   */
+  constructor(
+    container: HTMLElement,
+    private theme: Theme,
+    click: (place: Place) => void,
+    dot: (id: number) => void,
+  ) {
+    const none: SourceSpecification = { type: "geojson", data: EMPTY };
+    this.map = new MapLibre({
+      container,
+      style: { version: 8, sources: Object.fromEntries(SOURCES.map((name) => [name, none])), layers: layers(theme) },
+      center: [0, 25],
+      zoom: 0.8,
+      maxZoom: 19,
+      attributionControl: false,
+      dragRotate: false,
+      pitchWithRotate: false,
+      touchPitch: false,
+      fadeDuration: 0,
+      // Servers of tiles want to know which page asks; no more than its origin is told, and only if they are switched on.
+      transformRequest: (url) => (url.startsWith("http") && !url.startsWith(location.origin) ? { url, referrerPolicy: "origin" } : { url }),
+    });
+    this.map.touchZoomRotate.disableRotation();
+    this.map.keyboard.disableRotation();
+    this.map.addControl(new NavigationControl({ showCompass: false }), "top-right");
+    this.map.addControl(new ScaleControl({ maxWidth: 110 }), "bottom-left");
+    this.map.addControl(new AttributionControl({ compact: true, customAttribution: "Borders: Natural Earth, US Census" }));
+    this.ready = new Promise((done) => this.map.once("load", () => done()));
+    this.map.on("moveend", () => {
+      this.drawGraticule();
+      if (this.map.getZoom() > CLOSE) void this.refine();
+    });
+    this.map.on("click", (event) => {
+      const found = this.map.getLayer("dots") ? this.map.queryRenderedFeatures(event.point, { layers: ["dots"] }) : [];
+      const id = found[0]?.properties["id"] as number | undefined;
+      if (id !== undefined) return dot(id);
+      const { lat, lng } = event.lngLat.wrap();
+      click({ lat, lon: lng });
+    });
+    void this.ready.then(async () => {
+      this.drawGraticule();
+      const lines = await borders();
+      for (const [name, data] of Object.entries(lines)) this.set(name as SourceName, data as GeoJSON);
+      this.coarse = true;
+      container.dataset["ready"] = "true"; // for tests: all that is drawn first is there
+      if (this.map.getZoom() > CLOSE) await this.refine();
+    });
+  }
+
+  private set(name: SourceName, data: GeoJSON): void {
+    this.map.getSource<GeoJSONSource>(name)?.setData(data);
+  }
+
+  private async refine(): Promise<void> {
+    if (!this.coarse) return;
+    this.coarse = false;
+    for (const [name, data] of Object.entries(await fine())) this.set(name as SourceName, data as GeoJSON);
+  }
+
+  private drawGraticule(): void {
+    const box = this.map.getBounds();
+    const at = { west: box.getWest(), south: box.getSouth(), east: box.getEast(), north: box.getNorth() };
+    this.set("graticule", graticule(at));
+  }
+
+  /** Where the middle of the map is: the pointer of those who use a keyboard. */
+  center(): Place {
+    const { lat, lng } = this.map.getCenter().wrap();
+    return { lat, lon: lng };
+  }
+
+  async show(scene: Scene): Promise<void> {
+    const before = this.scene;
+    this.scene = scene;
+    await this.ready;
+    if (this.scene !== scene) return; // a newer one came meanwhile
+    if (scene.density !== before.density) this.set("density", scene.density ? shaded(scene.density) : EMPTY);
+    if (scene.regions !== before.regions) this.set("regions", scene.regions ?? EMPTY);
+    this.set("lines", collection((scene.lines ?? []).map(([a, b]) => line([a, b]))));
+    this.set("dots", collection((scene.dots ?? []).map(({ lat, lon, ...properties }) => point({ lat, lon }, properties))));
+    const around = scene.circle && ring(scene.circle);
+    this.set("circle", collection(around ? [{ type: "Feature", geometry: { type: "LineString", coordinates: around }, properties: {} }] : []));
+    for (const old of this.pins) old.remove();
+    this.pins = (scene.pins ?? []).map(({ kind, label, lat, lon }) =>
+      new Marker({ element: pin(kind, label) }).setLngLat([lon, lat]).addTo(this.map),
+    );
+    if (scene.fit && scene.fit !== before.fit) this.look(scene.fit);
+  }
+
+  look({ west, south, east, north }: Bounds): void {
+    const { clientWidth, clientHeight } = this.map.getContainer();
+    const padding = Math.round(Math.min(clientWidth, clientHeight) * 0.12);
+    this.map.fitBounds([[west, south], [east, north]], { padding, maxZoom: 17, duration: STILL.matches ? 0 : 600 });
+  }
+
+  async paint(theme: Theme): Promise<void> {
+    if (theme === this.theme) return;
+    this.theme = theme;
+    await this.ready;
+    for (const layer of layers(theme)) {
+      for (const [name, value] of Object.entries(layer.paint ?? {})) this.map.setPaintProperty(layer.id, name as never, value as never);
+    }
+    await this.over(this.streets);
+  }
+
+  /** Puts a street map under the belief, or takes it away. */
+  async over(streets: Streets): Promise<void> {
+    this.streets = streets;
+    await this.ready;
+    removeStreets(this.map);
+    await addStreets(this.map, streets, this.theme);
+  }
+
+  resize(): void {
+    this.map.resize();
+  }
+
+  remove(): void {
+    this.map.remove();
+  }
+}
+
+const collection = (features: Feature[]): FeatureCollection => ({ type: "FeatureCollection", features });
+
+const point = ({ lat, lon }: Place, properties: Record<string, unknown>): Feature => ({
+  type: "Feature",
+  geometry: { type: "Point", coordinates: [lon, lat] },
+  properties,
+});
+
+const line = (places: Place[]): Feature => ({
+  type: "Feature",
+  geometry: { type: "LineString", coordinates: places.map(({ lat, lon }) => [lon, lat]) },
+  properties: {},
+});

@@ -1,0 +1,126 @@
+/** What the model says of one photo, in words: also that it cannot tell, and that the photo is unlike all it knows. */
+
+import type { ComponentChildren } from "preact";
+import type { Fix, Model } from "../types";
+import { area, errorInWords, isUnlike, km, percent, position } from "../words";
+
+export function Answer({ fix, model }: { fix: Fix; model: Model | undefined }) {
+  const unlike = isUnlike(fix);
+  return (
+    <section class="answer" aria-label="The answer" aria-live="polite">
+      {unlike && (
+        <Notice title="Unlike what this model knows">
+          Of a hundred photos of its kind, {Math.floor(100 * (fix.unlike_training ?? 0))} are more like a training photo
+          than this one. The place below is a guess whose error is not known.
+        </Notice>
+      )}
+      {fix.cannot_tell ? (
+        <Notice title="Cannot tell">This model gives no answer here: {fix.cannot_tell}.</Notice>
+      ) : (
+        <>
+          <h2>{fix.near ? `Near ${fix.near}` : position(fix)}</h2>
+          <p class="error">{errorInWords(fix)}</p>
+        </>
+      )}
+      <Places fix={fix} />
+      <dl class="facts">
+        {!fix.cannot_tell && (
+          <>
+            <dt>Point</dt>
+            <dd>
+              <span class="number">{position(fix)}</span> <Copy text={position(fix)} />
+            </dd>
+          </>
+        )}
+        {fix.area_km2 !== null && (
+          <>
+            <dt>90 % region</dt>
+            <dd>{area(fix.area_km2)}</dd>
+          </>
+        )}
+        {fix.expected_error_km !== null && (
+          <>
+            <dt>Expected error</dt>
+            <dd>{km(fix.expected_error_km)} on average</dd>
+          </>
+        )}
+      </dl>
+      {fix.neighbours && fix.neighbours.length > 0 && (
+        <figure class="neighbours">
+          <figcaption>Known photos that look alike</figcaption>
+          <ul>
+            {fix.neighbours.map((near) => (
+              <li key={position(near)}>
+                {near.thumbnail && <img src={near.thumbnail} alt={`A known photo taken at ${position(near)}`} />}
+                <span>{position(near)}</span>
+              </li>
+            ))}
+          </ul>
+        </figure>
+      )}
+      {fix.cells.length > 0 && (
+        <details>
+          <summary>What the network itself says{model ? ` of its ${model.cells.toLocaleString("en-US")} cells` : ""}</summary>
+          <table>
+            <thead>
+              <tr>
+                <th scope="col">Cell</th>
+                <th scope="col">Middle of its photos</th>
+                <th scope="col" class="n">
+                  Probability
+                </th>
+              </tr>
+            </thead>
+            <tbody>
+              {fix.cells.map((cell) => (
+                <tr key={cell.token}>
+                  <td>
+                    <code>{cell.token}</code>
+                  </td>
+                  <td class="number">{position(cell)}</td>
+                  <td class="n">{percent(cell.probability)}</td>
+                </tr>
+              ))}
+            </tbody>
+          </table>
+          <p class="soft">The network's own probabilities, not calibrated against outcomes.</p>
+        </details>
+      )}
+    </section>
+  );
+}
+
+function Places({ fix }: { fix: Fix }) {
+  if (!fix.places.length) return null;
+  return (
+    <ul class="places" aria-label="Likely places">
+      {fix.places.map(({ name, probability }) => (
+        <li key={name}>
+          <span class="place-name">{name}</span>
+          <span class="number">{percent(probability)}</span>
+          <span class="bar" aria-hidden="true">
+            <span style={{ width: `${probability * 100}%` }} />
+          </span>
+        </li>
+      ))}
+    </ul>
+  );
+}
+
+export function Notice({ title, children }: { title: string; children?: ComponentChildren }) {
+  return (
+    <div class="notice">
+      <strong>{title}</strong>
+      {children && <p>{children}</p>}
+    </div>
+  );
+}
+
+function Copy({ text }: { text: string }) {
+  if (!navigator.clipboard) return null;
+  return (
+    <button type="button" class="small" onClick={() => void navigator.clipboard.writeText(text)}>
+      Copy
+    </button>
+  );
+}
