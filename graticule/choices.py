@@ -15,6 +15,7 @@ ScheduleName = Literal["onecycle", "cosine", "constant", "plateau"]
 Optimizer = Literal["adamw", "adam"]
 Precision = Literal["float32", "bfloat16"]
 Runtime = Literal["onnx", "openvino"]
+Engine = Literal["here", "ray"]  # who makes the parts of a job
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 Answer = Literal["median", "mode", "center", "regressed"]
 Together = Literal["place", "sequence"]

@@ -12,8 +12,19 @@ import typer
 
 from graticule.choices import Precision, Runtime, Together
 from graticule.cli import console
-from graticule.cli.options import TABLES, Arithmetic, Exported, check_bundle, expand, position
-from graticule.errors import BadTableError, BundleError
+from graticule.cli.options import (
+    TABLES,
+    Arithmetic,
+    ByEngine,
+    Cores,
+    Exported,
+    PhotosAPart,
+    check_bundle,
+    expand,
+    position,
+)
+from graticule.cli.scale import in_parts
+from graticule.errors import BadRecipeError, BadTableError, BundleError
 
 if TYPE_CHECKING:
     from graticule.inference.albums import Albums
@@ -62,11 +73,27 @@ def predict(
     regions: Regions = False,
     precision: Arithmetic = "float32",
     runtime: Exported = None,
+    engine: ByEngine = None,
+    cores: Cores = 1,
+    part: PhotosAPart = 1024,
 ) -> None:
     """Tell where photos were taken, for programs and tables. Exit status 1 if one could not be read."""
     bundle = check_bundle(bundle)
     if not photos:
         raise BadTableError(f"no photo is named; graticule predict {quote(str(bundle))} PHOTO, a folder, or a table")
+    if engine:
+        given = {"--together": together, "--claim": claim, "--regions": regions or None}
+        if other := [name for name, value in given.items() if value is not None]:
+            raise BadRecipeError(
+                f"--engine answers photo by photo, without {' and '.join(other)}; leave one of them out"
+            )
+        from graticule.inference.parts import Job
+
+        job = partial(
+            Job, kind="answers", precision=precision, runtime=runtime, top=top or 1, max_error_km=max_error_km
+        )
+        in_parts(job, bundle, photos, out, engine, cores, part)
+        return
     _answer(
         bundle, photos, format, out, top, together, max_error_km, claim, within_km, regions, precision, runtime,
         names=format == "words",

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from graticule.choices import Precision, Runtime
+from graticule.choices import Engine, Precision, Runtime
 from graticule.errors import BadRecipeError, BadTableError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -26,6 +26,12 @@ Exported = Annotated[
 ]
 
 
+ByEngine = Annotated[
+    Engine | None,
+    typer.Option("--engine", help="Parquet parts into the folder --out, resumed where stopped: here, or by Ray."),
+]
+Cores = Annotated[int, typer.Option(min=1, help="--engine ray: cores of each process.")]
+PhotosAPart = Annotated[int, typer.Option("--part", min=1, help="--engine: photos of a part.")]
 TABLES = (".csv", ".tsv", ".parquet", ".pq")
 Track = Literal["revisit", "unseen"]
 

@@ -1,13 +1,28 @@
 """Many photos: exported models, features in a table, what is kept between runs."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graticule.choices import Runtime
+from graticule.choices import Engine, Runtime
 from graticule.cli import console
-from graticule.cli.options import Arithmetic, Exported, Json, check_bundle, photos_named
+from graticule.cli.options import (
+    Arithmetic,
+    ByEngine,
+    Cores,
+    Exported,
+    Json,
+    PhotosAPart,
+    check_bundle,
+    photos_named,
+)
+from graticule.errors import BadRecipeError
+
+if TYPE_CHECKING:
+    from graticule.inference.parts import Job
 
 app = typer.Typer()
 
@@ -18,7 +33,7 @@ def export(
     to: Annotated[Runtime, typer.Option(help="The runtime to write for.")] = "onnx",
 ) -> None:
     """Write a bundle's encoder as an ONNX or OpenVINO model beside its weights, for --runtime of other commands."""
-    check_bundle(bundle)
+    bundle = check_bundle(bundle)
     from graticule.model.exporting import export as run
 
     typer.echo(f"written to {run(bundle, to)}; its features are the bundle's own, but for rounding")
@@ -31,9 +46,25 @@ def features(
     out: Annotated[Path, typer.Option(help="The Parquet file: path, feature, error.")] = Path("features.parquet"),
     precision: Arithmetic = "float32",
     runtime: Exported = None,
+    engine: ByEngine = None,
+    cores: Cores = 1,
+    part: PhotosAPart = 1024,
 ) -> None:
     """Write what a bundle's encoder makes of each photo. Exit status 1 if one could not be read."""
-    check_bundle(bundle)
+    bundle = check_bundle(bundle)
+    if engine:
+        from graticule.inference.parts import Job
+
+        in_parts(
+            partial(Job, kind="features", precision=precision, runtime=runtime),
+            bundle,
+            photos,
+            out,
+            engine,
+            cores,
+            part,
+        )
+        return
     wanted = photos_named(photos)
     from graticule.inference.batch import feature_table
     from graticule.inference.locate import load
@@ -44,6 +75,24 @@ def features(
 
     write_parquet(out, frame)
     console.print_counts(len(frame), frame["error"].count(), out)
+
+
+def in_parts(
+    job: "Callable[..., Job]", bundle: Path, photos: list[Path], out: Path | None, engine: Engine, cores: int, part: int
+) -> None:
+    """Make a job's parts; exit status 1 if a photo could not be read."""
+    if out is None:
+        raise BadRecipeError("--engine writes parts into a folder; name it with --out")
+    from graticule.inference.parts import run
+    from graticule.photos.shards import url_of
+
+    wanted = [photo if url_of(photo) else photo.absolute() for photo in photos_named(photos)]
+    plan = job(str(bundle.absolute()), out=str(out.absolute()))
+    with console.progress("photos") as progress:
+        done, broken = run(plan, wanted, engine, part=part, cores=cores, progress=progress)
+    if done < len(wanted):
+        typer.echo(f"{len(wanted) - done:,} photos were in {out} already")
+    console.print_counts(done, broken, out)
 
 
 @app.command()

@@ -6,9 +6,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from graticule.inference.formats import to_rows
 from graticule.inference.locate import Locator
 from graticule.model.features import encode
 from graticule.model.loading import Progress, silent
+
+F = pl.Float64
+ANSWER: dict[str, type[pl.DataType]] = {
+    "photo": pl.String, "lat": F, "lon": F, "expected_error_km": F, "calibrated": pl.Boolean, "median_error_km": F,
+    "p90_error_km": F, "area_km2": F, "unlike_training": F, "cannot_tell": pl.String, "cell": pl.String,
+    "probability": F, "error": pl.String,
+}  # fmt: skip
 
 
 def feature_table(locator: Locator, photos: Sequence[Path], *, progress: Progress = silent) -> pl.DataFrame:
@@ -29,3 +37,18 @@ def feature_table(locator: Locator, photos: Sequence[Path], *, progress: Progres
     frame = frame.cast({"error": pl.String})
     there = pl.when(pl.col("error").is_null()).then(pl.col("feature"))
     return frame.with_columns(there.alias("feature"))
+
+
+def answer_table(
+    locator: Locator, photos: Sequence[Path], *, top: int = 1, max_error_km: float | None = None
+) -> pl.DataFrame:
+    """One row a photo, in their order: what ``graticule predict --format csv`` writes, typed.
+
+    A photo that cannot be read has the reason in ``error`` and nothing else; any other has no error.
+    """
+    results = locator.results(photos, top=max(top, 1), max_error_km=max_error_km)
+    rows = list(to_rows(results, top))
+    more: dict[str, type[pl.DataType]] = {}
+    for n in range(2, top + 1):
+        more |= {f"cell_{n}": pl.String, f"probability_{n}": F}
+    return pl.DataFrame(rows, ANSWER | more)
