@@ -51,12 +51,11 @@ class Held:
     """
 
     def __init__(self, files: Sequence[_File] = ()) -> None:
-        self.files: list[_File] = []
+        self.files = list(files)
         self._keys = np.empty(0, np.uint64)
         self._at = np.empty((0, 2), np.int64)
-        for file in files:
-            self.files.append(file)
-        self._index(0)
+        if self.files:
+            self._index(0)
 
     def add(self, file: _File) -> None:
         """One more file."""
