@@ -188,10 +188,11 @@ class Encoder(Section):
     """Any timm or torchvision encoder by name; ``torchvision/NAME`` where both know the name."""
 
     name: str = "resnet50"
-    weights: str = "pretrained"  # or "none", or the path of a local state dict or hub folder
+    weights: str = "pretrained"  # or "package", "none", or the path of a local state dict or hub folder
     frozen: bool = False
     pooling: Pooling = "own"
     inner: tuple[str, ...] = ()  # modules within, such as blocks.4, whose mean and spread stand beside the output
+    second_order: tuple[str, ...] = ()  # modules by whose second moments photos are compared; heads do not read them
     options: dict[str, Any] = {}
     then: Then | None = None
 
@@ -204,18 +205,22 @@ class Encoder(Section):
                 "the projection between the encoder and then.vit starts random, so frozen: true would keep it so; "
                 "freeze [cnn, vit] in a stage of train.stages"
             )
-        if self.pooling != "own" or self.inner:
-            raise ValueError("with then, the transformer's tokens are averaged; leave out pooling and inner")
-        if self.then.weights is None and self.weights not in ("pretrained", "none"):
+        if self.pooling != "own" or self.inner or self.second_order:
+            raise ValueError(
+                "with then, the transformer's tokens are averaged; leave out pooling, inner and second_order"
+            )
+        if self.then.weights is None and self.weights not in ("pretrained", "package", "none"):
             raise ValueError("a local file holds the weights of one part; say those of the other in then.weights")
         return self
 
     @model_validator(mode="after")
     def _has_something_to_freeze(self) -> Self:
+        if self.second_order and not self.frozen:
+            raise ValueError("second_order is for comparing photos with known ones, which goes with frozen: true alone")
         if self.frozen and self.weights == "none":
             raise ValueError(
                 "a frozen encoder with weights: none would stay random; "
-                "give weights: pretrained or a local file, or frozen: false"
+                "give weights: pretrained, package or a local file, or frozen: false"
             )
         return self
 

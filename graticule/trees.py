@@ -15,7 +15,7 @@ def locate_files(tree: Any, folder: Path) -> None:
     encoder = tree.get("encoder")
     for part in (encoder, encoder.get("then") if isinstance(encoder, dict) else None):
         for name in ("weights", "bundle"):
-            if isinstance(part, dict) and part.get(name) not in (None, "pretrained", "none"):
+            if isinstance(part, dict) and part.get(name) not in (None, "pretrained", "package", "none"):
                 named = Path(str(part[name])).expanduser()
                 own = fetched_folder() / named
                 public = name == "bundle" and not (folder / named).exists() and own.is_dir()

@@ -11,7 +11,7 @@ from graticule.belief.density import SCALES, Belief, Kernels, Shape, softmax, wi
 from graticule.geo.sphere import Floats
 
 TEMPERATURES = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
-SHARPNESSES = (5.0, 10.0, 20.0, 40.0)
+SHARPNESSES = (5.0, 10.0, 20.0, 40.0, 80.0)
 ROUNDS = 300  # of expectation and maximisation; the likelihood is concave in the shares, so they end at its top
 PSEUDO_PHOTOS = 3.0  # spread over the shares beforehand as the density without a photo would spread them
 LEAST_ANYWHERE = 1e-3

@@ -13,6 +13,9 @@ from graticule.partition import Partition
 from graticule.partition.base import nearest_other_km
 
 MOST_KNOWN = 5000  # photos that a bundle remembers
+MOST_TURNED = 2000  # of them that the axes are found with
+MOST_AXES = 256
+LEAST_VARIANCE = 1e-6  # of a standardised feature along an axis; below it is rounding
 COVERAGES = (0.5, 0.8, 0.9, 0.95)
 FLOAT16 = (-60_000.0, 60_000.0)  # what it holds
 ONE_PLACE_KM = 0.1  # spread of a map of one position
@@ -24,9 +27,12 @@ class Known:
 
     Attributes:
         lat, lon: degrees, shape ``(P,)``.
-        features: what the encoder makes of each, standardised, float16 of shape ``(P, F)``; none where the
-            encoder trained along, since it has seen these photos too often to compare others with them.
-        center, scale: of the features before, shape ``(F,)``.
+        features: how each looks, float16 of shape ``(P, D)``: the encoder's features, standardised and turned to their
+            principal axes; none where the encoder trained along, since it has seen these photos too often to compare
+            others with them.
+        center, scale: of the encoder's features, shape ``(F,)``.
+        axes, spread: principal axes of standardised features, orthonormal, shape ``(F, D)``, and how far known photos
+            spread along each, shape ``(D,)``; none in bundles of before, which keep standardised features whole.
     """
 
     lat: Floats
@@ -34,6 +40,8 @@ class Known:
     features: NDArray[np.float16] | None
     center: NDArray[np.float32] | None
     scale: NDArray[np.float32] | None
+    axes: NDArray[np.float32] | None = None
+    spread: NDArray[np.float32] | None = None
 
     @classmethod
     def of(cls, lat: Floats, lon: Floats, features: NDArray[np.float32] | None, seed: int) -> Self:
@@ -45,8 +53,10 @@ class Known:
             return cls(lat[kept], lon[kept], None, None, None)
         center = features.mean(axis=0)
         scale = 1 / np.maximum(features.std(axis=0), 1e-6)
-        standard = np.clip((features[kept] - center) * scale, *FLOAT16)
-        return cls(lat[kept], lon[kept], standard.astype(np.float16), center, scale)
+        standard = (features[kept] - center) * scale
+        axes, spread = principal_axes(standard[:MOST_TURNED])
+        held = np.clip(standard @ axes, *FLOAT16).astype(np.float16)
+        return cls(lat[kept], lon[kept], held, center, scale, axes, spread)
 
     def kernels(self) -> Kernels:
         """Kernels around them; a photo's spread is its distance to the nearest other place."""
@@ -57,23 +67,52 @@ class Known:
     def compare(self, features: NDArray[np.float32]) -> tuple[Floats, Floats] | None:
         """Cosines of N photos with each known one, ``(N, P)``, and distances to the nearest, ``(N,)``; none without
         features. The cosine tells which of them a photo is like, the distance whether it is like any.
+
+        Cosines are of whitened features: what many photos share (sky, asphalt) would drown what tells places apart
+        (Jegou and Chum, "Negative evidences and co-occurences in image retrieval", ECCV 2012). Distances are not, and
+        count what of a photo lies along no axis: a strange photo is strange there.
         """
         if self.features is None or self.center is None or self.scale is None:
             return None
         asked = (features - self.center) * self.scale
-        asked_norm, norm = np.linalg.norm(asked, axis=1, keepdims=True), self._norm
-        cosines = (asked @ self._rows.T) / np.maximum(asked_norm * norm, 1e-12)
-        squared = asked_norm**2 + norm**2 - 2 * cosines * asked_norm * norm
-        return cosines.astype(np.float64), np.sqrt(np.maximum(squared.min(axis=1), 0)).astype(np.float64)
+        squared = np.square(asked).sum(axis=1, keepdims=True)
+        if self.axes is not None:
+            asked = asked @ self.axes
+        rows = self._rows
+        squared = squared + np.square(rows).sum(axis=1) - 2 * asked @ rows.T
+        nearest = np.sqrt(np.maximum(squared.min(axis=1), 0)).astype(np.float64)
+        asked = asked / self._spread
+        cosines = asked @ self._directions.T / np.maximum(np.linalg.norm(asked, axis=1, keepdims=True), 1e-12)
+        return cosines.astype(np.float64), nearest
 
     @cached_property
     def _rows(self) -> NDArray[np.float32]:
         return np.empty((0, 0), np.float32) if self.features is None else self.features.astype(np.float32)
 
     @cached_property
-    def _norm(self) -> NDArray[np.float32]:
-        norm: NDArray[np.float32] = np.linalg.norm(self._rows, axis=1)
-        return norm
+    def _spread(self) -> NDArray[np.float32]:
+        return np.ones(1, np.float32) if self.spread is None else self.spread
+
+    @cached_property
+    def _directions(self) -> NDArray[np.float32]:
+        """Known photos, whitened, of unit length."""
+        whitened = self._rows / self._spread
+        unit: NDArray[np.float32] = whitened / np.maximum(np.linalg.norm(whitened, axis=1, keepdims=True), 1e-12)
+        return unit
+
+
+def principal_axes(standard: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Principal axes of N standardised features ``(N, F)``: orthonormal ``(F, D)``, and the spread along each ``(D,)``.
+
+    ``D`` is at most half of N: whitened along as many axes as photos, every photo would be as far from every other.
+    """
+    rows = standard.astype(np.float64)
+    rows -= rows.mean(axis=0)
+    count = max(1, min(MOST_AXES, len(rows) // 2, rows.shape[1]))
+    values, vectors = np.linalg.eigh(rows @ rows.T)  # fewer photos than features: the small matrix tells as much
+    length = np.sqrt(np.maximum(values[::-1][:count], LEAST_VARIANCE * len(rows)))
+    axes = rows.T @ (vectors[:, ::-1][:, :count] / length)
+    return axes.astype(np.float32), (length / np.sqrt(len(rows))).astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,7 @@ SWITCHES = (  # of a frozen encoder with a gallery, as `laptop` and `real-photos
     "cells.split_above=20 cells.drop_below=2",
     "target.kind=one_cell target.tau_spacings=null",
     "encoder.inner=[]",
+    "encoder.second_order=[]",
     "remember=false",
 )
 

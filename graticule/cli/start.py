@@ -16,9 +16,9 @@ app = typer.Typer()
 
 PLAN = "start.json"
 CANDIDATES = (  # frozen encoders and heads, what each changes in the recipe
-    "encoder.name=mobilenetv2_100",
     "encoder.name=tf_efficientnet_lite2",
-    "encoder.name=mobilenetv2_100 head.hidden=256",
+    "encoder.name=tf_efficientnet_lite2 head.hidden=256",
+    "encoder.name=mobilenetv2_100 encoder.weights=pretrained",
 )
 FOLDS = 5
 

@@ -308,7 +308,9 @@ class Locator:
             belief = unlike = None
             confidence, answer = bundle.confidence, bundle.recipe.answer
             if confidence and output.logits is not None:
-                cosines, nearest = confidence.known.compare(features.cpu().numpy()) or (None, None)
+                cosines, nearest = confidence.known.compare(
+                    bundle.model.encoder.descriptor(features).cpu().numpy()
+                ) or (None, None)
                 shape = confidence.calibration.shape
                 said = bundle.partition.coarse_logits(output.logits.double().cpu().numpy())
                 belief = believe(shape, *self._centers, said, cosines)

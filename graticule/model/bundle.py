@@ -78,7 +78,9 @@ class Bundle:
             names = (*FILES, *CONFIDENCE)
             write_json(path / CALIBRATION, asdict(self.confidence.calibration))
             known = self.confidence.known
-            arrays = {name: getattr(known, name) for name in ("lat", "lon", "features", "center", "scale")}
+            arrays = {
+                name: getattr(known, name) for name in ("lat", "lon", "features", "center", "scale", "axes", "spread")
+            }
             held = {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None}
             write_bytes(path / KNOWN, save_arrays(held))
         index: dict[str, Any] = {
@@ -139,7 +141,9 @@ class Bundle:
 
 def _confidence(path: Path) -> Confidence:
     arrays = load_arrays(path / KNOWN)
-    known = Known(arrays["lat"], arrays["lon"], *(arrays.get(name) for name in ("features", "center", "scale")))
+    known = Known(
+        arrays["lat"], arrays["lon"], *(arrays.get(name) for name in ("features", "center", "scale", "axes", "spread"))
+    )
     return Confidence(Calibration.from_json(json.loads((path / CALIBRATION).read_text(encoding="utf-8"))), known)
 
 

@@ -4,22 +4,26 @@ import difflib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+import numpy as np
 import timm
 import torch
 import torchvision
+from numpy.typing import NDArray
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, resolve_model_data_config
 from torch import Tensor, nn
 
 from graticule.choices import Interpolation, Pooling
 from graticule.errors import BadRecipeError
+from graticule.model.packaged import packaged_state
 from graticule.model.salad import Salad
 
 HALF = (0.5, 0.5, 0.5)
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # what timm looks for in a folder of a hub, best first
+_Rows = TypeVar("_Rows", Tensor, NDArray[np.float32])
 GEM_POWER = 3.0  # Radenovic, Tolias, Chum, "Fine-tuning CNN image retrieval", TPAMI 2019, section 3.2
 
 
@@ -29,9 +33,12 @@ class Encoder(nn.Module):
     Args:
         inner: modules of the network, such as ``blocks.4``, whose outputs' mean and spread over the image are put
             beside the pooled output: texture and layout that a classifier's last layer has forgotten.
+        second_order: modules whose outputs' second moments stand after all that: which local features go together in
+            a photo. Heads do not read them; photos are compared by them.
 
     Attributes:
         num_features: length of a feature.
+        num_pooled: length of its first part, without second moments: what heads read.
         mean, std: scaling of RGB in [0, 1] that the weights were trained with.
         input_size: height and width of the photos that it is made for, pixels.
         interpolation: how the photos that the weights were trained with were resized.
@@ -46,31 +53,46 @@ class Encoder(nn.Module):
         std: tuple[float, float, float],
         input_size: tuple[int, int, int],
         interpolation: Interpolation = "bilinear",
+        second_order: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.input_size, self.interpolation = input_size[1:], interpolation
         self.body: nn.Module = body
-        self.pooling, self.inner = pooling, tuple(inner)
+        self.pooling, self.inner, self.second_order = pooling, tuple(inner), tuple(second_order)
         self.mean, self.std = mean, std
         self._seen: dict[str, Tensor] = {}
         if pooling == "salad" and getattr(body, "num_prefix_tokens", 0) != 1:
             raise BadRecipeError("pooling: salad takes the patches and the class token of a transformer; name one")
         self.salad = Salad(int(body.num_features)) if pooling == "salad" else None  # type: ignore[arg-type]
         modules = dict(body.named_modules())
-        for name in self.inner:
-            if name not in modules:
-                near = difflib.get_close_matches(name, modules, n=3) or [n for n in modules if n and "." not in n]
-                raise BadRecipeError(f"the encoder has no module {name!r} for encoder.inner; it has {', '.join(near)}")
+        for setting, names in (("inner", self.inner), ("second_order", self.second_order)):
+            for name in names:
+                if name not in modules:
+                    near = difflib.get_close_matches(name, modules, n=3) or [n for n in modules if n and "." not in n]
+                    raise BadRecipeError(
+                        f"the encoder has no module {name!r} for encoder.{setting}; it has {', '.join(near)}"
+                    )
+        for name in dict.fromkeys([*self.inner, *self.second_order]):
             modules[name].register_forward_hook(partial(self._keep, name))
-        self.num_features = self._probe(input_size)
+        self.num_features, self.num_pooled = self._probe(input_size)
 
     def forward(self, images: Tensor) -> Tensor:
+        return torch.cat([*self._read(images), *self._moments()], dim=1)
+
+    def descriptor(self, features: _Rows) -> _Rows:
+        """The part of features ``(N, num_features)`` that photos are compared by: second moments, or all."""
+        return features[:, self.num_pooled :] if self.second_order else features
+
+    def _read(self, images: Tensor) -> list[Tensor]:
         self._seen.clear()
         parts = self._pooled(images)
         for name in self.inner:
-            local = self._places(self._seen.pop(name))
+            local = self._places(self._seen[name])
             parts += [local.mean(dim=2), local.std(dim=2, correction=0)]
-        return torch.cat(parts, dim=1)
+        return parts
+
+    def _moments(self) -> list[Tensor]:
+        return [second_moments(self._places(self._seen[name])) for name in self.second_order]
 
     def _pooled(self, images: Tensor) -> list[Tensor]:
         if self.pooling == "own":
@@ -94,12 +116,28 @@ class Encoder(nn.Module):
         self._seen[name] = output
 
     @torch.no_grad()
-    def _probe(self, input_size: tuple[int, int, int]) -> int:
+    def _probe(self, input_size: tuple[int, int, int]) -> tuple[int, int]:
         """Ask the network how wide its answer is: what the libraries say of themselves is not always so."""
         was_training = self.training
-        width = self.eval()(torch.zeros(1, *input_size)).shape[1]
+        pooled = sum(part.shape[1] for part in self.eval()._read(torch.zeros(1, *input_size)))
+        moments = sum(part.shape[1] for part in self._moments())
+        self._seen.clear()
         self.train(was_training)
-        return int(width)
+        return pooled + moments, pooled
+
+
+def second_moments(local: Tensor) -> Tensor:
+    """Second moments of local features ``(B, C, P)``, shape ``(B, C (C + 1) / 2)``, of unit length.
+
+    Each local feature counts by its direction alone; of every two channels the mean of their product, its root with
+    its sign, so that a large even wall does not drown the rest (Lin, RoyChowdhury, Maji, "Bilinear CNN models", ICCV
+    2015, section 3; Carreira et al., "Semantic segmentation with second-order pooling", ECCV 2012).
+    """
+    unit = nn.functional.normalize(local.float(), dim=1)
+    moments = unit @ unit.transpose(1, 2) / unit.shape[2]
+    first, second = torch.triu_indices(*moments.shape[1:])
+    flat = moments[:, first, second]
+    return nn.functional.normalize(flat.sign() * flat.abs().sqrt(), dim=1)
 
 
 def build_encoder(
@@ -108,15 +146,17 @@ def build_encoder(
     pooling: Pooling = "own",
     inner: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
+    second_order: Sequence[str] = (),
 ) -> Encoder:
     """Make an encoder by its timm or torchvision name.
 
     Args:
         name: a timm name, else a torchvision name; ``torchvision/NAME`` asks torchvision alone.
-        weights: ``pretrained`` (fetched once by timm or torchvision), ``none``, or the path of a state dict or of a
+        weights: ``pretrained`` (fetched once by timm or torchvision), ``package`` (an installed package's, see
+            :mod:`graticule.model.packaged`), ``none``, or the path of a state dict or of a
             hub's folder with one, converted as timm converts what it fetches.
         pooling: ``own`` is the network's; the others pool its last feature map or tokens.
-        inner: see :class:`Encoder`.
+        inner, second_order: see :class:`Encoder`.
         options: more arguments for the network, such as ``img_size``.
 
     Raises:
@@ -125,20 +165,32 @@ def build_encoder(
     plain = name.removeprefix("torchvision/")
     torchvision_names = torchvision.models.list_models(module=torchvision.models)
     if plain == name and timm.is_model(name.partition(".")[0]):
-        return _from_timm(name, weights, pooling, inner, dict(options or {}))
+        return _from_timm(name, weights, pooling, inner, dict(options or {}), second_order)
     if plain in torchvision_names:
+        if weights == "package":
+            raise BadRecipeError("encoder.weights: package is for timm encoders; say pretrained, or name a file")
         if pooling != "own":
             raise BadRecipeError(f"pooling: {pooling} is for timm encoders; {plain} of torchvision has its own")
-        return _from_torchvision(plain, weights, inner, dict(options or {}))
+        return _from_torchvision(plain, weights, inner, dict(options or {}), second_order)
     near = difflib.get_close_matches(plain, sorted({*timm.list_models(), *torchvision_names}), n=3, cutoff=0.5)
     hint = f"near ones: {', '.join(near)}" if near else "timm.list_models() lists the names"
     raise BadRecipeError(f"no encoder is called {name!r}; {hint}")
 
 
-def _from_timm(name: str, weights: str, pooling: Pooling, inner: Sequence[str], options: dict[str, Any]) -> Encoder:
+def _from_timm(
+    name: str,
+    weights: str,
+    pooling: Pooling,
+    inner: Sequence[str],
+    options: dict[str, Any],
+    second_order: Sequence[str],
+) -> Encoder:
     options = {"num_classes": 0} | {k: v for k, v in options.items() if k != "num_classes"}
     state = None
-    if weights not in ("pretrained", "none"):
+    if weights == "package":
+        state = {key: value for key, value in packaged_state(name).items() if not key.startswith("classifier.")}
+        options |= {"pretrained_cfg_overlay": {"state_dict": state, "num_classes": 0}}
+    elif weights not in ("pretrained", "none"):
         usual = timm.get_pretrained_cfg(name)
         classifier = (usual and usual.classifier) or "classifier"
         state = _read_state(Path(weights), (classifier,) if isinstance(classifier, str) else tuple(classifier))
@@ -165,10 +217,12 @@ def _from_timm(name: str, weights: str, pooling: Pooling, inner: Sequence[str], 
     bicubic = weights != "none" and config["interpolation"] == "bicubic"
     interpolation: Interpolation = "bicubic" if bicubic else "bilinear"
     mean, std = (body.pretrained_cfg.get(name, HALF) for name in ("mean", "std"))
-    return Encoder(body, pooling, inner, mean, std, size, interpolation)
+    return Encoder(body, pooling, inner, mean, std, size, interpolation, second_order)
 
 
-def _from_torchvision(name: str, weights: str, inner: Sequence[str], options: dict[str, Any]) -> Encoder:
+def _from_torchvision(
+    name: str, weights: str, inner: Sequence[str], options: dict[str, Any], second_order: Sequence[str]
+) -> Encoder:
     try:
         body = torchvision.models.get_model(name, weights="DEFAULT" if weights == "pretrained" else None, **options)
     except TypeError as error:
@@ -194,7 +248,7 @@ def _from_torchvision(name: str, weights: str, inner: Sequence[str], options: di
         mean, std = tuple(said.mean), tuple(said.std)
         side, interpolation = said.crop_size[0], said.interpolation.value
     side = int(getattr(body, "image_size", side))  # that of a transformer is built in
-    return Encoder(body, "own", inner, mean, std, (3, side, side), interpolation)
+    return Encoder(body, "own", inner, mean, std, (3, side, side), interpolation, second_order)
 
 
 def _read_state(path: Path, classifier: tuple[str, ...]) -> dict[str, Tensor]:

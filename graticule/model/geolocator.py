@@ -118,13 +118,18 @@ def _build(recipe: Recipe, num_cells: int, fetch: bool) -> Geolocator:
         )
     else:
         encoder = build_encoder(
-            wanted.name, weights, pooling=wanted.pooling, inner=wanted.inner, options=wanted.options
+            wanted.name,
+            weights,
+            pooling=wanted.pooling,
+            inner=wanted.inner,
+            options=wanted.options,
+            second_order=wanted.second_order,
         )
     if donor:
         _take_encoder(encoder, donor)
     head: AnyHead | None = imported_head(recipe.head, encoder.num_features, num_cells)
     if head is None:
-        head = _trained_head(recipe, encoder.num_features, num_cells)
+        head = _trained_head(recipe, encoder.num_pooled, num_cells)
     model = Geolocator(encoder, head, recipe.image.mean or encoder.mean, recipe.image.std or encoder.std)
     if wanted.frozen:
         model.encoder.requires_grad_(False)

@@ -86,7 +86,8 @@ class Frame(nn.Module):
 class Head(nn.Module):
     """Linear layers side by side, for cells and for a position, with one hidden layer before them where asked.
 
-    Features of a frozen encoder come in any scale: ``standardise`` sets theirs from the training rows, once.
+    Features of a frozen encoder come in any scale: ``standardise`` sets theirs from the training rows, once. Of longer
+    features than ``num_features`` the rest is for comparing photos and is not read.
 
     Args:
         hidden: width of the hidden layer; 0 for none.
@@ -121,11 +122,12 @@ class Head(nn.Module):
     @torch.no_grad()
     def standardise(self, features: Tensor) -> None:
         """Make each feature of these rows, shape ``(N, F)``, zero on average and of unit spread from now on."""
+        features = features[:, : len(self.center)]
         self.center.copy_(features.mean(dim=0))
         self.scale.copy_(1 / features.std(dim=0, correction=0).clamp(min=1e-6))
 
     def forward(self, features: Tensor) -> Output:
-        hidden = self.layers((features - self.center) * self.scale)
+        hidden = self.layers((features[:, : len(self.center)] - self.center) * self.scale)
         logits = self.cells(hidden) if self.cells else None
         if self.position is None or self.frame is None:
             return Output(logits, None)

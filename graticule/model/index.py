@@ -11,11 +11,14 @@ from typing import Any
 from graticule.errors import BundleError
 from graticule.files import fetched_folder
 
-FORMAT = 3
+FORMAT = 4
 OLDEST = 2  # the first format that stays readable; tests/bundles keeps a bundle of each
 # How the index and the recipe's tree of a format become those of the next. FORMAT grows with each entry.
 Step = Callable[[dict[str, Any], dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]]
-STEPS: dict[int, Step] = {2: lambda index, recipe: (index, recipe)}  # 3 may hold a calibration
+STEPS: dict[int, Step] = {
+    2: lambda index, recipe: (index, recipe),  # 3 may hold a calibration
+    3: lambda index, recipe: (index, recipe),  # 4 keeps known photos along their principal axes
+}
 WEIGHTS, CELLS, RECIPE, INDEX = "weights.safetensors", "cells.parquet", "recipe.yaml", "bundle.json"
 FILES = (WEIGHTS, CELLS, RECIPE)
 CALIBRATION, KNOWN = "calibration.json", "known.safetensors"

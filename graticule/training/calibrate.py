@@ -203,7 +203,8 @@ def _known(bundle: Bundle, photos: Photos, store: FeatureStore | None) -> Known:
     if not bundle.recipe.remember:
         return Known.of(bundle.partition.lat, bundle.partition.lon, None, bundle.recipe.seed)
     features = Locator(bundle, store=store).features(photos.paths()) if frozen else None
-    return Known.of(photos.lat, photos.lon, features, bundle.recipe.seed)
+    seen = None if features is None else bundle.model.encoder.descriptor(features)
+    return Known.of(photos.lat, photos.lon, seen, bundle.recipe.seed)
 
 
 def _held_out(bundle: Bundle, known: Known, photos: Photos, store: FeatureStore | None) -> HeldOut:
@@ -215,5 +216,5 @@ def _held_out(bundle: Bundle, known: Known, photos: Photos, store: FeatureStore 
             said = bundle.model.head(some.to(device)).logits
             logits.append(bundle.partition.coarse_logits(said.double().cpu().numpy()))
     where = cell_kernels(bundle.partition), known.kernels()
-    cosines, nearest = known.compare(features) or (None, None)
+    cosines, nearest = known.compare(bundle.model.encoder.descriptor(features)) or (None, None)
     return HeldOut(*where, np.concatenate(logits), cosines, nearest, photos.lat, photos.lon)

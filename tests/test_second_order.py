@@ -1,0 +1,95 @@
+"""Photos compared by second moments of local features, along whitened principal axes."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+
+from graticule.belief.confidence import MOST_AXES, Known, principal_axes
+from graticule.errors import BadRecipeError
+from graticule.model.encoders import build_encoder, second_moments
+from graticule.model.heads import Head
+
+
+def test_second_moments_are_the_rooted_mean_of_outer_products_of_directions():
+    local = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(0))
+    found = second_moments(local)
+    for photo, row in zip(local.numpy(), found.numpy(), strict=True):
+        unit = photo / np.linalg.norm(photo, axis=0)
+        mean = np.mean([np.outer(place, place) for place in unit.T], axis=0)
+        wanted = np.array([mean[i, j] for i in range(5) for j in range(i, 5)])
+        wanted = np.sign(wanted) * np.sqrt(np.abs(wanted))
+        assert row == pytest.approx(wanted / np.linalg.norm(wanted), abs=1e-5)
+
+
+def test_where_in_a_photo_something_is_does_not_matter_but_what_stands_together_does():
+    local = torch.randn(1, 6, 20, generator=torch.Generator().manual_seed(1))
+    moved = local[:, :, torch.randperm(20, generator=torch.Generator().manual_seed(2))]
+    assert torch.allclose(second_moments(local), second_moments(moved), atol=1e-6)
+    mixed = torch.stack([channel[torch.randperm(20, generator=torch.Generator().manual_seed(i))]
+                         for i, channel in enumerate(local[0])])[None]  # fmt: skip
+    assert mixed.mean(dim=2) == pytest.approx(local.mean(dim=2), abs=1e-6)  # to an average they are the same photo
+    assert not torch.allclose(second_moments(local), second_moments(mixed), atol=0.05)
+
+
+def test_heads_do_not_read_second_moments_and_photos_are_compared_by_nothing_else():
+    plain = build_encoder("test_efficientnet", "none", inner=["blocks.1"])
+    encoder = build_encoder("test_efficientnet", "none", inner=["blocks.1"], second_order=["blocks.1"])
+    channels = (plain.num_features - plain.body.num_features) // 2
+    assert encoder.num_pooled == plain.num_features
+    assert encoder.num_features == plain.num_features + channels * (channels + 1) // 2
+    encoder.body.load_state_dict(plain.body.state_dict())
+    images = torch.rand(2, 3, 64, 48)
+    with torch.inference_mode():
+        features = encoder.eval()(images)
+        assert torch.equal(features[:, : plain.num_features], plain.eval()(images))
+        assert encoder.descriptor(features).shape[1] == channels * (channels + 1) // 2
+        assert torch.equal(plain.descriptor(features), features)
+        head = Head(encoder.num_pooled, 4)
+        other = features.clone()
+        other[:, encoder.num_pooled :] = 7
+        assert torch.equal(head(features).logits, head(other).logits)
+
+
+def test_a_module_that_is_not_there_is_named():
+    with pytest.raises(BadRecipeError, match=r"no module 'blocks.99' for encoder.second_order"):
+        build_encoder("test_efficientnet", "none", second_order=["blocks.99"])
+
+
+@pytest.mark.parametrize(("photos", "length"), [(40, 90), (300, 12), (900, 700)])
+def test_principal_axes_are_those_of_scikit_learn(photos, length):
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(photos, length)) @ rng.normal(size=(length, length)) / np.sqrt(length)
+    axes, spread = principal_axes(rows.astype(np.float32))
+    count = min(MOST_AXES, photos // 2, length)
+    theirs = PCA(count, svd_solver="full").fit(rows)
+    assert axes.shape == (length, count)
+    assert spread == pytest.approx(np.sqrt(theirs.explained_variance_ * (photos - 1) / photos), rel=1e-3)
+    strong = spread > spread[0] / 50
+    assert np.abs((axes * theirs.components_.T).sum(axis=0))[strong] == pytest.approx(1, abs=1e-3)  # up to the sign
+
+
+def test_cosines_are_whitened_and_distances_are_not():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(200, 30)).astype(np.float32) * np.geomspace(1, 30, 30, dtype=np.float32)
+    known = Known.of(rng.uniform(38, 39, 200), rng.uniform(-77, -76, 200), features, 0)
+    asked = rng.normal(size=(7, 30)).astype(np.float32) * 10
+    cosines, nearest = known.compare(asked)
+    white = PCA(30, whiten=True).fit((features - features.mean(0)) / features.std(0))
+    ours = white.transform((asked - features.mean(0)) / features.std(0))
+    theirs = white.transform((features - features.mean(0)) / features.std(0))
+    wanted = ours @ theirs.T / np.linalg.norm(ours, axis=1)[:, None] / np.linalg.norm(theirs, axis=1)
+    assert cosines == pytest.approx(wanted, abs=2e-3)  # float16
+    between = np.linalg.norm((asked[:, None] - features) / features.std(0), axis=2)
+    assert nearest == pytest.approx(between.min(axis=1), rel=1e-2)
+
+
+def test_what_lies_along_no_axis_makes_a_photo_strange():
+    rng = np.random.default_rng(0)
+    flat = np.zeros((60, 50), np.float32)
+    flat[:, :5] = rng.normal(size=(60, 5))
+    flat += rng.normal(size=flat.shape).astype(np.float32) * 1e-3
+    known = Known.of(rng.uniform(38, 39, 60), rng.uniform(-77, -76, 60), flat, 0)
+    usual, strange = flat[:1].copy(), flat[:1].copy()
+    strange[0, 40] += 1
+    assert known.compare(strange)[1] > 10 * known.compare(usual)[1]
