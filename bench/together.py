@@ -1,16 +1,18 @@
 """Training by two processes on the CPU against one, and after the second was killed at random moments.
 
-python -m bench.together
+python -m bench.together [--kills 10]
 
 Two processes on the cores of one machine are no faster than one: what is measured is that they learn the same, and that
 a run goes on whenever one of them dies. The network has no batch normalisation, whose statistics are a process's own.
 """
 
+import argparse
 import random
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
@@ -59,7 +61,8 @@ def kill_once(folder: Path, name: str, after: float) -> bool:
     second: list[psutil.Process] = []
     while not second and run.poll() is None:
         time.sleep(0.02)
-        second = [child for child in psutil.Process(run.pid).children() if "train" in child.cmdline()]
+        with suppress(psutil.Error):  # the command, or a child of its own that is gone again
+            second = [child for child in psutil.Process(run.pid).children() if "train" in child.cmdline()]
     time.sleep(after)
     for child in second:
         child.kill()
@@ -94,4 +97,6 @@ def together_rows(kills: int = KILLS) -> list[Row]:
 
 
 if __name__ == "__main__":
-    print_table(together_rows())
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=KILLS)
+    print_table(together_rows(parser.parse_args().kills))

@@ -1,7 +1,10 @@
 """Photos to batches: every photo once whoever shares the work, and a stopped epoch that goes on."""
 
 import itertools
+import json
 import os
+import subprocess
+import sys
 from collections import Counter
 
 import lightning
@@ -10,7 +13,9 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from towns import make_town
+from typer.testing import CliRunner
 
+from graticule.cli import app
 from graticule.errors import BadRecipeError
 from graticule.model.features import FeatureStore, default_store
 from graticule.model.loading import POOL, Batches, FeatureDataset, PhotoDataset, ShapeBatches, shapes_of
@@ -260,13 +265,56 @@ def test_the_store_adds_features_without_writing_the_old_ones_again(tmp_path):
     store = FeatureStore(tmp_path)
     first = {"a": np.ones(3, np.float32), "b": np.zeros(3, np.float32)}
     store.add("key", first)
-    [file] = tmp_path.rglob("*.npz")
+    [file] = tmp_path.rglob("*.safetensors")
     written = file.stat().st_mtime_ns
     store.add("key", {"c": np.full(3, 2, np.float32)})
     assert file.stat().st_mtime_ns == written
     again = FeatureStore(tmp_path).read("key")
-    assert {name: vector[0] for name, vector in again.items()} == {"a": 1, "b": 0, "c": 2}
-    assert FeatureStore(tmp_path).read("other") == {}
+    rows = again.find(["c", "a", "nothing", "b"])
+    assert (rows >= 0).tolist() == [True, True, False, True]
+    assert again.take(rows[rows >= 0])[:, 0].tolist() == [2, 1, 0]
+    assert len(FeatureStore(tmp_path).read("other")) == 0
+
+
+def test_photos_whose_names_begin_alike_are_told_apart():
+    store, names = FeatureStore(), ["f" * 20 + last for last in "abc"]
+    store.add("key", {name: np.full(2, i, np.float32) for i, name in enumerate(names[:2])})
+    held = store.read("key")
+    assert held.take(held.find(names)[:2])[:, 0].tolist() == [0, 1]
+    assert held.find(names)[2] == -1
+
+
+ADDING = """
+import sys
+from pathlib import Path
+import numpy as np
+from graticule.model.store import FeatureStore
+store, who = FeatureStore(Path(sys.argv[1]), limit_bytes=40_000), int(sys.argv[2])
+for i in range(60):
+    name = f"{who * 1000 + i:064x}"
+    store.add("key", {name: np.full(100, i, np.float32)})
+    held = FeatureStore(Path(sys.argv[1])).read("key")
+    rows = held.find([f"{w * 1000 + j:064x}" for w in (0, 1) for j in range(60)])
+    wanted = np.tile(np.arange(60), 2)[rows >= 0]
+    assert (held.take(rows[rows >= 0]) == wanted[:, None]).all()
+"""
+
+
+def test_two_processes_add_read_and_make_room_at_once(tmp_path):
+    runs = [subprocess.Popen([sys.executable, "-c", ADDING, str(tmp_path), str(who)]) for who in (0, 1)]
+    assert [run.wait(timeout=120) for run in runs] == [0, 0]
+    assert 30_000 < sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors")) <= 41_000
+
+
+def test_the_cache_is_shown_and_emptied(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRATICULE_CACHE", str(tmp_path))
+    default_store().add("key", {"a": np.ones(3, np.float32), "b": np.ones(3, np.float32)})
+    runner = CliRunner()
+    told = json.loads(runner.invoke(app, ["cache", "--json"]).output)
+    assert (told["encoders"], told["features"], told["limit_bytes"]) == (1, 2, 10e9)
+    assert told["bytes"] == sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors"))
+    assert "2 features of 1 encoders" in runner.invoke(app, ["cache", "--clear"]).output
+    assert json.loads(runner.invoke(app, ["cache", "--json"]).output)["features"] == 0
 
 
 def test_a_store_keeps_its_limit_and_forgets_what_was_read_longest_ago(tmp_path):
@@ -275,11 +323,11 @@ def test_a_store_keeps_its_limit_and_forgets_what_was_read_longest_ago(tmp_path)
 
     for age, name in enumerate(["old", "read", "new"]):
         FeatureStore(tmp_path).add(name, features(name))
-        [path] = (tmp_path / name).glob("*.npz")
+        [path] = (tmp_path / name).glob("*.safetensors")
         os.utime(path, (1000 + age, 1000 + age))
-    assert FeatureStore(tmp_path).read("old")  # reading makes it the youngest
+    assert len(FeatureStore(tmp_path).read("old")) == 1  # reading makes it the youngest
     FeatureStore(tmp_path, limit_bytes=3 * 5000).add("last", features("last"))
-    assert sorted(path.parent.name for path in tmp_path.glob("*/*.npz")) == ["last", "new", "old"]
+    assert sorted(path.parent.name for path in tmp_path.glob("*/*.safetensors")) == ["last", "new", "old"]
 
 
 def test_the_limit_of_the_cache_is_a_number_of_gigabytes(monkeypatch, tmp_path):

@@ -117,3 +117,13 @@ def test_trackio_is_called_as_its_manual_says(monkeypatch):
     logger.finalize("success")
     assert [call[0] for call in calls] == ["init", "log", "finish"]
     assert calls[0][1]["config"] == {"seed": 0}
+
+
+def test_a_run_with_a_moving_average_that_was_stopped_after_its_last_epoch_ends_with_the_average(town, tmp_path):
+    recipe = tiny_recipe(**EXACT | {"train": EXACT["train"] | {"epochs": 2, "ema": 0.5}})
+    whole = train(recipe, town, tmp_path / "run").model.state_dict()
+    (tmp_path / "run/bundle.json").unlink()
+    resumed = train(recipe, town, tmp_path / "run", resume=True).model.state_dict()
+    plain = train(tiny_recipe(**EXACT | {"train": EXACT["train"] | {"epochs": 2}}), town, tmp_path / "plain")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert not all(torch.equal(whole[name], value) for name, value in plain.model.state_dict().items())

@@ -85,7 +85,7 @@ def test_a_store_changes_nothing_but_the_work(town, tmp_path):
     sizes, plain = asked(None)
     cold_sizes, cold = asked(FeatureStore(tmp_path / "store"))
     warm_sizes, warm = asked(FeatureStore(tmp_path / "store"))
-    assert list((tmp_path / "store").rglob("*.npz"))
+    assert list((tmp_path / "store").rglob("*.safetensors"))
     assert max(sizes) < len(paths)
     assert sizes == cold_sizes == warm_sizes
     np.testing.assert_array_equal(cold, plain)
@@ -94,7 +94,7 @@ def test_a_store_changes_nothing_but_the_work(town, tmp_path):
 
 def test_features_of_an_encoder_that_was_trained_along_are_not_kept(folder, town, tmp_path):
     Locator(Bundle.read(folder), store=FeatureStore(tmp_path)).locate(town.paths()[:5])
-    assert not list(tmp_path.rglob("*.npz"))
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_nothing_is_kept_of_a_photo_by_default(folder, town, tmp_path, monkeypatch):

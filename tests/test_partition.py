@@ -9,11 +9,15 @@ import numpy as np
 import polars as pl
 import pytest
 import s2geometry
+from typer.testing import CliRunner
 
+from graticule.cli import app
 from graticule.errors import BadCoordinateError, BadRecipeError, BadTableError, WriteError
 from graticule.geo import s2
 from graticule.geo.sphere import great_circle_km, spherical_mean
 from graticule.partition import NO_CELL, CellPartition, read_partition
+from graticule.partition.stream import fit_batches
+from graticule.photos.table import point_batches
 
 COORDINATES = Path(__file__).parents[1] / ".." / "shared" / "data" / "coordinates"
 FILES = sorted(COORDINATES.glob("*.csv")) or [
@@ -407,3 +411,38 @@ def test_the_summary_counts_every_photo_once(keep):
     assert (summary["cells"], summary["photos"]) == (len(partition), 5000)
     assert sum(summary["levels"].values()) == len(partition)
     assert summary["photos_per_cell"]["max"] == partition.photos.max()
+
+
+@pytest.mark.parametrize("keep", ["planet", "nested"])
+def test_cells_of_batches_are_those_of_all_points_at_once(tmp_path, monkeypatch, keep):
+    rng = np.random.default_rng(3)
+    lat, lon = rng.normal(0, 20, 30_000).clip(-89, 89), rng.normal(0, 40, 30_000).clip(-179, 179)
+    lat[:9000], lon[:9000] = 48.1 + rng.normal(0, 0.01, 9000), 11.5 + rng.normal(0, 0.01, 9000)
+    (tmp_path / "parts").mkdir()
+    for number, rows in enumerate(np.array_split(rng.permutation(30_000), 7)):
+        frame = pl.DataFrame({"y": lat[rows], "x": lon[rows], "path": "a.jpg"})
+        frame.write_parquet(tmp_path / f"parts/{number}.parquet")
+    monkeypatch.setattr("graticule.photos.table.BATCH", 1000)
+    monkeypatch.setattr("graticule.partition.stream._PENDING", 10)
+    settings = {"split_above": 100, "drop_below": 5, "max_level": 16, "keep": keep}
+    whole = CellPartition.fit(lat, lon, **settings)
+    found, total = fit_batches(point_batches(tmp_path / "parts", "y", "x"), **settings)
+    assert total == 30_000
+    np.testing.assert_array_equal(found.cells, whole.cells)
+    np.testing.assert_array_equal(found.photos, whole.photos)
+    np.testing.assert_allclose(found.lat, whole.lat, atol=1e-9)
+    np.testing.assert_allclose(found.lon, whole.lon, atol=1e-9)
+    options = ["--lat", "y", "--lon", "x", "--split-above", "100", "--drop-below", "5", "--max-level", "16"]
+    out = str(tmp_path / "cells.parquet")
+    done = CliRunner().invoke(app, ["cells", str(tmp_path / "parts"), *options, "--keep", keep, "--out", out])
+    assert done.output.startswith("30,000 points make"), done.output
+    assert read_partition(Path(out)).names == whole.names
+
+
+def test_a_bad_row_of_a_large_table_is_told_by_its_number(tmp_path, monkeypatch):
+    monkeypatch.setattr("graticule.photos.table.BATCH", 10)
+    lat = np.zeros(35)
+    lat[27] = 99
+    pl.DataFrame({"lat": lat, "lon": np.zeros(35)}).write_parquet(tmp_path / "points.parquet")
+    with pytest.raises(BadTableError, match="row 28 .* has lat=99"):
+        list(point_batches(tmp_path / "points.parquet")())

@@ -78,7 +78,7 @@ def test_a_frozen_encoder_is_left_as_it_was_and_its_features_are_kept(town, weig
     bundle = fit(recipe, town, store=store)
     donor = torch.load(weights, weights_only=True)
     assert all(torch.equal(t, donor[name]) for name, t in bundle.model.encoder.body.state_dict().items())
-    [file] = (tmp_path / "features").glob("*/*.npz")
+    [file] = (tmp_path / "features").glob("*/*.safetensors")
     written = file.stat().st_ino
     again = fit(recipe, town, store=FeatureStore(tmp_path / "features"))
     assert file.stat().st_ino == written

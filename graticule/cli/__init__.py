@@ -7,7 +7,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from graticule.cli import answer, archives, commands, data, explain, fetch, pack, runs, serve, start, zoo
+from graticule.cli import answer, archives, commands, data, explain, fetch, pack, runs, scale, serve, start, zoo
 from graticule.cli.group import Commands
 from graticule.errors import GraticuleError
 from graticule.files import explained
@@ -42,6 +42,7 @@ app.add_typer(commands.app)
 app.add_typer(answer.app)
 app.add_typer(explain.app)
 app.add_typer(runs.app)
+app.add_typer(scale.app)
 app.add_typer(serve.app)
 app.add_typer(zoo.app)
 data.app.add_typer(archives.app)

@@ -10,10 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from graticule.choices import Precision, Together
+from graticule.choices import Precision, Runtime, Together
 from graticule.cli import console
-from graticule.cli.options import Arithmetic, check_bundle, expand, position
-from graticule.errors import BadTableError, BundleError
+from graticule.cli.options import (
+    TABLES,
+    Arithmetic,
+    ByEngine,
+    Cores,
+    Exported,
+    PhotosAPart,
+    check_bundle,
+    expand,
+    position,
+)
+from graticule.cli.scale import in_parts
+from graticule.errors import BadRecipeError, BadTableError, BundleError
 
 if TYPE_CHECKING:
     from graticule.inference.albums import Albums
@@ -21,8 +32,6 @@ if TYPE_CHECKING:
     from graticule.inference.locate import Result
 
 app = typer.Typer()
-
-TABLES = (".csv", ".tsv", ".parquet", ".pq")
 
 Format = Literal["table", "words", "json", "csv", "geojson", "kml"]
 Photos = Annotated[list[Path] | None, typer.Argument(help="Photos, folders of photos, or one dataset or table.")]
@@ -63,13 +72,30 @@ def predict(
     within_km: WithinKm = None,
     regions: Regions = False,
     precision: Arithmetic = "float32",
+    runtime: Exported = None,
+    engine: ByEngine = None,
+    cores: Cores = 1,
+    part: PhotosAPart = 1024,
 ) -> None:
     """Tell where photos were taken, for programs and tables. Exit status 1 if one could not be read."""
     bundle = check_bundle(bundle)
     if not photos:
         raise BadTableError(f"no photo is named; graticule predict {quote(str(bundle))} PHOTO, a folder, or a table")
+    if engine:
+        given = {"--together": together, "--claim": claim, "--regions": regions or None}
+        if other := [name for name, value in given.items() if value is not None]:
+            raise BadRecipeError(
+                f"--engine answers photo by photo, without {' and '.join(other)}; leave one of them out"
+            )
+        from graticule.inference.parts import Job
+
+        job = partial(
+            Job, kind="answers", precision=precision, runtime=runtime, top=top or 1, max_error_km=max_error_km
+        )
+        in_parts(job, bundle, photos, out, engine, cores, part)
+        return
     _answer(
-        bundle, photos, format, out, top, together, max_error_km, claim, within_km, regions, precision,
+        bundle, photos, format, out, top, together, max_error_km, claim, within_km, regions, precision, runtime,
         names=format == "words",
     )  # fmt: skip
 
@@ -87,13 +113,14 @@ def locate(
     within_km: WithinKm = None,
     regions: Regions = False,
     precision: Arithmetic = "float32",
+    runtime: Exported = None,
 ) -> None:
     """Tell in words where photos were taken, and what they say themselves. Exit status 1 if one could not be read."""
     model = check_bundle(model or _only_one())
     if not photos:
         raise BadTableError("no photo is named; graticule locate PHOTO, a folder, or a table")
     _answer(
-        model, photos, format, out, top, together, max_error_km, claim or "own", within_km, regions, precision,
+        model, photos, format, out, top, together, max_error_km, claim or "own", within_km, regions, precision, runtime,
         names=True,
     )  # fmt: skip
 
@@ -125,6 +152,7 @@ def _answer(
     within_km: float | None,
     regions: bool,
     precision: Precision,
+    runtime: Runtime | None,
     *,
     names: bool,
 ) -> None:
@@ -134,7 +162,7 @@ def _answer(
     top = top or (1 if format in ("table", "csv") else 5)
     wanted, albums = _asked(photos, together)
     claims = None if claim is None else _claims(claim, wanted)
-    locator = load(bundle, precision=precision)
+    locator = load(bundle, precision=precision, runtime=runtime)
     write: Writer = WRITERS.get(format, to_csv)
     if format == "words":
         write = partial(to_words, knows=locator.area)

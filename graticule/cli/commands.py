@@ -9,7 +9,7 @@ import typer
 
 from graticule.choices import Keep, PartitionKind, Together, Tracker
 from graticule.cli import console
-from graticule.cli.options import RECIPE, SPLIT_BY, Arithmetic, Column, Json, Sets, check_bundle
+from graticule.cli.options import RECIPE, SPLIT_BY, Arithmetic, Column, Exported, Json, Sets, check_bundle
 
 app = typer.Typer()
 
@@ -18,7 +18,9 @@ Baseline = Literal["knn"]
 
 @app.command()
 def cells(
-    points: Annotated[Path, typer.Argument(help="A dataset, or any CSV or Parquet with lat, lon.")],
+    points: Annotated[
+        Path, typer.Argument(help="A dataset, any CSV or Parquet with lat, lon, or a folder of Parquet files.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Write the cells, as Parquet.")] = None,
     kind: Annotated[PartitionKind, typer.Option(help="How to divide: S2 cells, a grid, clusters, or a column.")] = "s2",
     split_above: Annotated[int | None, typer.Option(help="s2: split a cell with more photos. [default: 1000]")] = None,
@@ -39,26 +41,33 @@ def cells(
     as_json: Json = False,
 ) -> None:
     """Divide the map: adaptive S2 cells, a quantile grid, clusters, or the values of a column."""
-    from graticule.config import LabelCells, parse_recipe
+    from graticule.config import LabelCells, S2Cells, parse_recipe
 
     given = {
         "split_above": split_above, "drop_below": drop_below, "max_level": max_level, "keep": keep,
         "rows": rows, "columns": columns, "clusters": clusters, "label": label,
     }  # fmt: skip
     wanted = parse_recipe({"cells": {"kind": kind} | given}, where="the options").cells
-    from graticule.partition import grow
-    from graticule.photos.table import read_labels, read_points
+    from graticule.partition import Partition, grow
+    from graticule.photos.table import many_points, point_batches, read_labels, read_points
 
-    lats, lons = read_points(points, lat, lon)
-    labels = read_labels(points, wanted.label) if isinstance(wanted, LabelCells) else ()
-    partition = grow(lats, lons, labels=labels, seed=seed, **wanted.model_dump())
+    if isinstance(wanted, S2Cells) and not plot and many_points(points):
+        from graticule.partition.stream import fit_batches
+
+        settings = wanted.model_dump(exclude={"kind"})
+        partition: Partition
+        partition, total = fit_batches(point_batches(points, lat, lon), **settings)
+    else:
+        lats, lons = read_points(points, lat, lon)
+        labels = read_labels(points, wanted.label) if isinstance(wanted, LabelCells) else ()
+        partition, total = grow(lats, lons, labels=labels, seed=seed, **wanted.model_dump()), len(lats)
     if out:
         partition.write(out)
     if plot:
         from graticule.reporting.figures import cells_map, save
 
         save(cells_map(partition, lat=lats, lon=lons, title=f"{points.name}: {partition.title}"), plot)
-    facts = partition.summary(total=len(lats)) | {"out": str(out) if out else None}
+    facts = partition.summary(total=total) | {"out": str(out) if out else None}
     if as_json:
         console.print_json(facts)
         return
@@ -66,13 +75,13 @@ def cells(
     did = [f"Written to {out}"] if out else []
     did += [f"drawn in {plot}" if out else f"Drawn in {plot}"] if plot else []
     typer.echo(
-        f"{len(lats):,} points make {partition.title}, with {per_cell['min']:,} to {per_cell['max']:,} points each"
+        f"{total:,} points make {partition.title}, with {per_cell['min']:,} to {per_cell['max']:,} points each"
         + (f", S2 levels {min(levels)} to {max(levels)}" if levels else "")
         + f"; {facts['photos_outside']:,} points lie in none. "
         + (", ".join(did) or "Nothing is written: --out FILE keeps them, --plot FILE draws them")
     )
     if len(partition) <= 1 and kind == "s2":
-        typer.echo(f"one cell is no division: --split-above {max(1, len(lats) // 50)} would make some dozens", err=True)
+        typer.echo(f"one cell is no division: --split-above {max(1, total // 50)} would make some dozens", err=True)
 
 
 @app.command()
@@ -182,6 +191,7 @@ def evaluate(
         bool, typer.Option("--allow-leak", help="Measure photos of drives that training has seen, and say so.")
     ] = False,
     precision: Arithmetic = "float32",
+    runtime: Exported = None,
     as_json: Json = False,
 ) -> None:
     """Measure a bundle on photos whose place is known. Exit status 1 if training has seen their drives."""
@@ -204,6 +214,7 @@ def evaluate(
             together=together,
             store=default_store(),
             precision=precision,
+            runtime=runtime,
             progress=progress,
         )
     if as_json:

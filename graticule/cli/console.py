@@ -21,6 +21,14 @@ def print_dataset(out: Path) -> None:
     typer.echo(f"{kept:,} photos in {out}" + (f"; refused {refused.total()}: {reasons}" if refused else ""))
 
 
+def print_counts(photos: int, broken: int, out: Path) -> None:
+    """How many photos a table holds; exit status 1 if some could not be read."""
+    typer.echo(f"{photos - broken:,} photos, written to {out}")
+    if broken:
+        typer.secho(f"{broken:,} of {photos:,} photos could not be read: their rows say why", fg="red", err=True)
+        raise typer.Exit(1)
+
+
 def print_metrics(facts: dict[str, Any]) -> None:
     """The headline with its interval, then the rest as two columns."""
     spans = facts.get("intervals", {})

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from graticule.choices import Precision
+from graticule.choices import Engine, Precision, Runtime
 from graticule.errors import BadRecipeError, BadTableError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -20,6 +20,19 @@ Arithmetic = Annotated[
 ]
 
 
+Exported = Annotated[
+    Runtime | None,
+    typer.Option("--runtime", help="Compute features by the model that graticule export wrote; faster on processors."),
+]
+
+
+ByEngine = Annotated[
+    Engine | None,
+    typer.Option("--engine", help="Parquet parts into the folder --out, resumed where stopped: here, or by Ray."),
+]
+Cores = Annotated[int, typer.Option(min=1, help="--engine ray: cores of each process.")]
+PhotosAPart = Annotated[int, typer.Option("--part", min=1, help="--engine: photos of a part.")]
+TABLES = (".csv", ".tsv", ".parquet", ".pq")
 Track = Literal["revisit", "unseen"]
 
 
@@ -80,6 +93,16 @@ def check_bundle(bundle: Path) -> Path:
     found = find_bundle(bundle)
     read_index(found)
     return found
+
+
+def photos_named(photos: list[Path]) -> list[Path]:
+    """The photos that a user names: one dataset or table stands for its photos, a folder for those in it."""
+    [first, *more] = photos
+    if not more and (first.suffix.lower() in TABLES or (first / "photos.parquet").is_file()):
+        from graticule.photos.table import read_photos
+
+        return read_photos(first).paths()
+    return expand(photos)
 
 
 def expand(photos: list[Path]) -> list[Path]:

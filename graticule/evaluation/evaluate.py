@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from graticule.choices import Precision, Together
+from graticule.choices import Precision, Runtime, Together
 from graticule.errors import BadTableError, LeakError
 from graticule.evaluation.baselines import with_baselines
 from graticule.evaluation.predictions import predict_rows, summary
@@ -61,6 +61,7 @@ def evaluate(
     together: Together | None = None,
     store: FeatureStore | None = None,
     precision: Precision = "float32",
+    runtime: Runtime | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
     """Ask a bundle about photos whose place is known.
@@ -74,7 +75,7 @@ def evaluate(
             called held out.
         baseline: measure the nearest training photos too: what the encoder gives without the training.
         together: measure the photos of each ``place`` or ``sequence`` answered together too.
-        precision: as for :class:`graticule.inference.locate.Locator`.
+        precision, runtime: as for :class:`graticule.inference.locate.Locator`.
 
     Raises:
         BadTableError: there are no such photos, or no training photos for the baseline.
@@ -94,7 +95,7 @@ def evaluate(
             f"{reason} A number measured on these photos would be memory in part. Split by whole drives or by blocks "
             f"and train again (graticule data split), or measure them all the same with --allow-leak"
         )
-    locator = Locator(bundle, store=store, precision=precision)
+    locator = Locator(bundle, store=store, precision=precision, runtime=runtime)
     rows = predict_rows(locator, chosen, progress=progress)
     known = None
     if baseline:
@@ -117,6 +118,7 @@ def evaluate(
         "encoder": bundle.recipe.encoder.name,
         "answer": bundle.recipe.answer,
         "precision": precision,
+        "runtime": runtime or "torch",
         "synthetic": photos.synthetic,
         "trained_on": bundle.facts.get("photos"),
         "cells": len(bundle.partition),
@@ -136,6 +138,7 @@ def evaluate_folder(
     together: Together | None = None,
     store: FeatureStore | None = None,
     precision: Precision = "float32",
+    runtime: Runtime | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
     """:func:`evaluate` from paths to paths; the bundle's model card is renewed with what it holds by then."""
@@ -149,6 +152,7 @@ def evaluate_folder(
         together=together,
         store=store,
         precision=precision,
+        runtime=runtime,
         progress=progress,
     )
     found.write(out)

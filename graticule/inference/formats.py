@@ -45,16 +45,22 @@ def to_csv(results: Iterable[Result], top: int = 1, claims: bool = False) -> Ite
     fields = [*FIELDS, *(name for pair in names[1:] for name in pair), *(CLAIM_FIELDS if claims else ())]
     writer = csv.DictWriter(text, fields, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
-    for result in results:
-        row = _plain(result)
-        for (cell, probability), guess in zip(names, result.fix.cells if result.fix else (), strict=False):
-            row |= {cell: guess.token, probability: round(guess.probability, 6)}
-        row |= {f"claim_{name}": value for name, value in (row.get("claim") or {}).items()}
+    for row in to_rows(results, top):
         writer.writerow(row)
         yield text.getvalue()
         text.seek(0)
         text.truncate()
     yield text.getvalue()
+
+
+def to_rows(results: Iterable[Result], top: int = 1) -> Iterator[dict[str, Any]]:
+    """The rows of :func:`to_csv` with their values, and whatever else :meth:`Fix.to_json` tells."""
+    names = [("cell", "probability"), *((f"cell_{n}", f"probability_{n}") for n in range(2, top + 1))]
+    for result in results:
+        row = _plain(result)
+        for (cell, probability), guess in zip(names, result.fix.cells if result.fix else (), strict=False):
+            row |= {cell: guess.token, probability: round(guess.probability, 6)}
+        yield row | {f"claim_{name}": value for name, value in (row.get("claim") or {}).items()}
 
 
 def to_geojson(results: Iterable[Result], regions: bool = False) -> Iterator[str]:

@@ -14,7 +14,7 @@ from graticule.belief.calibration import believe
 from graticule.belief.confidence import cell_kernels
 from graticule.belief.density import Belief, Kernels
 from graticule.belief.ground import Ground
-from graticule.choices import Answer, Precision
+from graticule.choices import Answer, Precision, Runtime
 from graticule.errors import BadPhotoError, BadRecipeError
 from graticule.geo import s2
 from graticule.geo.towns import area_in_words, nearest_towns
@@ -24,6 +24,7 @@ from graticule.inference.claims import Place, measure, weigh
 from graticule.inference.decode import Fix, Points, Sureness
 from graticule.inference.names import Names
 from graticule.model.bundle import Bundle
+from graticule.model.exporting import open_runtime
 from graticule.model.features import FeatureStore, encode
 from graticule.model.index import find_bundle
 from graticule.model.loading import Photo, Progress, silent
@@ -88,6 +89,7 @@ class Locator:
         device: where the network runs; the GPU if there is one.
         precision: arithmetic of the encoder: ``float32`` gives the same answer on every processor, but for rounding;
             ``bfloat16`` is faster where the processor or the card multiplies it, and moves probabilities a little.
+        runtime: computes the features by what :func:`graticule.model.exporting.export` wrote, on the processor.
     """
 
     def __init__(
@@ -97,13 +99,15 @@ class Locator:
         store: FeatureStore | None = None,
         device: str | None = None,
         precision: Precision = "float32",
+        runtime: Runtime | None = None,
     ) -> None:
         self.bundle = bundle
         # Features of an encoder that was trained along would fill the store and never be asked for again.
         self.store = store if bundle.recipe.encoder.frozen else None
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = device or ("cuda" if torch.cuda.is_available() and not runtime else "cpu")
         self.bundle.model.to(self.device).eval()
         self.bundle.model.precision = precision
+        self.bundle.model.runtime = runtime and (runtime, open_runtime(bundle, runtime, precision))
         self._ground: Ground | None = None
         self._names: Names | None = None
 
@@ -388,15 +392,18 @@ def share_cores(parts: int) -> None:
     torch.set_num_threads(max(1, CORES // parts))
 
 
-def load(path: str | Path, *, device: str | None = None, precision: Precision = "float32") -> Locator:
-    """Open a bundle for answering; ``device`` and ``precision`` as for :class:`Locator`.
+def load(
+    path: str | Path, *, device: str | None = None, precision: Precision = "float32", runtime: Runtime | None = None
+) -> Locator:
+    """Open a bundle for answering; ``device``, ``precision`` and ``runtime`` as for :class:`Locator`.
 
     Args:
         path: a folder; the name of a public model that ``graticule get`` fetched; or ``user/name`` or
             ``user/name@revision`` of the Hugging Face hub.
 
     Raises:
-        BundleError: there is no whole bundle at ``path``.
+        BundleError: there is no whole bundle at ``path``, or no exported model for the runtime.
+        BadRecipeError: the runtime is not installed.
         SourceError: the hub has none, or cannot be reached.
     """
-    return Locator(Bundle.read(find_bundle(path)), device=device, precision=precision)
+    return Locator(Bundle.read(find_bundle(path)), device=device, precision=precision, runtime=runtime)

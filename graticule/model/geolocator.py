@@ -1,5 +1,6 @@
 """The network as a whole: photos to features to cells and positions."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -23,11 +24,13 @@ class Geolocator(nn.Module):
 
     Attributes:
         precision: arithmetic of the encoder. ``bfloat16`` is autocast; the head always stays in float32.
+        runtime: the name of what computes features in place of the encoder, and its function; none for the encoder.
     """
 
     mean: Tensor
     std: Tensor
     precision: Precision = "float32"
+    runtime: tuple[str, Callable[[Tensor], Tensor]] | None = None
 
     def __init__(
         self,
@@ -44,6 +47,8 @@ class Geolocator(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Features of a batch ``(B, 3, H, W)``, shape ``(B, F)``."""
+        if self.runtime and images.dtype == torch.uint8:
+            return self.runtime[1](images)
         if images.dtype == torch.uint8:
             images = images / 255
         # Convolutions are about a third faster with the colours of a pixel side by side; transformers do not mind.

@@ -1,6 +1,8 @@
 """Adaptive cells: small where photos are dense, large where they are rare. The classes of the classifier."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, get_args
 
 import numpy as np
@@ -32,7 +34,7 @@ class CellPartition(Partition):
     photos: Ints
     lat: Floats
     lon: Floats
-    _owners: "_Owners" = field(init=False, repr=False)
+    _owners: "Owners" = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._check(cells="uint64")
@@ -41,7 +43,7 @@ class CellPartition(Partition):
             raise ValueError(f"{bad:#018x} is not the id of an S2 cell")
         if (self.cells[:-1] >= self.cells[1:]).any():
             raise ValueError("cells must be sorted and must not repeat")
-        object.__setattr__(self, "_owners", _Owners.of(self.cells))
+        object.__setattr__(self, "_owners", Owners.of(self.cells))
 
     @classmethod
     def fit(
@@ -76,16 +78,15 @@ class CellPartition(Partition):
             BadCoordinateError: a position is off the globe.
             BadTableError: there are no photos.
         """
-        _check_settings(split_above, drop_below, max_level, keep)
+        check_settings(split_above, drop_below, max_level, keep)
         lats, lons = check_positions(lat, lon)
         leaves = s2.leaf_cells(lats, lons)
-        in_order = np.sort(leaves)
-        grow = _planet if keep == "planet" else _nested
-        cells, photos = grow(in_order, split_above, drop_below, max_level)
+        count = partial(_counts, np.sort(leaves))
+        cells, photos = grow_counted(count, split_above, drop_below, max_level, keep)
         if not len(cells):
-            _, any_photos = grow(in_order, split_above, 1, max_level)
-            raise _nothing_kept(len(leaves), any_photos.max(initial=0), split_above, drop_below)
-        del in_order
+            _, any_photos = grow_counted(count, split_above, 1, max_level, keep)
+            raise nothing_kept(len(leaves), any_photos.max(initial=0), split_above, drop_below)
+        del count
         order = np.argsort(cells)
         mean_lat, mean_lon = _means(lats, lons, leaves, cells[order])
         return cls(cells[order], photos[order], mean_lat, mean_lon)
@@ -169,7 +170,7 @@ class CellPartition(Partition):
 
 
 @dataclass(frozen=True, slots=True)
-class _Owners:
+class Owners:
     """The curve of leaf ids, cut where the smallest cell around changes: S pieces, each with its owner.
 
     A search among thousands of cuts is slow for leaves in no order. So the curve between the first and the
@@ -183,7 +184,7 @@ class _Owners:
     shift: np.uint64  # a bucket holds 2**shift leaf ids
 
     @classmethod
-    def of(cls, cells: s2.Cells) -> "_Owners":
+    def of(cls, cells: s2.Cells) -> "Owners":
         first, after = s2.range_min(cells), _after(cells)
         cuts = np.unique(np.concatenate([first, after]))
         rows = np.full(len(cuts) + 1, NO_CELL, np.int64)
@@ -230,7 +231,7 @@ def _runs(start: Ints, stop: Ints) -> Ints:
     return np.arange(sizes.sum()) + np.repeat(stop - np.cumsum(sizes), sizes)
 
 
-def _check_settings(split_above: int, drop_below: int, max_level: int, keep: str) -> None:
+def check_settings(split_above: int, drop_below: int, max_level: int, keep: str) -> None:
     if keep not in get_args(Keep):
         raise BadRecipeError(f"keep={keep!r} is unknown; valid are {' and '.join(map(repr, get_args(Keep)))}")
     if split_above < 1:
@@ -252,11 +253,20 @@ def _counts(in_order: s2.Cells, cells: s2.Cells) -> Ints:
     return np.searchsorted(in_order, s2.range_max(cells), side="right") - start
 
 
-def _planet(in_order: s2.Cells, split_above: int, drop_below: int, max_level: int) -> tuple[s2.Cells, Ints]:
+def grow_counted(
+    count: Callable[[s2.Cells], Ints], split_above: int, drop_below: int, max_level: int, keep: Keep
+) -> tuple[s2.Cells, Ints]:
+    """The cells to keep, in no order, and their photos; ``count`` tells how many photos lie in each of some cells."""
+    return (_planet if keep == "planet" else _nested)(count, split_above, drop_below, max_level)
+
+
+def _planet(
+    count: Callable[[s2.Cells], Ints], split_above: int, drop_below: int, max_level: int
+) -> tuple[s2.Cells, Ints]:
     kept = []
     cells = s2.face_cells()
     for level in range(max_level + 1):
-        photos = _counts(in_order, cells)
+        photos = count(cells)
         split = (photos > split_above) & (level < max_level)
         keep = ~split & (photos >= drop_below)
         kept.append((cells[keep], photos[keep]))
@@ -264,11 +274,13 @@ def _planet(in_order: s2.Cells, split_above: int, drop_below: int, max_level: in
     return np.concatenate([c for c, _ in kept]), np.concatenate([p for _, p in kept])
 
 
-def _nested(in_order: s2.Cells, split_above: int, drop_below: int, max_level: int) -> tuple[s2.Cells, Ints]:
+def _nested(
+    count: Callable[[s2.Cells], Ints], split_above: int, drop_below: int, max_level: int
+) -> tuple[s2.Cells, Ints]:
     kept = []
     cells = s2.face_cells()
     for level in range(max_level + 1):
-        photos = _counts(in_order, cells)
+        photos = count(cells)
         keep = (photos >= drop_below) & (photos <= split_above)
         kept.append((cells[keep], photos[keep]))
         if level < max_level:
@@ -276,7 +288,7 @@ def _nested(in_order: s2.Cells, split_above: int, drop_below: int, max_level: in
     return np.concatenate([c for c, _ in kept]), np.concatenate([p for _, p in kept])
 
 
-def _nothing_kept(photos_in_all: int, fullest: int, split_above: int, drop_below: int) -> BadRecipeError:
+def nothing_kept(photos_in_all: int, fullest: int, split_above: int, drop_below: int) -> BadRecipeError:
     advice = (
         f"the fullest holds {fullest}, so drop_below={fullest} would give at least one cell"
         if fullest
@@ -287,7 +299,12 @@ def _nothing_kept(photos_in_all: int, fullest: int, split_above: int, drop_below
 
 def _means(lat: Floats, lon: Floats, leaves: s2.Cells, cells: s2.Cells) -> tuple[Floats, Floats]:
     """Spherical mean of the photos in each of the sorted cells, degrees: sums by piece, then by cell."""
-    owners = _Owners.of(cells)
+    owners = Owners.of(cells)
+    return from_vectors(means_of_sums(sums_by_piece(lat, lon, leaves, owners), owners, cells))
+
+
+def sums_by_piece(lat: Floats, lon: Floats, leaves: s2.Cells, owners: Owners) -> Floats:
+    """Sum of the unit vectors of the photos in each piece of the curve, shape ``(3, S)``."""
     sums = np.zeros((3, len(owners.rows)))
     at_a_time = max(_CHUNK, len(owners.rows))  # so that adding up the sums takes no longer than making them
     for start in range(0, len(leaves), at_a_time):
@@ -295,12 +312,18 @@ def _means(lat: Floats, lon: Floats, leaves: s2.Cells, cells: s2.Cells) -> tuple
         piece = np.searchsorted(owners.cuts, leaves[some], side="right")
         for total, side in zip(sums, unit_vectors(lat[some], lon[some]).T, strict=True):
             total += np.bincount(piece, side, minlength=len(total))
+    return sums
+
+
+def means_of_sums(sums: Floats, owners: Owners, cells: s2.Cells) -> Floats:
+    """Sum of the unit vectors of the photos in each of the sorted cells, shape ``(C, 3)``."""
     # A cell is an unbroken run of pieces. `reduceat` sums from each index to the next: every other is a cell.
     first = np.searchsorted(owners.cuts, s2.range_min(cells)) + 1
     after = np.searchsorted(owners.cuts, _after(cells)) + 1
     runs = np.stack([first, after], axis=1).ravel()
     closed = np.concatenate([sums, np.zeros((3, 1))], axis=1)  # so that `after` may be the end
-    return from_vectors(np.add.reduceat(closed, runs, axis=1)[:, ::2].T)
+    found: Floats = np.add.reduceat(closed, runs, axis=1)[:, ::2].T
+    return found
 
 
 def _outermost(cells: s2.Cells) -> NDArray[np.bool_]:

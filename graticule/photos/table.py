@@ -8,7 +8,7 @@ import itertools
 import json
 import shlex
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +31,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 MARKED = "marked"  # the column that says why a photo does not train; null is fine
+BATCH, MANY = 1 << 20, 5_000_000  # rows read at a time, and how many are too many to read at once
 PLACE_DECIMALS = 3  # without a column `place`, positions equal to 0.001 degrees are one place
 
 
@@ -216,6 +217,56 @@ def read_points(source: Path, lat: str = "lat", lon: str = "lon") -> tuple[Float
     file = table_file(source)
     frame = read_table(file, {"lat": lat, "lon": lon}, need=("lat", "lon"), only=True)
     return positions(frame, file)
+
+
+def point_batches(source: Path, lat: str = "lat", lon: str = "lon") -> Callable[[], Iterator[tuple[Floats, Floats]]]:
+    """As :func:`read_points`, a million rows at a time, of a Parquet table or a folder of such tables.
+
+    Returns:
+        What gives the batches, each time it is called.
+
+    Raises:
+        BadTableError: as for :func:`read_points`; of a value in a row, when its batch is read.
+    """
+    import pyarrow.parquet as pq
+
+    def batches() -> Iterator[tuple[Floats, Floats]]:
+        for file in parquet_files(source):
+            held = pq.ParquetFile(file)
+            lacking = [name for name in (lat, lon) if name not in held.schema_arrow.names]
+            if lacking:
+                raise BadTableError(f"{file} has no column {lacking[0]}; it has {', '.join(held.schema_arrow.names)}")
+            for batch in held.iter_batches(BATCH, columns=[lat, lon]):
+                frame = pl.DataFrame(pl.from_arrow(batch)).rename({lat: "lat", lon: "lon"})
+                try:
+                    yield positions(frame, file)
+                except BadTableError:
+                    read_points(file, lat, lon)  # tells the row by its number in the whole table
+                    raise
+
+    return batches
+
+
+def parquet_files(source: Path) -> list[Path]:
+    """The Parquet tables that hold a source's points: itself, or those in its folder; none of any other format."""
+    if url_of(source):
+        return []
+    if source.is_dir() and not (source / "photos.parquet").is_file():
+        return sorted(source.glob("*.parquet"))
+    file = table_file(source)
+    return [file] if file.suffix in (".parquet", ".pq") else []
+
+
+def many_points(source: Path) -> bool:
+    """Whether a table is better read in batches: more than ``MANY`` rows, or several files."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    files = parquet_files(source)
+    try:
+        return len(files) > 1 or (bool(files) and pq.ParquetFile(files[0]).metadata.num_rows > MANY)
+    except (OSError, pa.ArrowException):
+        return False  # who reads it says what is wrong
 
 
 def read_labels(source: Path, label: str) -> NDArray[Any]:
