@@ -13,6 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from graticule.errors import WriteError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
     import polars as pl
 
@@ -54,6 +59,40 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise explained(error, path) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Be the only process that writes into a folder, which is made where there is none; one that dies lets go.
+
+    Where a system has no such locks, nobody is kept out.
+
+    Raises:
+        WriteError: another process has it, or it cannot be made.
+    """
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise explained(error, folder) from error
+    try:
+        if fcntl:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(held)
+        if error.errno not in (errno.EAGAIN, errno.EACCES):  # a file system without locks
+            yield
+            return
+        raise WriteError(
+            f"another command is writing into {folder} at this moment; wait until it is done, or choose another folder"
+        ) from error
+    try:
+        yield
+    finally:
+        os.close(held)
+        if made and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def cache_folder() -> Path:

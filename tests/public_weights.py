@@ -163,3 +163,36 @@ def write_megaloc(folder, salad, seed=0, width=WIDTH):
         state[".".join(filter(None, [name, number, what]))] = tensor
     save_file(state, folder / "model.safetensors")
     return state
+
+
+def write_streetclip(folder, seed=0):
+    """A tower for names beside that for photos, and a tokenizer of letters; returns the tensors."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    folder.mkdir(parents=True, exist_ok=True)
+    g = torch.Generator().manual_seed(seed)
+    state, width = clip_state(seed, projection=48, side=336), 64
+    words = ["[start]", "[end]", "[other]", *"abcdefghijklmnopqrstuvwxyz"]
+    state |= {
+        "text_model.embeddings.token_embedding.weight": random(g, len(words), width),
+        "text_model.embeddings.position_embedding.weight": random(g, 77, width),
+        "text_projection.weight": random(g, 48, width),
+    }
+    for i in range(DEPTH):
+        layer = f"text_model.encoder.layers.{i}."
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            state |= linear(g, f"{layer}self_attn.{name}", width, width)
+        state |= linear(g, f"{layer}mlp.fc1", width, 4 * width) | linear(g, f"{layer}mlp.fc2", 4 * width, width)
+        for norm in ("layer_norm1", "layer_norm2"):
+            state |= {f"{layer}{norm}.weight": 1 + random(g, width), f"{layer}{norm}.bias": random(g, width)}
+    for name, value in (("weight", torch.ones(width)), ("bias", torch.zeros(width))):
+        state[f"text_model.final_layer_norm.{name}"] = value
+    torch.save(state, folder / "pytorch_model.bin")
+    reader = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[other]"))
+    reader.normalizer = normalizers.Lowercase()
+    reader.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    reader.post_processor = processors.TemplateProcessing(
+        single="[start] $A [end]", special_tokens=[("[start]", 0), ("[end]", 1)]
+    )
+    reader.save(str(folder / "tokenizer.json"))
+    return state

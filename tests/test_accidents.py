@@ -2,6 +2,7 @@
 
 import errno
 import os
+import subprocess
 import sys
 
 import polars as pl
@@ -118,3 +119,41 @@ def test_a_write_that_fails_or_is_interrupted_is_one_line_and_leaves_nothing_hal
             continue
         again, _ = failing(under, 0, None, words(out) + (["--resume"] if name == "train" else []))
         assert again.returncode == 0, (nth, again.stderr)
+
+
+def test_a_second_command_into_one_folder_is_refused_while_the_first_writes(shop, tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from graticule.files import claimed\n"
+        "with claimed(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    command = ("data", "table", shop / "photos/table.csv", tmp_path / "t")
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "t")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as first:
+        assert first.stdout.readline() == "held\n"
+        second = graticule(*command)
+        assert second.returncode == 1
+        assert "another command is writing into" in second.stderr
+        first.kill()  # one that dies lets go
+    assert graticule(*command).returncode == 0
+    assert sorted(path.name for path in (tmp_path / "t").iterdir()) == [
+        "README.md", "dataset.json", "photos.parquet", "refused.parquet",
+    ]  # fmt: skip
+
+
+def test_a_command_that_fails_leaves_no_empty_folder(tmp_path):
+    assert graticule("data", "table", tmp_path / "none.csv", tmp_path / "t").returncode == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOSPC])
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, monkeypatch, code):
+    def refuse(self, *_, **__):
+        raise OSError(code, os.strerror(code), str(self))
+
+    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    for command in (("data", "city", tmp_path / "c"), ("data", "table", tmp_path / "t.csv", tmp_path / "t")):
+        done = graticule(*command)
+        assert done.returncode == 1
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert done.stderr.startswith("error: ")

@@ -12,6 +12,7 @@ from graticule.explaining import heatmaps
 from graticule.geo import borders, s2
 from graticule.geo.sphere import great_circle_km
 from graticule.partition import CellPartition
+from graticule.partition.labels import LabelPartition
 from graticule.reporting import figures, maps
 
 
@@ -364,3 +365,32 @@ def test_save_writes_a_whole_png(tmp_path):
     path = figures.save(figure, tmp_path / "deep" / "cells.png")
     assert path.read_bytes().startswith(b"\x89PNG")
     assert [p.name for p in path.parent.iterdir()] == ["cells.png"]
+
+
+def test_countries_are_drawn_by_their_borders_and_not_around_their_photos():
+    paris, guadeloupe, bern = (48.86, 2.35), (16.25, -61.55), (46.95, 7.45)
+    spots = [paris, (43.3, 5.4), (48.4, -4.5), guadeloupe, bern, (47.4, 8.5), (46.2, 6.1)]
+    lat, lon = np.repeat(np.array(spots), 3, axis=0).T
+    labels = np.repeat(["FR"] * 4 + ["CH"] * 3, 3)
+    partition = LabelPartition.fit(lat, lon, labels, column="country")
+    figure = figures.cells_map(partition, title="countries")
+    [cells] = [artist for artist in figure.axes[0].collections if artist.get_gid() == "cells"]
+    paths, photos = cells.get_paths(), cells.get_array()
+
+    def class_at(lat, lon):
+        return [photos[i] for i, path in enumerate(paths) if path.contains_point((lon, lat))]
+
+    corsica = (42.1, 9.1)
+    assert class_at(*paris) == class_at(*corsica) == [12]
+    assert class_at(*bern) == [9]
+    assert class_at(35.0, -30.0) == []  # the open Atlantic, within the hull of all that is France
+
+
+def test_names_of_countries_are_known_as_letters_and_in_english_and_cities_are_none():
+    france, same, unknown = borders.countries_of(["FR", "france ", "Atlantis"])
+    assert len(france) == len(same) > 5
+    [russia] = borders.countries_of(["RU"])
+    rings = maps.rings(*zip(*russia, strict=True))
+    assert max(np.abs(np.diff(ring[:, 0])).max() for ring in rings) < 180  # over the antimeridian in one piece
+    assert unknown == []
+    assert borders.countries_of(["Paris", "Lyon", "Nice"]) is None

@@ -10,7 +10,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from public_weights import TINY, clip_embedding, clip_tokens, write_geoclip, write_osv5m
+from public_weights import TINY, clip_embedding, clip_tokens, write_geoclip, write_osv5m, write_streetclip
 from safetensors.torch import load_file, save_file
 from test_bundle import Trap
 from test_cli import graticule
@@ -19,10 +19,12 @@ from towns import photo
 
 from graticule import zoo
 from graticule.errors import BadWeightsError
-from graticule.geo.sphere import from_vectors
+from graticule.geo.sphere import from_vectors, great_circle_km
 from graticule.inference.locate import Locator
 from graticule.model.bundle import Bundle
-from graticule.zoo.models import geoclip, osv5m
+from graticule.zoo.models import geoclip, osv5m, streetclip
+from graticule.zoo.tensors import read_tensors
+from graticule.zoo.texts import embed, text_tower
 
 
 @pytest.fixture
@@ -229,3 +231,27 @@ def test_a_quadtree_of_other_columns_is_refused(tmp_path, monkeypatch):
     table.write_text(table.read_text().replace("max_lon", "east"))
     with pytest.raises(BadWeightsError, match="has no column 'max_lon'"):
         zoo.get("osv5m", tmp_path / "files")
+
+
+def test_streetclip_asks_for_countries_and_then_for_their_towns(tmp_path, monkeypatch):
+    pytest.importorskip("tokenizers")
+    monkeypatch.setitem(streetclip.TOWER, "options", TINY)
+    monkeypatch.setattr(streetclip, "TOWNS", 2)
+    write_streetclip(tmp_path)
+    with pytest.raises(BadWeightsError, match="forbids some uses: read it, and if you agree"):
+        zoo.get("streetclip", tmp_path)
+    bundle = zoo.get("streetclip", tmp_path, agreed="CC-BY-NC-4.0")
+    head = bundle.model.head
+    names = bundle.partition.names
+    paris = next(i for i, name in enumerate(names) if name.startswith("Paris,"))
+    assert names[paris].endswith("France")
+    assert great_circle_km(48.86, 2.35, bundle.partition.lat[paris], bundle.partition.lon[paris]) < 10
+    french = head.parent == head.parent[paris]
+    assert names[int(french.nonzero()[0])] == names[paris]
+    # A text is told apart whatever it is asked beside: what pads it is not seen.
+    tower = text_tower(read_tensors(tmp_path / "pytorch_model.bin"), tmp_path)
+    alone = embed(tower, tmp_path / "tokenizer.json", ["Paris"])
+    torch.testing.assert_close(alone[0], head.places[paris], atol=1e-5, rtol=1e-4)
+    with torch.inference_mode():
+        logits = head(torch.randn(2, bundle.model.encoder.num_features)).logits
+    torch.testing.assert_close(logits.exp().sum(dim=1), torch.ones(2))

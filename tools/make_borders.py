@@ -1,10 +1,11 @@
-"""Make graticule/assets/borders.npz from the TopoJSON files of world-atlas and us-atlas.
+"""Make borders.npz and countries.npz in graticule/assets from the TopoJSON files of world-atlas and us-atlas.
 
-    npm pack world-atlas@2.0.2 us-atlas@3.0.1
-    mkdir world us
+    npm pack world-atlas@2.0.2 us-atlas@3.0.1 i18n-iso-countries@7.14.0
+    mkdir world us iso
+    tar xzf i18n-iso-countries-7.14.0.tgz -C iso
     tar xzf world-atlas-2.0.2.tgz -C world
     tar xzf us-atlas-3.0.1.tgz -C us
-    python tools/make_borders.py world/package/countries-50m.json us/package/states-10m.json
+    python tools/make_borders.py world/package/countries-50m.json us/package/states-10m.json iso/package/codes.json
 
 Countries and coasts are Natural Earth 4.1.0 at 1:50m (public domain), through world-atlas 2.0.2. US state
 lines are the Census Bureau's cartographic boundary files, 2017 edition (a work of the US government, public
@@ -24,7 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 STEP_DEG = 1 / 400  # about 280 m; the files themselves are quantised to 0.0036 degrees
-OUT = Path(__file__).parents[1] / "graticule" / "assets" / "borders.npz"
+COARSE_DEG = 1 / 100  # of areas, which are only coloured; the lines are drawn over their edges
+ASSETS = Path(__file__).parents[1] / "graticule" / "assets"
+OUT, AREAS = ASSETS / "borders.npz", ASSETS / "countries.npz"
 
 
 def arcs_of(topology: dict[str, Any]) -> list[NDArray[np.float64]]:
@@ -62,11 +65,36 @@ def packed(lines: list[NDArray[np.float64]]) -> tuple[NDArray[np.int32], NDArray
     return np.diff(np.concatenate(grid), axis=0, prepend=0), np.array([len(line) for line in grid], np.int32)
 
 
+def areas_of(topology: dict[str, Any], codes: list[list[str]]) -> dict[str, NDArray[Any]]:
+    """Countries as rings of arcs: each arc once, a ring as the numbers of its arcs, ``~n`` being one run backwards."""
+    letters = {row[2]: row[0] for row in codes}
+    arcs = [np.rint(arc[:, ::-1] / COARSE_DEG).astype(np.int32) for arc in arcs_of(topology)]
+    arcs = [arc[np.r_[True, np.any(np.diff(arc, axis=0) != 0, axis=1)]] for arc in arcs]
+    steps = np.diff(np.concatenate(arcs), axis=0, prepend=0)
+    rings: list[list[int]] = []
+    owner: list[int] = []
+    countries = topology["objects"]["countries"]["geometries"]
+    for number, country in enumerate(countries):
+        parts = country["arcs"] if country["type"] == "MultiPolygon" else [country["arcs"]]
+        rings += [part[0] for part in parts]  # without the holes: what lies in them is drawn over them
+        owner += [number] * len(parts)
+    return {
+        "step_deg": np.array(COARSE_DEG),
+        "arc_lat": steps[:, 0], "arc_lon": steps[:, 1], "arc_lengths": np.array([len(arc) for arc in arcs], np.int32),
+        "ring_arcs": np.array([arc for ring in rings for arc in ring], np.int32),
+        "ring_lengths": np.array([len(ring) for ring in rings], np.int32), "ring_country": np.array(owner, np.int32),
+        "code": np.array([letters.get(country.get("id", ""), "") for country in countries]),
+        "name": np.array([country["properties"]["name"] for country in countries]),
+    }  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Pack coasts, country borders and US state lines.")
     parser.add_argument("countries", type=Path, help="countries-50m.json of world-atlas")
     parser.add_argument("states", type=Path, help="states-10m.json of us-atlas")
+    parser.add_argument("codes", type=Path, help="codes.json of i18n-iso-countries: ISO 3166 numbers to letters")
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--areas", type=Path, default=AREAS)
     options = parser.parse_args()
 
     world, usa = (json.loads(path.read_text(encoding="utf-8")) for path in (options.countries, options.states))
@@ -83,7 +111,9 @@ def main() -> None:
         columns |= {f"{kind}_lat": steps[:, 0], f"{kind}_lon": steps[:, 1], f"{kind}_lengths": lengths}
         print(f"{kind}: {len(lengths)} lines, {lengths.sum()} points")
     np.savez_compressed(options.out, **columns)
-    print(f"{options.out.name}: {options.out.stat().st_size / 1000:.0f} kB")
+    np.savez_compressed(options.areas, **areas_of(world, json.loads(options.codes.read_text(encoding="utf-8"))))
+    for file in (options.out, options.areas):
+        print(f"{file.name}: {file.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":

@@ -335,13 +335,15 @@ def report(
         Path | None, typer.Option(help="Folder of an evaluation; by default the test part's.")
     ] = None,
     photos: Annotated[Path | None, typer.Option(help="The dataset, to show examples from.")] = None,
+    basemap: Annotated[
+        Path | None, typer.Option(help="Streets for maps of a town: an OpenStreetMap extract, PMTiles, GeoPackage.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The page; by default report.html in the bundle's folder.")] = None,
 ) -> None:
     """Write one HTML page with the numbers, maps, figures and examples of an evaluation."""
     bundle = check_bundle(bundle)
     from graticule.reporting.report import write_report
 
-    page = write_report(
-        bundle, evaluation or bundle / "evaluation" / "test", out or bundle / "report.html", photos=photos
-    )
+    measured, page = evaluation or bundle / "evaluation" / "test", out or bundle / "report.html"
+    write_report(bundle, measured, page, photos=photos, basemap=basemap)
     typer.echo(f"open {page.resolve().as_uri()}")

@@ -110,6 +110,40 @@ def data_city(
     console.print_dataset(out)
 
 
+@app.command("panoramas")
+def data_panoramas(
+    dataset: Annotated[Path, typer.Argument(help="A dataset, or a table with path, lat, lon.")],
+    out: Path,
+    headings: Annotated[str, typer.Option(help="Degrees clockwise from the middle of a panorama.")] = "0,90,180,270",
+    field_of_view: Annotated[float, typer.Option(help="Degrees from the left to the right of a view.")] = 90.0,
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of a view, pixels.")] = "640x640",
+    max_refused: MaxRefused = 0.05,
+) -> None:
+    """Cut flat views out of panoramas, each a row of the same place; other photos stay as they are."""
+    from graticule.photos.table import read_photos
+    from graticule.sources.panoramas import cut_panoramas
+
+    try:
+        turns = [float(part) for part in headings.split(",")]
+        width, height = (int(part) for part in size.lower().split("x"))
+    except ValueError as error:
+        raise BadRecipeError(
+            f"--headings takes degrees such as 0,120,240 and --size such as 640x480; found {headings!r} and {size!r}"
+        ) from error
+    photos = read_photos(dataset)
+    with console.progress("panoramas") as progress:
+        cut_panoramas(
+            photos,
+            out,
+            headings=turns,
+            field_of_view=field_of_view,
+            size=(width, height),
+            max_refused=max_refused,
+            progress=lambda done, total: progress(done, total, ""),
+        )
+    console.print_dataset(out)
+
+
 @app.command("split")
 def data_split(
     source: Annotated[Path, typer.Argument(help="A dataset, or any CSV or Parquet with lat, lon.")],

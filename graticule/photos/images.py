@@ -32,14 +32,15 @@ from PIL import (
 from simplejpeg import decode_jpeg
 
 from graticule.errors import BadPhotoError
-from graticule.photos import shards
+from graticule.photos import raw, shards
+from graticule.photos.panoramas import Area
 from graticule.photos.xmp import read_xmp
 
 Pixels = NDArray[np.uint8]
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp",
-                      ".heic", ".heif", ".hif", ".avif"})  # fmt: skip
-FORMATS = "JPEG, PNG, WebP, GIF, TIFF, BMP, HEIC and AVIF"
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp",
+                      ".heic", ".heif", ".hif", ".avif"}) | raw.SUFFIXES | raw.OTHERS  # fmt: skip
+FORMATS = "JPEG, PNG, WebP, GIF, TIFF, BMP, HEIC, AVIF and the previews of raw files such as DNG"
 REASONS = (
     "no position",  # neither the table nor the EXIF says where
     "no hemisphere",  # the EXIF has a position but not which side of the equator or of Greenwich
@@ -52,6 +53,7 @@ REASONS = (
     "too small",  # a side below MIN_SIDE
     "duplicate",  # the same bytes as a photo before it
 )
+RAW_ADVICE = "export it as JPEG, or convert it to DNG with its preview"
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 200_000_000  # the largest phone sensors sold; as RGB bytes 600 MB
 MIN_SIDE = 16
@@ -63,11 +65,13 @@ class PhotoFacts:
 
     Attributes:
         width, height: pixels of the upright photo.
-        format: ``JPEG``, ``PNG``, ``WEBP``, ``GIF``, ``TIFF``, ``BMP``, ``HEIF`` or ``AVIF``.
+        format: ``JPEG``, ``PNG``, ``WEBP``, ``GIF``, ``TIFF``, ``BMP``, ``HEIF`` or ``AVIF``; a raw file's is that of
+            its preview.
         lat, lon: degrees as written, both or neither; finite, but perhaps off the globe.
         captured_at: when the shutter opened; naive local time where the camera gave no offset.
         heading: where the camera looked, degrees clockwise from north, in [0, 360).
         camera: maker and model.
+        pano: the part of the sphere that it shows, where its GPano says so.
         no_hemisphere: the EXIF has a position without its letters, as ``52.18 4.83``; then lat and lon are None.
     """
 
@@ -80,6 +84,7 @@ class PhotoFacts:
     heading: float | None = None
     camera: str | None = None
     no_hemisphere: str | None = None
+    pano: Area | None = None
 
 
 def inspect(data: bytes, hemisphere: str = "") -> PhotoFacts:
@@ -91,8 +96,7 @@ def inspect(data: bytes, hemisphere: str = "") -> PhotoFacts:
     Raises:
         BadPhotoError: not a photo, or more bytes or pixels than allowed.
     """
-    image = _open(data)
-    exif = _exif(image)
+    image, _, exif = _open(data)
     lying = _orientation(exif) >= 5 and image.format != "TIFF"  # Pillow turns TIFF by itself
     width, height = image.size[::-1] if lying else image.size
     gps, shot = _sub_ifd(exif, 0x8825), _sub_ifd(exif, 0x8769)
@@ -103,8 +107,8 @@ def inspect(data: bytes, hemisphere: str = "") -> PhotoFacts:
     sizes = [size for tag, letter in ((2, "N"), (4, "E")) if (size := _degrees(gps.get(tag), letter, "")) is not None]
     unsigned = " ".join(f"{size:.5f}" for size in sizes) if (lat is None or lon is None) and len(sizes) == 2 else None
     packet = image.info.get("xmp")
-    if packet and (lat is None or lon is None or heading is None):
-        xmp = read_xmp(packet)
+    xmp = read_xmp(packet) if packet else None
+    if xmp:
         if lat is None or lon is None:
             lat, lon = xmp.lat, xmp.lon
         heading = xmp.heading if heading is None else heading
@@ -118,6 +122,7 @@ def inspect(data: bytes, hemisphere: str = "") -> PhotoFacts:
         heading=None if heading is None else heading % 360,
         camera=" ".join(filter(None, (_text(exif.get(tag)) for tag in (0x010F, 0x0110)))) or None,
         no_hemisphere=unsigned if lat is None or lon is None else None,
+        pano=xmp.area if xmp else None,
     )
 
 
@@ -134,7 +139,7 @@ def decode(data: bytes, shortest_side: int | None = None) -> Pixels:
     Raises:
         BadPhotoError: not a photo, damaged, truncated, too large or too small.
     """
-    image = _open(data)
+    image, data, exif = _open(data)
     if min(image.size) < MIN_SIDE:
         raise BadPhotoError(
             "too small",
@@ -145,7 +150,7 @@ def decode(data: bytes, shortest_side: int | None = None) -> Pixels:
         pixels = _jpeg_pixels(data, image, shortest_side) if image.format == "JPEG" else None
         if pixels is None:
             pixels = _pillow_pixels(image)
-    return _upright(pixels, _orientation(_exif(image)))
+    return _upright(pixels, _orientation(exif))
 
 
 def content_hash(data: bytes) -> str:
@@ -169,13 +174,20 @@ def hamming(a: ArrayLike, b: ArrayLike) -> NDArray[np.uint8]:
     return bits
 
 
-def _open(data: bytes) -> ImageFile.ImageFile:
-    """Parse the header only.
+def _open(data: bytes) -> tuple[ImageFile.ImageFile, bytes, Image.Exif]:
+    """Parse the header only; of a raw file that of its preview. And the bytes of the picture, and the file's EXIF.
 
     The plugin is chosen here and not by ``Image.open``, whose bomb guard is a process-wide setting.
     """
     if len(data) > MAX_BYTES:
         raise too_many_bytes(len(data))
+    if raw.is_other_raw(data):
+        raise BadPhotoError("unreadable", f"it is a camera's raw file of a kind that is not read; {RAW_ADVICE}")
+    jpeg = raw.preview(data)
+    if jpeg == b"":
+        raise BadPhotoError("unreadable", f"it is a camera's raw file without a JPEG inside; {RAW_ADVICE}")
+    exif = _raw_exif(data) if jpeg else None
+    data = jpeg or data
     with _refusing(data, "image"):
         image = _plugin(data)
     if image is None:
@@ -190,7 +202,7 @@ def _open(data: bytes) -> ImageFile.ImageFile:
             f"the photo is {image.width} x {image.height} pixels, more than the {MAX_PIXELS:,} allowed; "
             f"scale it down first",
         )
-    return image
+    return image, data, _exif(image) if exif is None else exif
 
 
 def read_file(file: Path) -> bytes:
@@ -364,6 +376,16 @@ def _exif(image: ImageFile.ImageFile) -> Image.Exif:
         return image.getexif()
     except _EXIF_ERRORS:
         return Image.Exif()
+
+
+def _raw_exif(data: bytes) -> Image.Exif:
+    """The EXIF of a raw file built as TIFF: its own first directory, and what that points to."""
+    exif = Image.Exif()
+    try:
+        exif.load(data)
+    except _EXIF_ERRORS:
+        return Image.Exif()
+    return exif
 
 
 def _orientation(exif: Image.Exif) -> int:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from xml.etree import ElementTree
 
+from graticule.photos.panoramas import Area
+
 EXIF, PANO = "http://ns.adobe.com/exif/1.0/", "http://ns.google.com/photos/1.0/panorama/"
 MAX_BYTES = 2**20
 _COORDINATE = re.compile(r"(\d+(?:\.\d+)?)(?:,(\d+(?:\.\d+)?))?(?:,(\d+(?:\.\d+)?))?([NSEW])?", re.IGNORECASE)
@@ -20,11 +22,13 @@ class Xmp(NamedTuple):
     Attributes:
         lat, lon: both or neither.
         heading: of the middle of the picture, clockwise from north, in [0, 360).
+        area: what a panorama shows of the sphere.
     """
 
     lat: float | None = None
     lon: float | None = None
     heading: float | None = None
+    area: Area | None = None
 
 
 def read_xmp(packet: bytes | str) -> Xmp:
@@ -44,7 +48,8 @@ def read_xmp(packet: bytes | str) -> Xmp:
             found.setdefault(element.tag, element.text.strip())
     lat, lon = (_coordinate(found, axis, letters) for axis, letters in (("Latitude", "NS"), ("Longitude", "EW")))
     both = lat is not None and lon is not None
-    return Xmp(lat if both else None, lon if both else None, _heading(found))
+    area = _area(found)
+    return Xmp(lat if both else None, lon if both else None, _heading(found, area), area)
 
 
 def _coordinate(found: Mapping[str, str], axis: str, letters: str) -> float | None:
@@ -63,22 +68,27 @@ def _coordinate(found: Mapping[str, str], axis: str, letters: str) -> float | No
     return size if letter else None  # a hemisphere that is not written is not guessed
 
 
-def _heading(found: Mapping[str, str]) -> float | None:
+def _heading(found: Mapping[str, str], area: Area | None) -> float | None:
     """Where the middle of a panorama looks; of a cropped one the middle of what is left."""
+    pose = _number(found, "PoseHeadingDegrees")
+    if pose is not None and area:
+        pose += ((area.left + area.width / 2) / area.full_width - 0.5) * 360
+    return None if pose is None else pose % 360
 
-    def number(name: str) -> float | None:
-        try:
-            value = float(found.get(f"{{{PANO}}}{name}", ""))
-        except ValueError:
-            return None
-        return value if math.isfinite(value) else None
 
-    pose = number("PoseHeadingDegrees")
-    if pose is None:
+def _area(found: Mapping[str, str]) -> Area | None:
+    names = ("FullPanoWidthPixels", "FullPanoHeightPixels", "CroppedAreaLeftPixels", "CroppedAreaTopPixels",
+             "CroppedAreaImageWidthPixels", "CroppedAreaImageHeightPixels")  # fmt: skip
+    width, height, left, top, part_width, part_height = (_number(found, name) for name in names)
+    if not width or left is None or not part_width or part_width <= 0 or width < part_width:
         return None
-    full, left, width = (
-        number(name) for name in ("FullPanoWidthPixels", "CroppedAreaLeftPixels", "CroppedAreaImageWidthPixels")
-    )
-    if full and left is not None and width:
-        pose += ((left + width / 2) / full - 0.5) * 360
-    return pose % 360
+    height = height or width / 2
+    return Area(width, height, left, top or 0.0, part_width, part_height or height)
+
+
+def _number(found: Mapping[str, str], name: str) -> float | None:
+    try:
+        value = float(found.get(f"{{{PANO}}}{name}", ""))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

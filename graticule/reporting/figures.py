@@ -23,7 +23,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from numpy.typing import ArrayLike, NDArray
 
 from graticule.files import atomic_file
+from graticule.geo import borders
 from graticule.geo.sphere import format_km
+from graticule.partition.labels import LabelPartition
 from graticule.reporting import maps
 
 BLUE, VERMILION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#595959"
@@ -35,6 +37,9 @@ Point = tuple[float, float]
 LINES: tuple[tuple[str, Any], ...] = (  # the last is the baseline's
     (BLUE, "-"), (VERMILION, "--"), (GREEN, "-."), ("#CC79A7", (0, (3, 1, 1, 1, 1, 1))), (GREY, ":")
 )  # fmt: skip
+
+
+Streets = tuple[NDArray[np.float64], NDArray[np.float64]]  # lat, lon, with a NaN after each line
 
 
 class Cells(Protocol):
@@ -74,6 +79,7 @@ def cells_map(
     truth: Point | None = None,
     guess: Point | None = None,
     width: float = maps.WIDTH,
+    streets: Streets | None = None,
     synthetic: bool = False,
 ) -> Figure:
     """Cells on a map with coasts, countries and US states; darker cells hold more photos.
@@ -85,7 +91,7 @@ def cells_map(
         width: inches; less where the picture is shown small, so that its text is not.
     """
     figure, axes, polygons, rows, frame = _map_of_cells(partition, [truth, guess], width)
-    maps.draw_base(axes, frame, ink="#333333", paper="white")
+    maps.draw_base(axes, frame, ink="#333333", paper="white", streets=streets)
     shown = np.asarray(partition.photos if values is None else values, np.float64)
     fine = 0.25 if len(shown) > 500 else 0.6
     cells = PolyCollection(
@@ -116,6 +122,7 @@ def probability_map(
     guess: Point | None = None,
     title: str = "Where the model thinks it is",
     width: float = maps.WIDTH,
+    streets: Streets | None = None,
     synthetic: bool = False,
 ) -> Figure:
     """Cells brighter where the model finds them likelier, on a dark map; truth and best guess marked.
@@ -131,7 +138,7 @@ def probability_map(
     first = np.argsort(-shown, kind="stable")
     likely = first[: 1 + int(np.searchsorted(np.cumsum(shown[first]), 0.95 * shown.sum()))]
     figure, axes, polygons, rows, frame = _map_of_cells(partition, [truth, guess], width, likely)
-    maps.draw_base(axes, frame, ink="#8A8A9A", paper=NIGHT)
+    maps.draw_base(axes, frame, ink="#8A8A9A", paper=NIGHT, streets=streets)
     top = max(float(shown.max()), 1e-12)
     # Three decades: below a thousandth of the likeliest cell, differences say nothing.
     norm = LogNorm(top / 1000, top, clip=True)
@@ -160,6 +167,7 @@ def errors_map(
     *,
     most: int = 200,
     title: str = "From where photos were taken to where the model puts them",
+    streets: Streets | None = None,
     synthetic: bool = False,
 ) -> Figure:
     """A line from the true position of each photo (dot) to the guess (open square), for an even sample."""
@@ -170,7 +178,7 @@ def errors_map(
     lats, lons, to_lats, to_lons, errors = (a[some] for a in (lats, lons, to_lats, to_lons, errors))
     frame = maps.frame_around(np.r_[lats, to_lats], np.r_[lons, to_lons])
     figure, axes = maps.axes_on(frame)
-    maps.draw_base(axes, frame, ink="#AAAAAA", paper="white")
+    maps.draw_base(axes, frame, ink="#AAAAAA", paper="white", streets=streets)
     x = frame.x(lons)
     to_x = x + (to_lons - lons + 180) % 360 - 180  # the short way round, even where that leaves the frame
     paths = [np.array([(x0, y0), (x1, y1)]) for x0, y0, x1, y1 in zip(x, lats, to_x, to_lats, strict=True)]
@@ -311,13 +319,14 @@ def split_map(
     test_lon: ArrayLike,
     *,
     title: str = "Where training and test photos were taken",
+    streets: Streets | None = None,
     synthetic: bool = False,
 ) -> Figure:
     """Training photos as blue dots, test photos as orange triangles above them; an even sample where they are many."""
     sides = [[np.asarray(a, np.float64) for a in side] for side in ((train_lat, train_lon), (test_lat, test_lon))]
     frame = maps.frame_around(*(np.concatenate(both) for both in zip(*sides, strict=True)))
     figure, axes = maps.axes_on(frame)
-    maps.draw_base(axes, frame, ink="#8A8A8A", paper="white")
+    maps.draw_base(axes, frame, ink="#8A8A8A", paper="white", streets=streets)
     looks: tuple[tuple[str, str, str, float], ...] = (("training", BLUE, "o", 1.0), ("test", VERMILION, "^", 1.7))
     drawn = min(1.0, MOST_DOTS / sum(len(lat) for lat, _ in sides))  # neither side hides the other
     for (lat, lon), (name, colour, marker, larger) in zip(sides, looks, strict=True):
@@ -398,10 +407,25 @@ def _map_of_cells(
     points = np.concatenate([*among, photos, *([(lon, lat)] for lat, lon in filter(None, marks))])
     frame = maps.frame_around(points[:, 1], points[:, 0])
     figure, axes = maps.axes_on(frame, width)
-    placed, rows = maps.copies(polygons, frame)
+    drawn, owner = _areas(partition, polygons)
+    placed, rows = maps.copies(drawn, frame)
+    rows = owner[rows]
     # Nested cells and wide clusters lie under what they hold.
     order = np.argsort([-np.prod(np.ptp(ring, axis=0)) for ring in placed], kind="stable")
     return figure, axes, [placed[i] for i in order], rows[order], frame
+
+
+def _areas(
+    partition: Cells, outlines: list[NDArray[np.float64]]
+) -> tuple[list[NDArray[np.float64]], NDArray[np.int64]]:
+    """What is coloured, and the row of each: the cells' outlines, or the borders where the classes are countries."""
+    countries = borders.countries_of(partition.labels) if isinstance(partition, LabelPartition) else None
+    parts = [
+        maps.rings(*zip(*rings, strict=True)) if rings else [outline]
+        for rings, outline in zip(countries or [[]] * len(outlines), outlines, strict=True)
+    ]
+    rows = np.repeat(np.arange(len(outlines)), [len(part) for part in parts])
+    return [ring for part in parts for ring in part], rows
 
 
 def _kilometre_axis(axes: Axes) -> None:

@@ -116,8 +116,12 @@ def copies(polygons: Sequence[Floats], frame: Frame) -> tuple[list[Floats], NDAr
     return placed, np.array(rows, np.int64)
 
 
-def draw_base(axes: Axes, frame: Frame, *, ink: str, paper: str) -> None:
-    """Set the frame, and draw borders, degrees along the edges, and a scale where one holds."""
+def draw_base(axes: Axes, frame: Frame, *, ink: str, paper: str, streets: tuple[Floats, Floats] | None = None) -> None:
+    """Set the frame, and draw borders or, close up, streets, degrees along the edges, and a scale where one holds.
+
+    Args:
+        streets: latitudes and longitudes, with a NaN after each line.
+    """
     axes.set(xlim=(frame.west, frame.east), ylim=(frame.south, frame.north), aspect=frame.stretch, facecolor=paper)
     if frame.width_km > BORDERS_ABOVE_KM:
         # Close up, cells are large and lines few: a rim keeps a dark line visible on a dark cell.
@@ -135,6 +139,12 @@ def draw_base(axes: Axes, frame: Frame, *, ink: str, paper: str) -> None:
                 gid=kind,
                 path_effects=rim,
             )
+    elif streets is not None:
+        lat, lon = streets
+        # Over the cells, so faint that they are seen through it.
+        rim = [withStroke(linewidth=1.6 * _smaller(axes), foreground=paper)]
+        look: dict[str, Any] = {"color": ink, "lw": 0.7 * _smaller(axes), "alpha": 0.55, "path_effects": rim}
+        axes.plot(frame.x(lon), lat, zorder=2.5, gid="streets", **look)
     _label_degrees(axes, frame)
     if frame.width_km < SCALE_BELOW_KM:
         _draw_scale(axes, frame)

@@ -18,8 +18,10 @@ from graticule.errors import BadTableError
 from graticule.files import write_text
 from graticule.geo.sphere import format_km, map_link
 from graticule.partition import Partition, read_partition
+from graticule.photos.table import Photos
 from graticule.reporting import figures
 from graticule.reporting.pages import Picture, picture, render, thumbnail
+from graticule.reporting.streets import read_basemap, tracks_of
 
 EXAMPLES = 4  # best and worst photos shown
 EXAMPLE_WIDTH = 4.2  # inches of their maps, which stand two in a row
@@ -136,7 +138,9 @@ class Context:
     missing: list[str]
 
 
-def write_report(bundle_dir: Path, evaluation_dir: Path, out: Path, *, photos: Path | None = None) -> Path:
+def write_report(
+    bundle_dir: Path, evaluation_dir: Path, out: Path, *, photos: Path | None = None, basemap: Path | None = None
+) -> Path:
     """Write the page.
 
     Args:
@@ -144,18 +148,19 @@ def write_report(bundle_dir: Path, evaluation_dir: Path, out: Path, *, photos: P
         evaluation_dir: a folder that ``graticule evaluate`` wrote.
         out: the HTML file.
         photos: the dataset, or its table: paths of examples start there. Without it there are no thumbnails.
+        basemap: whose streets are drawn on maps of a town; without it the tracks of the training photos are.
 
     Raises:
         BadTableError: there is neither ``metrics.json`` nor a bundle: nothing to report.
         WriteError: ``out`` cannot be written.
     """
     root = photos.parent if photos is not None and photos.is_file() else photos
-    context = context_of(bundle_dir, evaluation_dir, root)
+    context = context_of(bundle_dir, evaluation_dir, root, basemap)
     write_text(out, render("report.html.j2", report=context))
     return out
 
 
-def context_of(bundle_dir: Path, evaluation_dir: Path, photos: Path | None) -> Context:
+def context_of(bundle_dir: Path, evaluation_dir: Path, photos: Path | None, basemap: Path | None = None) -> Context:
     """Gather what the folders hold; raises as :func:`write_report`."""
     metrics = _json(evaluation_dir / "metrics.json")
     index = _json(bundle_dir / "bundle.json")
@@ -171,8 +176,9 @@ def context_of(bundle_dir: Path, evaluation_dir: Path, photos: Path | None) -> C
     synthetic = bool(metrics.get("synthetic", index.get("facts", {}).get("synthetic", False)))
     read = rows.filter(pl.col("error_km").is_not_null()) if rows is not None else None
 
-    pictures, missing = _pictures(metrics, audit, read, history, partition, synthetic)
-    best, worst = _examples(read, partition, photos, synthetic)
+    streets = _streets(_table(bundle_dir / "training" / "photos.parquet"), read, basemap)
+    pictures, missing = _pictures(metrics, audit, read, history, partition, streets, synthetic)
+    best, worst = _examples(read, partition, photos, streets, synthetic)
     if not metrics:
         missing.insert(0, "no numbers: the evaluation has no metrics.json")
     if photos is None and best:
@@ -202,18 +208,28 @@ def context_of(bundle_dir: Path, evaluation_dir: Path, photos: Path | None) -> C
     )
 
 
+def _streets(trained: pl.DataFrame | None, read: pl.DataFrame | None, basemap: Path | None) -> figures.Streets | None:
+    """Of the basemap, else of the tracks of the training photos; none where neither is there."""
+    known = read if trained is None else trained
+    if known is None or not len(known):
+        return None
+    photos = Photos(known, Path())
+    return read_basemap(basemap, photos.lat, photos.lon) if basemap else tracks_of(photos)
+
+
 def _pictures(
     metrics: Mapping[str, Any],
     audit: Mapping[str, Any],
     rows: pl.DataFrame | None,
     history: pl.DataFrame | None,
     partition: Partition | None,
+    streets: figures.Streets | None,
     synthetic: bool,
 ) -> tuple[dict[str, Picture], list[str]]:
     pictures: dict[str, Picture] = {}
     missing: list[str] = []
     if partition is not None:
-        cells = figures.cells_map(partition, title=partition.title, synthetic=synthetic)
+        cells = figures.cells_map(partition, title=partition.title, streets=streets, synthetic=synthetic)
         pictures["cells"] = picture(cells, "Map of the cells, coloured by photos per cell")
         bars = figures.photos_per_cell(partition.photos, synthetic=synthetic)
         pictures["photos_per_cell"] = picture(bars, "Photos of each cell, fullest first")
@@ -234,7 +250,7 @@ def _pictures(
         )
         pictures["errors"] = picture(spread, "Share of photos located within each distance")
         columns = (rows[name] for name in ("lat", "lon", "predicted_lat", "predicted_lon", "error_km"))
-        lines = figures.errors_map(*columns, synthetic=synthetic)
+        lines = figures.errors_map(*columns, streets=streets, synthetic=synthetic)
         pictures["errors_map"] = picture(lines, "Map with a line from the truth to each guess")
     else:
         missing.append("no error distribution and no examples: the evaluation has no predictions.parquet")
@@ -249,7 +265,11 @@ def _pictures(
 
 
 def _examples(
-    rows: pl.DataFrame | None, partition: Partition | None, photos: Path | None, synthetic: bool
+    rows: pl.DataFrame | None,
+    partition: Partition | None,
+    photos: Path | None,
+    streets: figures.Streets | None,
+    synthetic: bool,
 ) -> tuple[list[Example], list[Example]]:
     """The photos with the smallest and the largest errors, one a place, so that they are not all of one street."""
     if rows is None or not len(rows):
@@ -274,26 +294,34 @@ def _examples(
             guess=f"{row['predicted_lat']:.5f}, {row['predicted_lon']:.5f}",
             guess_link=map_link(row["predicted_lat"], row["predicted_lon"], max(row["error_km"], 0.2)),
             photo=thumbnail(photos / row["path"], name) if photos is not None else None,
-            map=_example_map(row, partition, synthetic) if partition is not None else None,
+            map=_example_map(row, partition, streets, synthetic) if partition is not None else None,
         )
 
     return [example(row) for row in ranked.head(few).to_dicts()], [example(row) for row in wrong.head(few).to_dicts()]
 
 
-def _example_map(row: Mapping[str, Any], partition: Partition, synthetic: bool) -> Picture:
+def _example_map(
+    row: Mapping[str, Any], partition: Partition, streets: figures.Streets | None, synthetic: bool
+) -> Picture:
     """The probability of each cell where the table keeps ``top_cells``, else all cells; truth and guess."""
     truth, guess = (row["lat"], row["lon"]), (row["predicted_lat"], row["predicted_lon"])
     alt = "Map with the true position and the best guess"
     if not row.get("top_cells"):
         figure = figures.cells_map(
-            partition, truth=truth, guess=guess, title="Truth and guess", width=EXAMPLE_WIDTH, synthetic=synthetic
+            partition,
+            truth=truth,
+            guess=guess,
+            title="Truth and guess",
+            width=EXAMPLE_WIDTH,
+            streets=streets,
+            synthetic=synthetic,
         )
         return picture(figure, alt)
     probability = np.zeros(len(partition))
     row_of = {name: number for number, name in enumerate(partition.names)}
     probability[[row_of[name] for name in row["top_cells"]]] = row["top_probabilities"]
     figure = figures.probability_map(
-        partition, probability, truth=truth, guess=guess, width=EXAMPLE_WIDTH, synthetic=synthetic
+        partition, probability, truth=truth, guess=guess, width=EXAMPLE_WIDTH, streets=streets, synthetic=synthetic
     )
     return picture(figure, f"{alt}, and the likeliest cells")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from graticule.errors import BadTableError
+from graticule.photos import raw
 from graticule.photos.images import FORMATS, SUFFIXES
 from graticule.sources.archives import is_tar, unpack_tars
 from graticule.sources.beside import gpx_track, mapillary_description, takeout, xmp_file
@@ -46,7 +47,7 @@ def import_folder(
         raise BadTableError(f"there is no folder or tar file {folder}; give a folder of photos")
     files = _files(folder, skip=out)
     tars = [path for path in files if is_tar(path)]
-    paths = [path for path in files if path.suffix.lower() in SUFFIXES]
+    paths = _without_raws_of([path for path in files if path.suffix.lower() in SUFFIXES])
     if tars and paths:
         raise BadTableError(
             f"the folder {folder} holds photos ({paths[0].name}) beside tar files ({tars[0].name}); "
@@ -81,9 +82,16 @@ def import_folder(
     )
 
 
+def _without_raws_of(paths: list[Path]) -> list[Path]:
+    """Photos without the raw files that lie beside a photo of the same name: cameras write both of one picture."""
+    kinds = raw.SUFFIXES | raw.OTHERS
+    developed = {path.with_suffix("") for path in paths if path.suffix.lower() not in kinds}
+    return [path for path in paths if path.suffix.lower() not in kinds or path.with_suffix("") not in developed]
+
+
 def photo_paths(folder: Path, skip: Path | None = None) -> list[Path]:
     """All photos under a folder by their suffix, sorted; nothing hidden, nothing under ``skip``."""
-    return [path for path in _files(folder, skip) if path.suffix.lower() in SUFFIXES]
+    return _without_raws_of([path for path in _files(folder, skip) if path.suffix.lower() in SUFFIXES])
 
 
 def _import_tars(tars: list[Path], root: Path, out: Path, max_refused: float, progress: Progress | None) -> Path:

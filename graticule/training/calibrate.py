@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from graticule.belief.calibration import HeldOut, conformal_level, fit_shape
 from graticule.belief.confidence import COVERAGES, Calibration, Confidence, Known, cell_kernels
-from graticule.belief.density import LEAST_WIDTH_KM, Belief
+from graticule.belief.density import LEAST_WIDTH_KM
 from graticule.belief.ground import Ground
+from graticule.choices import Answer, HeadKind
 from graticule.config import Recipe
 from graticule.errors import BadRecipeError, BadTableError, LeakError
 from graticule.geo.sphere import great_circle_km
-from graticule.inference.decode import belief_points
+from graticule.inference import decode
+from graticule.inference.decode import Points, belief_points
 from graticule.inference.locate import Locator
 from graticule.model.bundle import Bundle
 from graticule.model.features import FeatureStore
@@ -29,7 +31,7 @@ from graticule.training.fit import fit
 FOLDS = 4
 FOCUSES = (1.0, 1.5, 2.0, 3.0, 4.0)
 FEWEST = 20  # places that held-out photos must come from
-MOST = 2000  # photos of a user that a calibration looks at
+MOST = 1000  # photos of a user that a calibration looks at
 AT_ONCE = 256  # photos whose logits are held at a time: a gallery has 100,000 of them
 QUANTILES = 200  # of the distances to known photos
 
@@ -78,18 +80,20 @@ def fit_calibrated(
                 inner = fit(recipe, train, store=store, progress=lambda i, n, _, note=note: progress(i, n, note))  # type: ignore[misc]
             except BadRecipeError as error:
                 return _without(bundle, str(error))
-            parts.append(_held_out(inner, _known(inner, train, store), test, store))
+            asking = Locator(inner, store=store).features(test.paths())
+            parts.append(_held_out(inner, _known(inner, train, store), test, asking))
             asked.append(test)
         how = f"{FOLDS} folds by {by}"
     else:
         if val is None or not len(val):
             return _without(bundle, "there is no validation part")
-        parts, asked, how = [_held_out(bundle, known, val, store)], [val], "the validation part"
+        features = Locator(bundle, store=store).features(val.paths())
+        parts, asked, how = [_held_out(bundle, known, val, features)], [val], "the validation part"
     places = np.concatenate([part.places() + 1_000_000_000 * i for i, part in enumerate(asked)])
     count = len(np.unique(places))
     if count < FEWEST:
         return _without(bundle, f"the held-out photos are of {count} places, fewer than {FEWEST}")
-    calibration = _calibration(parts, places, bundle, how)
+    calibration, _ = _calibration(parts, places, bundle, how)
     bundle.facts["calibration"] = f"fitted to {calibration.photos:,} photos of {count:,} places, {how}"
     return replace(bundle, confidence=Confidence(calibration, known))
 
@@ -105,7 +109,8 @@ def calibrate(
     """A bundle calibrated on photos that did not train it, whoever trained it.
 
     Known photos stay those of the bundle; one that has none, such as a public model's, takes its own cells as the map.
-    A public model then answers by its belief, no longer by its likeliest cell.
+    A public model then answers by its belief, unless its own answer, such as its likeliest point, is nearer for these
+    photos: a belief is laid around no more than some thousand places.
 
     Args:
         photos: of known places; of more than ``MOST`` so many are drawn.
@@ -143,23 +148,34 @@ def calibrate(
     if known is None:
         known = Known.of(bundle.partition.lat, bundle.partition.lon, None, bundle.recipe.seed)
     how = "photos of its user"
-    calibration = _calibration([_held_out(bundle, known, photos, store)], places, bundle, how)
+    features = Locator(bundle, store=store).features(photos.paths())
+    head: HeadKind = bundle.recipe.head.kind
+    answer: Answer = "regressed" if head == "offsets" else "mode"
+    own = _own_answers(bundle, features, answer) if head in ("matching", "offsets") else None
+    calibration, by_belief = _calibration([_held_out(bundle, known, photos, features)], places, bundle, how, own)
     facts = bundle.facts | {"calibration": f"fitted to {len(photos):,} photos of {count:,} places, {how}"}
-    imported = bundle.recipe.head.kind in ("matching", "offsets")
-    recipe = bundle.recipe.model_copy(update={"answer": "median"}) if imported else bundle.recipe
+    recipe = bundle.recipe
+    if own is not None:
+        recipe = recipe.model_copy(update={"answer": "median" if by_belief else answer})
     return replace(bundle, recipe=recipe, facts=facts, confidence=Confidence(calibration, known))
 
 
-def _calibration(parts: Sequence[HeldOut], places: NDArray[np.int64], bundle: Bundle, how: str) -> Calibration:
+def _calibration(
+    parts: Sequence[HeldOut], places: NDArray[np.int64], bundle: Bundle, how: str, own: Points | None = None
+) -> tuple[Calibration, bool]:
+    """The calibration, and whether the belief's points are no farther off than ``own`` of the only part."""
     shape = fit_shape(parts)
     beliefs = [part.belief(shape) for part in parts]
-    focus = min(FOCUSES, key=lambda power: _log_error(parts, beliefs, power))
+    focus = min(FOCUSES, key=lambda power: _mean_log_error(parts, [belief_points(belief, power) for belief in beliefs]))
+    points = [belief_points(belief, focus) for belief in beliefs]
+    by_belief = own is None or _mean_log_error(parts, points) <= _mean_log_error(parts, [own])
+    if own is not None and not by_belief:
+        points = [own]
     needed, ratios, nearest, errors = [], [], [], []
-    for part, belief in zip(parts, beliefs, strict=True):
+    for part, belief, at in zip(parts, beliefs, points, strict=True):
         ground = Ground.of(belief, bundle.recipe.seed)
         masses = ground.masses(belief)
         needed.append(ground.needed_mass(masses, ground.row_of(part.lat, part.lon)))
-        at = belief_points(belief, focus)
         expected = ground.distance_quantiles(masses, at.lat, at.lon, (0.5, 0.9))
         error = great_circle_km(part.lat, part.lon, at.lat, at.lon)
         errors.append([error, at.expected_error_km])
@@ -169,7 +185,7 @@ def _calibration(parts: Sequence[HeldOut], places: NDArray[np.int64], bundle: Bu
     scores, ratio = np.concatenate(needed), np.concatenate(ratios)
     actual, expected_mean = np.concatenate(errors, axis=1)
     strange = np.quantile(np.concatenate(nearest), np.linspace(0, 1, QUANTILES)).tolist() if nearest else []
-    return Calibration(
+    found = Calibration(
         shape,
         focus,
         # Nothing that was seen reaches so far: all of the sphere.
@@ -182,15 +198,31 @@ def _calibration(parts: Sequence[HeldOut], places: NDArray[np.int64], bundle: Bu
         len(np.unique(places)),
         how,
     )
+    return found, by_belief
 
 
-def _log_error(parts: Sequence[HeldOut], beliefs: Sequence[Belief], focus: float) -> float:
+def _mean_log_error(parts: Sequence[HeldOut], points: Sequence[Points]) -> float:
     """Mean logarithm of the errors: half as far counts as much in a street as on a continent."""
-    logs = []
-    for part, belief in zip(parts, beliefs, strict=True):
-        at = belief_points(belief, focus)
-        logs.append(np.log(great_circle_km(part.lat, part.lon, at.lat, at.lon) + LEAST_WIDTH_KM))
+    logs = [
+        np.log(great_circle_km(part.lat, part.lon, at.lat, at.lon) + LEAST_WIDTH_KM)
+        for part, at in zip(parts, points, strict=True)
+    ]
     return float(np.concatenate(logs).mean())
+
+
+def _own_answers(bundle: Bundle, features: NDArray[np.float32], answer: Answer) -> Points:
+    """The points that a public model's own code answers, of N photos."""
+    found = []
+    with torch.inference_mode():
+        for some in torch.split(torch.from_numpy(features), AT_ONCE):
+            output = bundle.model.head(some.to(next(bundle.model.parameters()).device))
+            probability = torch.softmax(output.logits.double(), dim=1).cpu().numpy()
+            position = None if output.position is None else output.position.cpu().numpy()
+            found.append(decode.points(probability, bundle.partition, answer, position=position))
+    lat, lon, expected = (
+        np.concatenate([getattr(at, name) for at in found]) for name in ("lat", "lon", "expected_error_km")
+    )
+    return Points(lat, lon, expected)
 
 
 def _without(bundle: Bundle, reason: str) -> Bundle:
@@ -207,8 +239,7 @@ def _known(bundle: Bundle, photos: Photos, store: FeatureStore | None) -> Known:
     return Known.of(photos.lat, photos.lon, seen, bundle.recipe.seed)
 
 
-def _held_out(bundle: Bundle, known: Known, photos: Photos, store: FeatureStore | None) -> HeldOut:
-    features = Locator(bundle, store=store).features(photos.paths())
+def _held_out(bundle: Bundle, known: Known, photos: Photos, features: NDArray[np.float32]) -> HeldOut:
     device = next(bundle.model.parameters()).device
     logits = []
     with torch.inference_mode():
