@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy.stats import gmean
 
-from graticule.inference import albums
 from graticule.inference.albums import Albums, Motion, along, pooled
 from graticule.partition import CellPartition
 
@@ -17,6 +16,11 @@ def street(cells=5):
     """A row of cells along a street, each with as many photos."""
     lat = np.repeat(38.9 + 0.001 * np.arange(cells), 10) + np.tile(np.linspace(0, 1e-5, 10), cells)
     return CellPartition.fit(lat, np.full(len(lat), -77.03), split_above=12, drop_below=3)
+
+
+def motion_of(partition, share=0.5):
+    """Steps of half the distance between cells: what frames a few metres apart are like."""
+    return Motion(partition.lat, partition.lon, share * float(np.median(partition.spacing_km())))
 
 
 def normalised(weights):
@@ -35,7 +39,7 @@ def test_the_same_view_ten_times_says_no_more_than_once():
 
 def test_a_drive_is_the_sum_over_every_path_written_out():
     partition = street()
-    motion, count = Motion(partition), len(street())
+    motion, count = motion_of(partition), len(street())
     seen = normalised(RNG.random((4, count)))
     step = np.stack([motion.backward(unit) for unit in np.eye(count)], axis=1)  # from row to column
     np.testing.assert_allclose(step.sum(axis=1), 1)
@@ -43,11 +47,11 @@ def test_a_drive_is_the_sum_over_every_path_written_out():
     for path in itertools.product(range(count), repeat=4):
         weight = np.prod(seen[np.arange(4), path]) * np.prod([step[a, b] for a, b in itertools.pairwise(path)])
         expected[np.arange(4), path] += weight
-    np.testing.assert_allclose(np.exp(along(np.log(seen), motion)), normalised(expected))
+    np.testing.assert_allclose(np.exp(along(np.log(seen), [motion])), normalised(expected))
 
 
 def test_forward_and_backward_are_each_others_mirror():
-    motion, count = Motion(street()), len(street())
+    motion, count = motion_of(street()), len(street())
     a, b = RNG.random(count), RNG.random(count)
     assert motion.forward(a) @ b == pytest.approx(a @ motion.backward(b))
 
@@ -59,7 +63,7 @@ def test_one_lost_photo_is_put_right_by_its_drive():
     seen[np.arange(len(truth)), truth] = 1
     seen[4] = 0.05
     seen[4, truth[0]] = 1  # looks like the start of the street
-    found = np.argsort(truth)[along(np.log(normalised(seen)), Motion(partition)).argmax(axis=1)]
+    found = np.argsort(truth)[along(np.log(normalised(seen)), [motion_of(partition)]).argmax(axis=1)]
     assert abs(found[4] - 4) <= 1  # between its neighbours, instead of four cells back
     np.testing.assert_array_equal(np.delete(found, 4), np.delete(np.arange(len(truth)), 4))
 
@@ -69,19 +73,19 @@ def test_a_jump_in_the_recording_is_followed():
     truth = np.argsort(partition.lat)[[0, 0, 1, 1, -1, -1, -1]]
     seen = np.full((7, len(partition)), 1e-6)
     seen[np.arange(7), truth] = 1
-    np.testing.assert_array_equal(along(np.log(normalised(seen)), Motion(partition)).argmax(axis=1), truth)
+    np.testing.assert_array_equal(along(np.log(normalised(seen)), [motion_of(partition)]).argmax(axis=1), truth)
 
 
 def test_a_drive_of_one_photo_says_what_the_photo_says():
     p = normalised(RNG.random((1, len(street()))))
-    np.testing.assert_allclose(np.exp(along(np.log(p), Motion(street()))), p)
+    np.testing.assert_allclose(np.exp(along(np.log(p), [motion_of(street())])), p)
 
 
 def test_a_long_drive_of_sure_photos_stays_finite():
     partition = street()
     seen = np.full((3000, len(partition)), -700.0)
     seen[:, 2] = 0
-    assert np.isfinite(along(seen, Motion(partition))[:, 2]).all()
+    assert np.isfinite(along(seen, [motion_of(partition)])[:, 2]).all()
 
 
 def test_albums_come_in_the_order_they_were_taken():
@@ -100,6 +104,21 @@ def test_albums_are_never_cut(photos, sizes):
     assert sorted(np.concatenate([album for some in chunks for album in some])) == list(range(6))
 
 
-def test_a_step_is_half_the_distance_between_cells():
-    partition = street()
-    assert Motion(partition).step_km == pytest.approx(albums.STEP_SPACINGS * np.median(partition.spacing_km()))
+@pytest.mark.parametrize("pace", ["slow", "fast"])
+def test_how_far_a_camera_goes_between_photos_is_told_by_its_photos(pace):
+    partition = street(40)
+    cells = np.argsort(partition.lat)
+    truth = np.repeat(cells, 3) if pace == "slow" else cells[::4]
+    rng = np.random.default_rng(0)
+    seen = 0.2 * rng.random((len(truth), len(partition)))  # many cells look somewhat alike
+    seen[np.arange(len(truth)), truth] += 0.5
+    near, far = motion_of(partition, 0.5), motion_of(partition, 4)
+    log = np.log(normalised(seen))
+    chosen = along(log, [near, far])
+    assert np.array_equal(chosen, along(log, [near if pace == "slow" else far]))
+
+
+def test_positions_that_are_all_one_have_no_motion():
+    assert Motion.candidates(np.full(3, 38.9), np.full(3, -77.0)) == []
+    p = normalised(RNG.random((2, 3)))
+    np.testing.assert_allclose(np.exp(along(np.log(p), [])), p)

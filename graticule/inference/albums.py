@@ -1,20 +1,19 @@
 """Several photos answered together: of one place, or along one drive. Pure arrays."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graticule.choices import Together
 from graticule.geo.sphere import EARTH_RADIUS_KM, Floats, chord_to_km, unit_vectors
+from graticule.partition.base import nearest_other_km
 
-if TYPE_CHECKING:
-    from graticule.partition import Partition
-
-STEP_SPACINGS = 0.5  # a frame lies about this far from the one before, in median distances between cells
-FARTHEST_STEPS = 12.0  # beyond it a step is as unlikely as any jump
+STEP_SPACINGS = (0.5, 1.0, 2.0, 4.0)  # steps that are tried, in median distances between neighbouring positions
+FARTHEST_STEPS = 8.0  # beyond it a step is as unlikely as any jump
+LEAST = 1e-300  # of a probability, so that its logarithm is finite
 JUMP = 1e-3  # share of steps that may end anywhere: a ferry, a gap in the recording, a wrong order
 
 
@@ -32,28 +31,34 @@ def pooled(log_probability: NDArray[np.floating[Any]]) -> Floats:
 
 
 class Motion:
-    """How a camera moves between the cells of a partition from one photo of a drive to the next.
+    """How a camera moves between S positions (of cells, of known photos) from one photo of a drive to the next.
 
-    Nearer cells are likelier, by the exponential of the distance between their mean positions. Neither speed nor
-    streets are known; half the usual distance between cells is what frames a few metres apart are like.
+    Nearer ones are likelier, by the exponential of the distance. Neither speed nor streets are known.
 
     Args:
-        step_km: mean length of a step; by default half the median distance between neighbouring cells.
+        lat, lon: degrees, shape ``(S,)``.
+        step_km: mean length of a step.
     """
 
-    def __init__(self, partition: "Partition", step_km: float | None = None) -> None:
+    def __init__(self, lat: Floats, lon: Floats, step_km: float) -> None:
         from scipy.sparse import coo_array
         from scipy.spatial import KDTree
 
-        self.step_km = step_km or STEP_SPACINGS * float(np.median(partition.spacing_km()))
-        tree = KDTree(unit_vectors(partition.lat, partition.lon))
+        self.step_km = step_km
+        tree = KDTree(unit_vectors(lat, lon))
         reach = 2 * np.sin(min(FARTHEST_STEPS * self.step_km / EARTH_RADIUS_KM, np.pi) / 2)
         near = tree.sparse_distance_matrix(tree, reach, output_type="ndarray")
         weight = np.exp(-chord_to_km(near["v"]) / self.step_km)
-        count = len(partition)
+        count = len(lat)
         steps = coo_array((weight, (near["i"], near["j"])), shape=(count, count)).tocsr()
         self._steps = steps.multiply(1 / steps.sum(axis=1)[:, None]).tocsr()
         self._back = self._steps.T.tocsr()
+
+    @classmethod
+    def candidates(cls, lat: Floats, lon: Floats) -> "list[Motion]":
+        """One motion for each of ``STEP_SPACINGS``; none where all positions are one."""
+        spacing = nearest_other_km(lat, lon)
+        return [] if spacing is None else [cls(lat, lon, share * float(np.median(spacing))) for share in STEP_SPACINGS]
 
     def forward(self, probability: Floats) -> Floats:
         """Where a camera is one photo later, shape ``(C,)``."""
@@ -66,28 +71,39 @@ class Motion:
         return explained
 
 
-def along(log_probability: NDArray[np.floating[Any]], motion: Motion) -> Floats:
-    """What each photo of a drive says given all others of the drive, log-probabilities ``(N, C)``.
+def along(log_probability: NDArray[np.floating[Any]], motions: Sequence[Motion]) -> Floats:
+    """What each photo of a drive says given all others of the drive, log-probabilities ``(N, S)``.
 
-    The forward-backward algorithm of a hidden Markov model (Rabiner, Proc. IEEE 77(2), 1989, section III): the cell is
-    the state, :class:`Motion` the transition, and the photo's own probabilities stand for the likelihood of what it
-    shows, since cells hold about the same number of training photos.
+    The forward-backward algorithm of a hidden Markov model (Rabiner, Proc. IEEE 77(2), 1989, section III): the position
+    is the state, :class:`Motion` the transition, and the photo's own probabilities stand for the likelihood of what it
+    shows, since no position is likelier beforehand. Of several motions that one under which the drive is likeliest:
+    how far a camera goes between two photos is told by its own photos.
 
     Args:
-        log_probability: one row a photo in the order of the drive, shape ``(N, C)``.
+        log_probability: one row a photo in the order of the drive, shape ``(N, S)``.
     """
     seen = np.asarray(log_probability, np.float64)
     seen = np.exp(seen - seen.max(axis=1, keepdims=True))
-    ahead, behind = np.empty_like(seen), np.ones_like(seen)
-    ahead[0] = seen[0]
-    for i in range(1, len(seen)):
-        ahead[i - 1] /= ahead[i - 1].sum()
-        ahead[i] = motion.forward(ahead[i - 1]) * seen[i]
+    if not motions or len(seen) == 1:
+        return _normalised(np.log(np.maximum(seen, LEAST)))
+    motion, ahead = max(
+        ((motion, _ahead(seen, motion)) for motion in motions), key=lambda found: np.log(found[1].sum(axis=1)).sum()
+    )
+    behind = np.ones_like(seen)
     for i in range(len(seen) - 2, -1, -1):
         behind[i] = motion.backward(seen[i + 1] * behind[i + 1])
         behind[i] /= behind[i].max()
     with np.errstate(divide="ignore"):
         return _normalised(np.log(ahead) + np.log(behind))
+
+
+def _ahead(seen: Floats, motion: Motion) -> Floats:
+    """Forward pass: row i, times what is before it, is how likely positions and photos are up to photo i."""
+    ahead = np.empty_like(seen)
+    ahead[0] = seen[0]
+    for i in range(1, len(seen)):
+        ahead[i] = motion.forward(ahead[i - 1] / ahead[i - 1].sum()) * seen[i]
+    return ahead
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,10 +141,10 @@ class Albums:
         if some:
             yield some
 
-    def answer(self, log_probability: NDArray[np.floating[Any]], motion: Motion) -> Floats:
-        """What the photos of one album say together, each its own row, log-probabilities ``(N, C)``."""
+    def answer(self, log_probability: NDArray[np.floating[Any]], motions: Sequence[Motion]) -> Floats:
+        """What the photos of one album say together, each its own row, log-probabilities ``(N, S)``."""
         if self.together == "sequence":
-            return along(log_probability, motion)
+            return along(log_probability, motions)
         return np.tile(pooled(log_probability), (len(log_probability), 1))
 
 

@@ -240,9 +240,19 @@ def belief_points(belief: Belief, focus: float = 1.0) -> Points:
     would drown the error of a city.
     """
     centers, weights, reach_km = belief.components()
+    _, focused, _ = belief.focused(focus).components()
+    return component_points(centers, weights, reach_km, focused)
+
+
+def component_points(centers: Floats, weights: Floats, reach_km: Floats, focused: Floats) -> Points:
+    """As :func:`belief_points`, of components whose weights are known, such as by the photos of a drive together.
+
+    Args:
+        centers, weights, reach_km: as of :meth:`graticule.belief.density.Belief.components`.
+        focused: weights that the points are chosen by, shape ``(N, C + P)``; ``weights`` tell the expected error.
+    """
     weights = weights / weights.sum(axis=1, keepdims=True)
     spread_rad = reach_km / EARTH_RADIUS_KM
-    _, focused, _ = belief.focused(focus).components()
     found = np.stack([_median(row / row.sum(), centers, spread_rad) for row in focused])
     lat, lon = from_vectors(found)
     return Points(lat, lon, (weights * _distance_rad(found, centers, spread_rad)).sum(axis=1) * EARTH_RADIUS_KM)

@@ -17,9 +17,10 @@ from graticule.belief.ground import Ground
 from graticule.choices import Answer, Precision, Runtime
 from graticule.errors import BadPhotoError, BadRecipeError
 from graticule.geo import s2
+from graticule.geo.sphere import Floats, from_vectors
 from graticule.geo.towns import area_in_words, nearest_towns
 from graticule.inference import decode
-from graticule.inference.albums import Albums, Motion
+from graticule.inference.albums import LEAST, Albums, Motion
 from graticule.inference.claims import Place, measure, weigh
 from graticule.inference.decode import Fix, Points, Sureness
 from graticule.inference.names import Names
@@ -109,6 +110,7 @@ class Locator:
         self.bundle.model.precision = precision
         self.bundle.model.runtime = runtime and (runtime, open_runtime(bundle, runtime, precision))
         self._ground: Ground | None = None
+        self._center_motions: list[Motion] | None = None
         self._names: Names | None = None
 
     @overload
@@ -251,36 +253,60 @@ class Locator:
     ) -> Iterator[Predictions]:
         """As :meth:`predict_batches`, but albums are answered together (:mod:`graticule.inference.albums`).
 
-        A photo that cannot be read has no say. Positions are those of cells, whatever the recipe's answer.
+        A photo that cannot be read has no say. A calibrated bundle weighs its cells and known photos together; of any
+        other, positions are those of cells, whatever the recipe's answer.
 
         Raises:
             BadRecipeError: the bundle has no cells.
         """
-        partition, answer = self.bundle.partition, self.bundle.recipe.answer
-        if not self.bundle.model.head.has_cells:
+        bundle = self.bundle
+        partition, answer, confidence = bundle.partition, bundle.recipe.answer, bundle.confidence
+        if not bundle.model.head.has_cells:
             raise BadRecipeError("photos are answered together by what they say of cells; this bundle has none")
         done = 0
         for some in albums.chunks(CHUNK):
             rows = np.concatenate(some)
             logs = np.full((len(rows), len(partition)), np.nan)
+            weights: Floats | None = None  # of cells and known photos
             errors: dict[int, BadPhotoError] = {}
             for predictions in self.predict_batches([photos[i] for i in rows]):
+                index = predictions.index
                 if predictions.log_probability is not None:
-                    logs[predictions.index] = predictions.log_probability
+                    logs[index] = predictions.log_probability
+                if predictions.belief is not None and answer == "median":
+                    centers, own, reach_km = predictions.belief.components()
+                    weights = np.empty((len(rows), own.shape[1])) if weights is None else weights
+                    weights[index] = own
                 errors |= {int(rows[i]): error for i, error in predictions.errors.items()}
             read = ~np.isnan(logs[:, 0])
             for album in np.split(np.arange(len(rows)), np.cumsum([len(album) for album in some])[:-1]):
                 heard = album[read[album]]
                 if len(heard):
-                    logs[heard] = albums.answer(logs[heard], self._motion)
+                    logs[heard] = albums.answer(logs[heard], self._motions)
+                    if weights is not None:
+                        together = albums.answer(np.log(np.maximum(weights[heard], LEAST)), self._motions_of(centers))
+                        weights[heard] = np.exp(together)
             done += len(rows)
             progress(done, len(photos), f"photos of one {albums.together} together")
-            own: Answer = "median" if answer == "regressed" else answer
-            yield Predictions(rows[read], decode.points(np.exp(logs[read]), partition, own), logs[read], None, errors)
+            if weights is None or confidence is None:
+                own_answer: Answer = "median" if answer == "regressed" else answer
+                points = decode.points(np.exp(logs[read]), partition, own_answer)
+            else:
+                found = decode.component_points(
+                    centers, weights[read], reach_km, weights[read] ** confidence.calibration.focus
+                )
+                points = replace(found, expected_error_km=confidence.calibration.mean_factor * found.expected_error_km)
+            yield Predictions(rows[read], points, logs[read], None, errors)
 
     @cached_property
-    def _motion(self) -> Motion:
-        return Motion(self.bundle.partition)
+    def _motions(self) -> list[Motion]:
+        return Motion.candidates(self.bundle.partition.lat, self.bundle.partition.lon)
+
+    def _motions_of(self, centers: Floats) -> list[Motion]:
+        """How a camera moves between the centers of beliefs, which are the same for all photos."""
+        if self._center_motions is None:
+            self._center_motions = Motion.candidates(*from_vectors(centers))
+        return self._center_motions
 
     @torch.inference_mode()
     def predict_batches(self, photos: Sequence[Photo], *, progress: Progress = silent) -> Iterator[Predictions]:
