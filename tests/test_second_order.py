@@ -69,21 +69,6 @@ def test_principal_axes_are_those_of_scikit_learn(photos, length):
     assert np.abs((axes * theirs.components_.T).sum(axis=0))[strong] == pytest.approx(1, abs=1e-3)  # up to the sign
 
 
-def test_cosines_are_whitened_and_distances_are_not():
-    rng = np.random.default_rng(0)
-    features = rng.normal(size=(200, 30)).astype(np.float32) * np.geomspace(1, 30, 30, dtype=np.float32)
-    known = Known.of(rng.uniform(38, 39, 200), rng.uniform(-77, -76, 200), features, 0)
-    asked = rng.normal(size=(7, 30)).astype(np.float32) * 10
-    cosines, nearest = known.compare(asked)
-    white = PCA(30, whiten=True).fit((features - features.mean(0)) / features.std(0))
-    ours = white.transform((asked - features.mean(0)) / features.std(0))
-    theirs = white.transform((features - features.mean(0)) / features.std(0))
-    wanted = ours @ theirs.T / np.linalg.norm(ours, axis=1)[:, None] / np.linalg.norm(theirs, axis=1)
-    assert cosines == pytest.approx(wanted, abs=2e-3)  # float16
-    between = np.linalg.norm((asked[:, None] - features) / features.std(0), axis=2)
-    assert nearest == pytest.approx(between.min(axis=1), rel=1e-2)
-
-
 def test_what_lies_along_no_axis_makes_a_photo_strange():
     rng = np.random.default_rng(0)
     flat = np.zeros((60, 50), np.float32)

@@ -11,7 +11,9 @@ from typer.core import TyperGroup
 from graticule.files import claimed
 
 GOES_ON = {"start", "sweep", "pack", "streetscapes", "mapillary", "kartaview", "osv5m"}  # when it is run again
-FILES = {".parquet", ".pq", ".csv", ".json", ".geojson", ".kml", ".html", ".png", ".md", ".tex", ".txt"}
+ONE_FILE = {  # what they write is one file, which is whole or not there
+    "cells", "data sequences", "data split", "features", "leak", "locate", "predict", "report", "score", "table"
+}  # fmt: skip
 
 
 class Commands(TyperGroup):
@@ -29,17 +31,22 @@ class Commands(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
         if command and command.callback and not isinstance(command, TyperGroup):
-            command.callback = _alone(command.callback)
+            command.callback = _alone(command.callback, f"data {name}" if self.name == "data" else str(name))
         return name, command, rest
 
 
-def _alone(command: Callable[..., Any]) -> Callable[..., Any]:
-    """A command whose folder ``out`` nobody else writes to while it runs; a single file is whole or not there."""
+def _alone(command: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """A command whose folder ``out`` nobody else writes to while it runs."""
 
     @wraps(command)
     def run(**values: Any) -> Any:
         out = values.get("out")
-        if not isinstance(out, Path) or out.suffix.lower() in FILES or (out.exists() and not out.is_dir()):
+        from graticule.training.devices import Machines
+
+        machines = Machines.of(values.get("devices"), values.get("nodes"))
+        in_parts = values.get("engine") is not None  # many files, in a folder
+        one_file = (name in ONE_FILE and not in_parts) or (isinstance(out, Path) and out.is_file())
+        if not isinstance(out, Path) or one_file or not machines.is_first:  # of one run, the first claims it
             return command(**values)
         with claimed(out):
             return command(**values)
