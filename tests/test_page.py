@@ -276,8 +276,9 @@ def test_a_report_opens_from_disk_and_shows_each_photo_with_truth_and_answer(bro
     page.select_option(".browse-filters select >> nth=1", "0.1")
     assert page.locator(".browse-list li").count() == 1
     page.click(".browse-list li button")
-    assert {"the truth", "the model's answer"} <= set(page.inner_text(".legend").split("\n"))
-    assert "173 m off" in page.inner_text(".browse-one")
+    page.wait_for_selector(".browse-one:has-text('173 m off')")
+    page.wait_for_selector(".legend:has-text('the truth')")  # drawn with the map, which may come later
+    assert "the model's answer" in page.inner_text(".legend").split("\n")
     context.close()
 
 

@@ -330,7 +330,7 @@ def test_a_recipe_round_trips_through_its_bundle(town, tmp_path):
 
 
 def test_ctrl_c_in_training_says_how_to_go_on_and_the_run_can_be_resumed(town, tmp_path):
-    recipe = write_recipe(tmp_path / "r.yaml", train={"epochs": 60})
+    recipe = write_recipe(tmp_path / "r.yaml", train={"epochs": 30})
     command = [sys.executable, "-m", "graticule.cli", "train", str(recipe), "--photos", str(town.root / "table.csv")]
     command += ["--out", str(tmp_path / "run")]
     stopped = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
