@@ -1,10 +1,13 @@
 """Photos compared by second moments of local features, along whitened principal axes."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from sklearn.decomposition import PCA
 
+from graticule.belief import confidence
 from graticule.belief.confidence import MOST_AXES, Known, principal_axes
 from graticule.errors import BadRecipeError
 from graticule.model.encoders import build_encoder, second_moments
@@ -78,3 +81,21 @@ def test_what_lies_along_no_axis_makes_a_photo_strange():
     usual, strange = flat[:1].copy(), flat[:1].copy()
     strange[0, 40] += 1
     assert known.compare(strange)[1] > 10 * known.compare(usual)[1]
+
+
+def test_axes_are_found_from_photos_all_over_a_table_whose_drives_come_one_after_another(monkeypatch):
+    monkeypatch.setattr(confidence, "MOST_TURNED", 60)
+    rng = np.random.default_rng(0)
+    first, second = np.zeros((200, 40), np.float32), np.zeros((200, 40), np.float32)
+    first[:, :20], second[:, 20:] = rng.normal(size=(200, 20)), rng.normal(size=(200, 20))
+    both = np.vstack([first, second])
+    known = Known.of(rng.uniform(38, 39, 400), rng.uniform(-77, -76, 400), both, 0)
+    along_axes = np.square(both / both.std(axis=0) @ known.axes).sum(axis=1)
+    assert along_axes[200:].mean() == pytest.approx(along_axes[:200].mean(), rel=0.2)
+
+
+def test_an_encoder_holds_nothing_of_a_pass_that_is_over():
+    encoder = build_encoder("test_efficientnet", "none", inner=["blocks.1"], second_order=["blocks.2"])
+    encoder(torch.rand(2, 3, 64, 64))
+    copy.deepcopy(encoder)  # which refuses tensors that hang in a graph
+    assert not encoder._seen

@@ -54,7 +54,8 @@ class Known:
         center = features.mean(axis=0)
         scale = 1 / np.maximum(features.std(axis=0), 1e-6)
         standard = (features[kept] - center) * scale
-        axes, spread = principal_axes(standard[:MOST_TURNED])
+        some = np.linspace(0, len(kept) - 1, min(len(kept), MOST_TURNED)).astype(int)  # of every drive, not the first
+        axes, spread = principal_axes(standard[some])
         held = np.clip(standard @ axes, *FLOAT16).astype(np.float16)
         return cls(lat[kept], lon[kept], held, center, scale, axes, spread)
 

@@ -110,7 +110,6 @@ class Locator:
         self.bundle.model.precision = precision
         self.bundle.model.runtime = runtime and (runtime, open_runtime(bundle, runtime, precision))
         self._ground: Ground | None = None
-        self._center_motions: list[Motion] | None = None
         self._names: Names | None = None
 
     @overload
@@ -284,7 +283,7 @@ class Locator:
                 if len(heard):
                     logs[heard] = albums.answer(logs[heard], self._motions)
                     if weights is not None:
-                        together = albums.answer(np.log(np.maximum(weights[heard], LEAST)), self._motions_of(centers))
+                        together = albums.answer(np.log(np.maximum(weights[heard], LEAST)), self._center_motions)
                         weights[heard] = np.exp(together)
             done += len(rows)
             progress(done, len(photos), f"photos of one {albums.together} together")
@@ -302,11 +301,10 @@ class Locator:
     def _motions(self) -> list[Motion]:
         return Motion.candidates(self.bundle.partition.lat, self.bundle.partition.lon)
 
-    def _motions_of(self, centers: Floats) -> list[Motion]:
-        """How a camera moves between the centers of beliefs, which are the same for all photos."""
-        if self._center_motions is None:
-            self._center_motions = Motion.candidates(*from_vectors(centers))
-        return self._center_motions
+    @cached_property
+    def _center_motions(self) -> list[Motion]:
+        """Between cells and known photos, in the order of a belief's components."""
+        return Motion.candidates(*from_vectors(np.vstack([where.center for where in self._centers])))
 
     @torch.inference_mode()
     def predict_batches(self, photos: Sequence[Photo], *, progress: Progress = silent) -> Iterator[Predictions]:

@@ -77,14 +77,15 @@ class Encoder(nn.Module):
         self.num_features, self.num_pooled = self._probe(input_size)
 
     def forward(self, images: Tensor) -> Tensor:
-        return torch.cat([*self._read(images), *self._moments()], dim=1)
+        parts = [*self._read(images), *self._moments()]
+        self._seen.clear()  # else the graph of a training step would live until the next
+        return torch.cat(parts, dim=1)
 
     def descriptor(self, features: _Rows) -> _Rows:
         """The part of features ``(N, num_features)`` that photos are compared by: second moments, or all."""
         return features[:, self.num_pooled :] if self.second_order else features
 
     def _read(self, images: Tensor) -> list[Tensor]:
-        self._seen.clear()
         parts = self._pooled(images)
         for name in self.inner:
             local = self._places(self._seen[name])
