@@ -31,7 +31,7 @@ from graticule.choices import (
     TokenPosition,
 )
 from graticule.errors import BadRecipeError
-from graticule.trees import locate_files, with_bundles_encoder
+from graticule.trees import find_recipe, locate_files, set_value, with_bundles_encoder
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -382,32 +382,6 @@ class Recipe(Section):
         return self
 
 
-def packaged_recipes() -> dict[str, Path]:
-    """The recipes that come with the package, by name."""
-    return {path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.yaml"))}
-
-
-def find_recipe(recipe: Path) -> Path:
-    """The file of a recipe: a path, or the bare name of one that comes with the package, such as ``laptop``.
-
-    Raises:
-        BadRecipeError: there is none of that name.
-    """
-    ours = packaged_recipes()
-    if recipe.is_file():
-        return recipe
-    if recipe.suffix in (".yaml", ".yml") or len(recipe.parts) > 1:
-        if recipe.stem in ours:
-            name = recipe.stem
-            raise BadRecipeError(f"there is no file {recipe}; {name} comes with the package: name it {name}")
-        return recipe
-    if recipe.name not in ours:
-        near = difflib.get_close_matches(recipe.name, ours, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(ours)}."
-        raise BadRecipeError(f"no recipe is called {recipe.name!r}; {hint} Give one of them or a YAML file")
-    return ours[recipe.name]
-
-
 def read_recipe(recipe: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """Read a recipe from YAML.
 
@@ -416,7 +390,7 @@ def read_recipe(recipe: Path, overrides: Mapping[str, Any] | None = None) -> Rec
     make a photo a tensor.
 
     Args:
-        recipe: as for :func:`find_recipe`.
+        recipe: as for :func:`graticule.trees.find_recipe`.
         overrides: values by dotted name, such as ``{"train.epochs": 2}``.
 
     Raises:
@@ -437,7 +411,7 @@ def read_recipe(recipe: Path, overrides: Mapping[str, Any] | None = None) -> Rec
     if overrides and "encoder.bundle" in overrides:  # it brings its own encoder and its own way to see a photo
         tree = {name: value for name, value in tree.items() if name not in ("encoder", "image")}
     for dotted, value in (overrides or {}).items():
-        _set(tree, dotted.split("."), value)
+        set_value(tree, dotted.split("."), value)
     locate_files(tree, Path())
     return parse_recipe(with_bundles_encoder(tree), where=str(recipe))
 
@@ -472,26 +446,6 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
             raise BadRecipeError(f"--set takes name=value, such as train.epochs=2; found {pair!r}")
         overrides[name.strip()] = yaml.safe_load(value)
     return overrides
-
-
-def _set(tree: Any, names: list[str], value: Any) -> None:
-    """Put a value into a tree of dicts and lists; a list's entries are named by their number, from 0."""
-    for depth, name in enumerate(names):
-        last = depth == len(names) - 1
-        if isinstance(tree, list):
-            if not name.isdigit() or int(name) >= len(tree):
-                raise BadRecipeError(f"{'.'.join(names)} cannot be set: {names[depth - 1]} has {len(tree)} entries")
-            key: Any = int(name)
-        elif isinstance(tree, dict):
-            key = name
-        else:
-            raise BadRecipeError(f"{'.'.join(names)} cannot be set: {names[depth - 1]} is a single value")
-        if last:
-            tree[key] = value
-        else:
-            if isinstance(tree, dict) and tree.get(key) is None:
-                tree[key] = {}
-            tree = tree[key]
 
 
 def _explain(problem: Any, problems: Sequence[Any]) -> str:

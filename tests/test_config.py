@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from graticule.config import packaged_recipes, parse_overrides, parse_recipe, read_recipe
+from graticule.config import parse_overrides, parse_recipe, read_recipe
 from graticule.errors import BadRecipeError
+from graticule.trees import packaged_recipes
 
 RECIPES = sorted(packaged_recipes().values())
 

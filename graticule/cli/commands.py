@@ -118,7 +118,7 @@ def recipes(
     name: Annotated[str | None, typer.Argument(help="Print this one, to copy and change it.")] = None,
 ) -> None:
     """List the recipes that come with Graticule."""
-    from graticule.config import find_recipe, packaged_recipes
+    from graticule.trees import find_recipe, packaged_recipes
 
     if name:
         typer.echo(find_recipe(Path(name)).read_text(encoding="utf-8"), nl=False)
