@@ -146,8 +146,9 @@ def second_moments(local: Tensor, root: Root = "matrix") -> Tensor:
         unit = nn.functional.normalize(local.float(), dim=1)
         moments = unit @ unit.transpose(1, 2) / unit.shape[2]
         rooted = _matrix_root(moments) if root == "matrix" else moments.sign() * moments.abs().sqrt()
-    first, second = torch.triu_indices(*moments.shape[1:])
-    return nn.functional.normalize(rooted[:, first, second], dim=1)
+    channels = int(local.shape[1])
+    upper = torch.from_numpy(np.flatnonzero(np.triu(np.ones((channels, channels))))).to(local.device)
+    return nn.functional.normalize(rooted.flatten(1)[:, upper], dim=1)
 
 
 def _matrix_root(moments: Tensor) -> Tensor:
