@@ -12,10 +12,10 @@ import polars as pl
 import pyogrio
 import pytest
 
-from graticule.errors import BadTableError
+from graticule.errors import BadTableError, Note
 from graticule.photos.degrees import read_degrees
 from graticule.photos.table import positions, read_photos
-from graticule.photos.tabular import TableNote, read_table
+from graticule.photos.tabular import read_table
 from graticule.sources.ingest import find_file
 
 NEED = ("path", "lat", "lon")
@@ -222,7 +222,7 @@ def test_a_table_is_trained_on_with_the_same_habits(tmp_path):
     (tmp_path / "t.csv").write_text(
         text_of(separator=";", comma=True, path="filename", lat="Latitude", lon="Longitude")
     )
-    with pytest.warns(TableNote):
+    with pytest.warns(Note):
         photos = read_photos(tmp_path / "t.csv")
     assert photos.frame.select("path", "lat", "lon").equals(FRAME)
     assert os.fspath(photos.root) == str(tmp_path)

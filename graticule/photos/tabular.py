@@ -1,13 +1,13 @@
 """Any table of positions as a frame: CSV in many habits, Parquet, Arrow, JSON, GeoJSON, spreadsheets, map files.
 
-What had to be understood (another name of a column, another encoding, blank lines) is said in a :class:`TableNote`.
+What had to be understood (another name of a column, another encoding, blank lines) is said in a note
+(:class:`graticule.errors.Note`).
 """
 
 import difflib
 import gzip
 import json
 import struct
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 from numpy.typing import NDArray
 
-from graticule.errors import BadTableError
+from graticule.errors import BadTableError, note
 from graticule.photos.images import SUFFIXES
 
 OTHER_NAMES = {
@@ -41,15 +41,6 @@ MAGIC = {
     b"\x89HDF": "an HDF5 file",
 }
 MARKS = ((b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
-
-
-class TableNote(UserWarning):
-    """How a table was read where its own words left a choice; nothing is wrong."""
-
-
-def note(text: str) -> None:
-    """Say how a table was read."""
-    warnings.warn(text, TableNote, stacklevel=3)
 
 
 def read_table(

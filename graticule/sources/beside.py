@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from graticule.errors import BadTableError
-from graticule.geo.sphere import great_circle_km
+from graticule.photos.tracks import Track
 from graticule.photos.xmp import MAX_BYTES, read_xmp
 
 MAPILLARY = "mapillary_image_description.json"
@@ -23,7 +23,6 @@ TAKEOUT_CUT = 46  # letters of a name that Takeout keeps before .json
 TAKEOUT_LONG = ".supplemental-metadata"
 EDITED = ("-edited", "-bearbeitet", "-modifié", "-editado", "-modificato", "-bewerkt")
 MAX_JSON_BYTES = 256 * 2**20
-GAP_S = 300  # longer gaps of a track are not bridged
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +97,24 @@ def gpx_track(files: Sequence[Path], clock_offset: timedelta = timedelta()) -> L
         clock_offset: what to add to the camera's clock; a clock without a time zone is taken for UTC.
 
     Raises:
+        BadTableError: see :func:`read_gpx`.
+    """
+    track = read_gpx(files)
+
+    def look(_: Path, moment: datetime | None) -> Beside | None:
+        if moment is None:
+            return None
+        at = ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) + clock_offset).timestamp()
+        lat, lon, error = (float(value) for value in track.at(at))
+        return None if np.isnan(lat) else Beside(lat, lon, position_error_km=error)
+
+    return look
+
+
+def read_gpx(files: Sequence[Path]) -> Track:
+    """The points of all tracks of GPX files that have a time, in seconds since 1970.
+
+    Raises:
         BadTableError: a file is no GPX, or no point of it has a time.
     """
     import gpxpy
@@ -114,27 +131,7 @@ def gpx_track(files: Sequence[Path], clock_offset: timedelta = timedelta()) -> L
         raise BadTableError(
             f"{', '.join(map(str, files))}: no point of a track has a time, so no photo can be placed by it"
         )
-    second, lat, lon = np.array(sorted(rows)).T
-
-    def look(_: Path, moment: datetime | None) -> Beside | None:
-        if moment is None:
-            return None
-        at = ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) + clock_offset).timestamp()
-        after = int(np.searchsorted(second, at))
-        if after < len(second) and second[after] == at:
-            return Beside(float(lat[after]), float(lon[after]), position_error_km=0.0)
-        if not 0 < after < len(second) or second[after] - second[after - 1] > GAP_S:
-            return None
-        share = (at - second[after - 1]) / (second[after] - second[after - 1])
-        east = (lon[after] - lon[after - 1] + 180) % 360 - 180
-        apart_km = float(great_circle_km(lat[after - 1], lon[after - 1], lat[after], lon[after]))
-        return Beside(
-            float(lat[after - 1] + share * (lat[after] - lat[after - 1])),
-            float((lon[after - 1] + share * east + 180) % 360 - 180),
-            position_error_km=apart_km / 2,
-        )
-
-    return look
+    return Track(*np.array(sorted(rows)).T)
 
 
 def _takeout_name(photo: Path, names: Sequence[str]) -> str | None:
