@@ -25,7 +25,8 @@ from graticule.geo import sphere
 from graticule.photos.cards import card_file, datasheet
 from graticule.photos.degrees import POINT, read_degrees
 from graticule.photos.shards import open_url, url_of
-from graticule.photos.tabular import column_names, missing, read_table
+from graticule.photos.synonyms import missing
+from graticule.photos.tabular import column_names, read_table
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
