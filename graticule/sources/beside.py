@@ -5,6 +5,7 @@ EXIF comes first: only what it lacks is taken from here.
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -46,7 +47,9 @@ Look = Callable[[Path, datetime | None], Beside | None]  # a photo's file and th
 
 def xmp_file(photo: Path, _: datetime | None = None) -> Beside | None:
     """``a.xmp`` or ``a.jpg.xmp`` beside ``a.jpg``, as raw converters and photo managers write it."""
-    for file in (photo.with_name(photo.name + ".xmp"), photo.with_suffix(".xmp")):
+    for file in (
+        bare.with_name(bare.name + suffix) for bare in (photo, photo.with_suffix("")) for suffix in (".xmp", ".XMP")
+    ):
         if file.is_file() and file.stat().st_size <= MAX_BYTES:
             found = read_xmp(file.read_bytes())
             return Beside(found.lat, found.lon, heading=found.heading)
@@ -77,7 +80,8 @@ def mapillary_description() -> Look:
 
     def look(photo: Path, _: datetime | None) -> Beside | None:
         for folder in list(photo.parents)[:4]:
-            if found := entries(folder).get(photo.relative_to(folder).as_posix()):
+            known = entries(folder)
+            if found := known.get(photo.relative_to(folder).as_posix()) or known.get(photo.name):
                 return Beside(
                     _number(found.get("MAPLatitude")),
                     _number(found.get("MAPLongitude")),
@@ -138,11 +142,9 @@ def _takeout_name(photo: Path, names: Sequence[str]) -> str | None:
     """Which of these JSON files speaks of a photo.
 
     ``IMG_1(1).jpg`` has ``IMG_1.jpg(1).json`` or ``IMG_1(1).jpg.json``; ``IMG_1-edited.jpg`` has its original's; newer
-    ones end in ``.supplemental-metadata.json``; all names are cut at 46 letters.
+    ones end in ``.supplemental-metadata.json``; all names are cut at 46 letters. Some leave the photo's suffix out.
     """
-    stem = photo.stem
-    edited = next((word for word in EDITED if stem.lower().endswith(word)), "")
-    stem = stem[: len(stem) - len(edited)]
+    stem = re.sub(rf"(?:{'|'.join(EDITED)})(?=(?:\(\d+\))?$)", "", photo.stem, flags=re.IGNORECASE)
     numbered = re.fullmatch(r"(.*)(\(\d+\))", stem)
     fits = []
     for name in names:
@@ -154,7 +156,7 @@ def _takeout_name(photo: Path, names: Sequence[str]) -> str | None:
             core, number, base = behind[1], behind[2], numbered[1] + photo.suffix
         whole = core == base
         cut = len(core) >= min(len(base), TAKEOUT_CUT - len(number)) and (base + TAKEOUT_LONG).startswith(core)
-        if whole or cut:
+        if whole or cut or core + number == stem:
             fits.append((not whole, -len(core), name))
     return min(fits)[2] if fits else None
 
@@ -166,7 +168,11 @@ def _json_names(folder: Path) -> tuple[str, ...]:
 def _mapillary_entries(folder: Path) -> dict[str, dict[str, Any]]:
     tree = _json(folder / MAPILLARY) if (folder / MAPILLARY).is_file() else None
     rows = tree if isinstance(tree, list) else []
-    return {str(row["filename"]).replace("\\", "/"): row for row in rows if isinstance(row, dict) and "filename" in row}
+    rows = [row for row in rows if isinstance(row, dict) and "filename" in row and "error" not in row]
+    found = {str(row["filename"]).replace("\\", "/"): row for row in rows}
+    # Newer ones write absolute paths, and folders are moved: a name that stands there once is enough.
+    names = Counter(name.rpartition("/")[2] for name in found)
+    return {last: row for name, row in found.items() if names[last := name.rpartition("/")[2]] == 1} | found
 
 
 def _json(file: Path) -> Any:
