@@ -9,6 +9,8 @@ from graticule.choices import Engine, Precision, Runtime
 from graticule.errors import BadRecipeError, BadTableError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Gpx = Annotated[list[Path] | None, typer.Option(help="A GPX track of the drive. May be repeated.")]
+ClockOffset = Annotated[float, typer.Option(help="Seconds to add to the camera's clock to get UTC.")]
 MaxRefused = Annotated[float, typer.Option(min=0, max=1, help="Stop if more than this share of photos is refused.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Change one setting: train.epochs=2. May be repeated.")]
 Column = typer.Option(help="The table's own name of this column.")
