@@ -8,7 +8,8 @@ import typer
 from graticule.cli import console
 from graticule.cli.options import Json, check_bundle
 from graticule.errors import BadRecipeError, BadWeightsError
-from graticule.model.index import CARD, CONFIDENCE, FILES, HUB_NAME, INDEX, KNOWN
+from graticule.inference.bundles import HUB_NAME
+from graticule.model.index import CARD, CONFIDENCE, FILES, INDEX, KNOWN
 
 if TYPE_CHECKING:
     from graticule.evaluation.published import Line

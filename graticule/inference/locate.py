@@ -21,17 +21,18 @@ from graticule.geo.sphere import Floats, from_vectors
 from graticule.geo.towns import area_in_words, nearest_towns
 from graticule.inference import decode
 from graticule.inference.albums import LEAST, Albums, Motion
+from graticule.inference.bundles import find_bundle
 from graticule.inference.claims import Place, measure, weigh
 from graticule.inference.decode import Fix, Points, Sureness
 from graticule.inference.names import Names
 from graticule.model.bundle import Bundle
 from graticule.model.exporting import open_runtime
 from graticule.model.features import FeatureStore, encode
-from graticule.model.index import find_bundle
 from graticule.model.loading import Photo, Progress, silent
 
 REGION = "0.9"  # coverage of the region that a fix carries
 CORES = torch.get_num_threads()
+TOGETHER = 32  # features that the head is asked about at once: a large gallery is then read once for all of them
 CHUNK = 1024  # photos answered at a time: bounds memory when a folder holds a million
 
 
@@ -315,9 +316,8 @@ class Locator:
                 f"{bundle.recipe.name} is an encoder and answers nothing by itself; name it in a recipe, "
                 f"encoder: {{bundle: {bundle.path or 'FOLDER'}}}, and train on photos of your place"
             )
-        for index, features, errors in encode(
-            bundle.model, bundle.preprocess, photos, store=self.store, progress=progress
-        ):
+        encoded = encode(bundle.model, bundle.preprocess, photos, store=self.store, progress=progress)
+        for index, features, errors in _together(encoded):
             if not len(index):
                 none = np.empty(0)
                 yield Predictions(index, Points(none, none, none), None, None, errors)
@@ -414,6 +414,29 @@ def share_cores(parts: int) -> None:
     last digits of an answer depend on how many cores worked on it.
     """
     torch.set_num_threads(max(1, CORES // parts))
+
+
+Encoded = tuple[NDArray[np.int64], torch.Tensor, dict[int, BadPhotoError]]
+
+
+def _together(batches: Iterator[Encoded]) -> Iterator[Encoded]:
+    """The same in batches of ``TOGETHER`` photos, or a little more; those that could not be read first."""
+    waiting: list[Encoded] = []
+    for index, features, errors in batches:
+        if errors:
+            yield np.empty(0, np.int64), features[:0], errors
+        if len(index):
+            waiting.append((index, features, {}))
+        if sum(len(some) for some, _, _ in waiting) >= TOGETHER:
+            yield _joined(waiting)
+            waiting = []
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(batches: Sequence[Encoded]) -> Encoded:
+    index, features, _ = zip(*batches, strict=True)
+    return np.concatenate(index), torch.cat(features), {}
 
 
 def load(
