@@ -201,9 +201,8 @@ class Locator:
         Args:
             claims: one for each photo of the batch.
         """
-        probability = None if predictions.log_probability is None else np.exp(predictions.log_probability)
         sureness = self.sureness(predictions)
-        found = decode.fixes(predictions.points, probability, self.bundle.partition, top, sureness)
+        found = decode.fixes(predictions.points, predictions.log_probability, self.bundle.partition, top, sureness)
         if claims is not None:
             found = self._with_claims(found, sureness, claims, within_km)
         if names and found:
@@ -323,10 +322,11 @@ class Locator:
                 yield Predictions(index, Points(none, none, none), None, None, errors)
                 continue
             output = bundle.model.head(features)
-            logs = position = None
+            logs = probability = position = None
             if output.logits is not None:
                 logits = output.logits.double() / bundle.recipe.temperature
-                logs = torch.log_softmax(logits, dim=1).cpu().numpy()
+                said = torch.log_softmax(logits, dim=1)
+                logs, probability = said.cpu().numpy(), said.exp().cpu().numpy()
             if output.position is not None:
                 position = output.position.cpu().numpy()
             belief = unlike = None
@@ -336,8 +336,8 @@ class Locator:
                     bundle.model.encoder.descriptor(features).cpu().numpy()
                 ) or (None, None)
                 shape = confidence.calibration.shape
-                said = bundle.partition.coarse_logits(output.logits.double().cpu().numpy())
-                belief = believe(shape, *self._centers, said, cosines)
+                coarse = bundle.partition.coarse_logits(output.logits.double().cpu().numpy())
+                belief = believe(shape, *self._centers, coarse, cosines)
                 unlike = None if nearest is None else confidence.calibration.unlike_training(nearest)
             if confidence and belief and answer == "median":
                 found = decode.belief_points(belief, confidence.calibration.focus)
@@ -345,7 +345,7 @@ class Locator:
                 points = replace(found, expected_error_km=expected_km)
             else:
                 points = decode.points(
-                    None if logs is None else np.exp(logs),
+                    probability,
                     bundle.partition,
                     answer,
                     position=position,
