@@ -90,7 +90,8 @@ def check_bundle(bundle: Path) -> Path:
     Raises:
         BundleError: there is none.
     """
-    from graticule.model.index import find_bundle, read_index
+    from graticule.inference.bundles import find_bundle
+    from graticule.model.index import read_index
 
     found = find_bundle(bundle)
     read_index(found)

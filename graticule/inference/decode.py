@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from graticule.belief.density import Belief
@@ -260,7 +261,7 @@ def component_points(centers: Floats, weights: Floats, reach_km: Floats, focused
 
 def fixes(
     found: Points,
-    probability: NDArray[np.floating[Any]] | None,
+    log_probability: NDArray[np.floating[Any]] | None,
     partition: Partition,
     top: int,
     sureness: Sureness | None = None,
@@ -268,14 +269,15 @@ def fixes(
     """The answers of :func:`points` as values, each with its ``top`` likeliest cells where there are cells."""
     names = partition.names
     cells: list[tuple[CellGuess, ...]] = [()] * len(found.lat)
-    if probability is not None:
-        order = _likeliest(probability, top)
+    if log_probability is not None:
+        order = likeliest(log_probability, top)
+        probability = np.exp(np.take_along_axis(log_probability, order, axis=1))
         cells = [
             tuple(
-                CellGuess(names[j], float(partition.lat[j]), float(partition.lon[j]), float(probability[i, j]))
-                for j in order[i]
+                CellGuess(names[j], float(partition.lat[j]), float(partition.lon[j]), float(p))
+                for j, p in zip(order[i], probability[i], strict=True)
             )
-            for i in range(len(probability))
+            for i in range(len(order))
         ]
     return [
         Fix(
@@ -289,7 +291,7 @@ def fixes(
     ]
 
 
-def _likeliest(probability: NDArray[np.floating[Any]], top: int) -> NDArray[np.int64]:
+def likeliest(probability: NDArray[np.floating[Any]], top: int) -> NDArray[np.int64]:
     """The ``top`` likeliest cells of each row, likeliest first, the first of equal ones first; not all are sorted."""
     order = []
     for p in probability:
@@ -310,7 +312,9 @@ def _distance_rad(x: Floats, cells: Floats, spread_rad: Floats) -> Floats:
 
     A photo lies off the mean of its cell, in a direction that is at right angles to ours on average.
     """
-    distance: Floats = np.hypot(2 * np.arcsin(chords(x, cells) / 2), spread_rad)
+    # torch's arcsine is twice as fast as NumPy's, and the root thrice as fast as hypot: it counts in a large gallery.
+    half: Floats = torch.asin(torch.from_numpy(chords(x, cells) / 2)).numpy()
+    distance: Floats = np.sqrt(4 * half**2 + spread_rad**2)
     return distance
 
 
