@@ -183,6 +183,18 @@ def test_a_claim_that_cannot_be_weighed_is_one_sentence(shop, claim, said):
     assert said in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--min-probability", "0.9"], "give that distance too, such as --max-error-km 25"),
+        (["--min-probability", "90", "--max-error-km", "1"], "lies between 0 and 1, such as 0.9; found 90"),
+    ],
+)
+def test_a_least_probability_that_says_nothing_is_one_sentence(options, said):
+    found = CliRunner().invoke(app, ["predict", str(KEPT / "format-3"), str(KEPT / "format-3" / "photo.jpg"), *options])
+    assert said in str(found.exception)
+
+
 def test_locate_answers_in_words_with_the_model_of_the_environment(shop, monkeypatch):
     monkeypatch.setenv("GRATICULE_MODEL", str(shop / "bundle"))
     done = graticule("locate", shop / "photos/000.jpg")

@@ -43,7 +43,15 @@ Joined = Annotated[
 ]
 MaxErrorKm = Annotated[
     float | None,
-    typer.Option(min=0, help="Say 'cannot tell' where half of such photos lie farther off, and of strange photos."),
+    typer.Option(
+        min=0, help="Say 'cannot tell' where half of such photos lie farther off, and of strange or empty photos."
+    ),
+]
+MinProbability = Annotated[
+    float | None,
+    typer.Option(
+        help="How probable it must be that a photo lies within --max-error-km, else 'cannot tell'. [default: 0.5]"
+    ),
 ]
 ClaimOf = Annotated[
     str | None,
@@ -68,6 +76,7 @@ def predict(
     top: Top = None,
     together: Joined = None,
     max_error_km: MaxErrorKm = None,
+    min_probability: MinProbability = None,
     claim: ClaimOf = None,
     within_km: WithinKm = None,
     regions: Regions = False,
@@ -90,14 +99,32 @@ def predict(
         from graticule.inference.parts import Job
 
         job = partial(
-            Job, kind="answers", precision=precision, runtime=runtime, top=top or 1, max_error_km=max_error_km
+            Job,
+            kind="answers",
+            precision=precision,
+            runtime=runtime,
+            top=top or 1,
+            max_error_km=max_error_km,
+            min_probability=_least(min_probability, max_error_km),
         )
         in_parts(job, bundle, photos, out, engine, cores, part)
         return
     _answer(
-        bundle, photos, format, out, top, together, max_error_km, claim, within_km, regions, precision, runtime,
+        bundle,
+        photos,
+        format,
+        out,
+        top,
+        together,
+        max_error_km,
+        min_probability,
+        claim,
+        within_km,
+        regions,
+        precision,
+        runtime,
         names=format == "words",
-    )  # fmt: skip
+    )
 
 
 @app.command()
@@ -109,6 +136,7 @@ def locate(
     top: Top = None,
     together: Joined = None,
     max_error_km: MaxErrorKm = None,
+    min_probability: MinProbability = None,
     claim: ClaimOf = None,
     within_km: WithinKm = None,
     regions: Regions = False,
@@ -120,9 +148,21 @@ def locate(
     if not photos:
         raise BadTableError("no photo is named; graticule locate PHOTO, a folder, or a table")
     _answer(
-        model, photos, format, out, top, together, max_error_km, claim or "own", within_km, regions, precision, runtime,
+        model,
+        photos,
+        format,
+        out,
+        top,
+        together,
+        max_error_km,
+        min_probability,
+        claim or "own",
+        within_km,
+        regions,
+        precision,
+        runtime,
         names=True,
-    )  # fmt: skip
+    )
 
 
 def _only_one() -> Path:
@@ -148,6 +188,7 @@ def _answer(
     top: int | None,
     together: Together | None,
     max_error_km: float | None,
+    min_probability: float | None,
     claim: str | None,
     within_km: float | None,
     regions: bool,
@@ -159,6 +200,7 @@ def _answer(
     from graticule.inference.formats import WRITERS, Writer, to_csv, to_geojson, to_words
     from graticule.inference.locate import load
 
+    least = _least(min_probability, max_error_km)
     top = top or (1 if format in ("table", "csv") else 5)
     wanted, albums = _asked(photos, together)
     claims = None if claim is None else _claims(claim, wanted)
@@ -184,6 +226,7 @@ def _answer(
             albums=albums,
             top=top,
             max_error_km=max_error_km,
+            min_probability=least,
             claims=claims,
             within_km=within_km,
             names=names,
@@ -210,6 +253,20 @@ def _answer(
             typer.secho(f"{result.photo}: {result.error}", fg="red", err=True)
         typer.secho(f"{len(broken)} of {len(wanted)} photos could not be read", fg="red", err=True)
         raise typer.Exit(1)
+
+
+def _least(min_probability: float | None, max_error_km: float | None) -> float:
+    """The probability that is asked for."""
+    if min_probability is None:
+        return 0.5
+    if max_error_km is None:
+        raise BadRecipeError(
+            "--min-probability says how probable a photo must lie within --max-error-km; give that distance too, such "
+            "as --max-error-km 25"
+        )
+    if not 0 < min_probability < 1:
+        raise BadRecipeError(f"--min-probability lies between 0 and 1, such as 0.9; found {min_probability:g}")
+    return min_probability
 
 
 def _claims(claim: str, photos: list[Path]) -> "list[Place | None]":

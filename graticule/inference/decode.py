@@ -1,5 +1,6 @@
 """From the probabilities of cells to one point and the error to expect. Pure arrays."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -26,6 +27,8 @@ from graticule.partition import Partition
 CANDIDATES = 32  # likeliest cells among which the search for the median starts
 MASS = 0.9999  # the search looks at the likeliest cells that hold so much; of all others it knows their pull
 STRANGE = 0.95  # share of held-out photos that are more like a training photo: from here on it is said
+UNRECOGNISABLE = ("black", "flat", "overexposed", "placeholder")  # reasons of graticule.photos.quality
+HARDER = {"night": "it was taken in the dark", "blurred": "it is blurred"}
 STEPS = 30  # of Weiszfeld's iteration, which stops before when no answer gets better
 
 
@@ -89,20 +92,36 @@ class Fix:
         """Whether the photo is stranger than nearly all that were held out."""
         return self.unlike_training is not None and self.unlike_training >= STRANGE
 
-    def if_within(self, max_error_km: float) -> "Fix":
-        """This fix, or the same that cannot tell: half of such photos lie farther off, or it is a strange one.
+    def if_within(
+        self,
+        max_error_km: float,
+        min_probability: float = 0.5,
+        *,
+        error_km: float | None = None,
+        seen: Sequence[str] = (),
+    ) -> "Fix":
+        """This fix, or the same that cannot tell: too many such photos lie farther off, or it is a strange one.
+
+        Args:
+            min_probability: that the photo lies within ``max_error_km`` of the point.
+            error_km: that so many of such photos lie within; by default their median error.
+            seen: what is wrong with the photo (:func:`graticule.photos.quality.seen_in`). Where nothing can be
+                recognised, it cannot tell; night and blur are only told as the reason why it is not sure enough.
 
         Raises:
             BadRecipeError: the bundle is not calibrated, so nobody knows how far off its answers are.
         """
-        if self.median_error_km is None:
+        error_km = self.median_error_km if error_km is None else error_km
+        if error_km is None:
             raise BadRecipeError(
                 "this answer is not calibrated, so nothing is known of its error: leave the limit out, or train with "
                 "enough photos and a validation part (and ask photos one by one)"
             )
-        reasons = []
-        if self.median_error_km > max_error_km:
-            reasons.append(f"half of such photos lie more than {format_km(self.median_error_km)} off")
+        reasons = [f"nothing can be recognised in it ({name})" for name in seen if name in UNRECOGNISABLE]
+        if error_km > max_error_km:
+            farther = "half" if min_probability == 0.5 else f"{100 * (1 - min_probability):.3g}%"
+            why = "".join(f", and {text}" for name, text in HARDER.items() if name in seen)
+            reasons.append(f"{farther} of such photos lie more than {format_km(error_km)} off{why}")
         if self.is_unlike_training:
             reasons.append("it is unlike the training photos, so its error is not known")
         return replace(self, cannot_tell="; ".join(reasons) or None)

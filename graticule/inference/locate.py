@@ -28,7 +28,7 @@ from graticule.model.bundle import Bundle
 from graticule.model.exporting import open_runtime
 from graticule.model.features import FeatureStore, encode
 from graticule.model.index import find_bundle
-from graticule.model.loading import Photo, Progress, silent
+from graticule.model.loading import Photo, Progress, read_bytes, silent
 
 REGION = "0.9"  # coverage of the region that a fix carries
 CORES = torch.get_num_threads()
@@ -151,6 +151,7 @@ class Locator:
         albums: Albums | None = None,
         top: int = 5,
         max_error_km: float | None = None,
+        min_probability: float = 0.5,
         claims: Sequence[Place | None] | None = None,
         within_km: float | None = None,
         names: bool = False,
@@ -161,6 +162,7 @@ class Locator:
         Args:
             albums: which photos to answer together; each by itself where there are none.
             max_error_km: fixes whose median error is larger say that they cannot tell (:attr:`Fix.cannot_tell`).
+            min_probability: that the photo lies within ``max_error_km``; 0.5 asks for the median error.
             claims: for each photo the place that is claimed for it, ``(lat, lon)`` in degrees; each fix then says how
                 the claim fits (:attr:`Fix.claim`).
             within_km: radius of the circle around a claim; by default the answer's own median error.
@@ -176,7 +178,14 @@ class Locator:
         for predictions in self._in_chunks(inputs, albums):
             claimed = None if claims is None else [claims[i] for i in predictions.index]
             found, _ = self.fixes(
-                predictions, top=top, max_error_km=max_error_km, claims=claimed, within_km=within_km, names=names
+                predictions,
+                top=top,
+                max_error_km=max_error_km,
+                min_probability=min_probability,
+                seen=None if albums or max_error_km is None else [look_at(inputs[i]) for i in predictions.index],
+                claims=claimed,
+                within_km=within_km,
+                names=names,
             )
             waiting |= {int(i): Result(shown[i], fix, None) for i, fix in zip(predictions.index, found, strict=True)}
             waiting |= {i: Result(shown[i], None, error) for i, error in predictions.errors.items()}
@@ -191,6 +200,8 @@ class Locator:
         *,
         top: int = 5,
         max_error_km: float | None = None,
+        min_probability: float = 0.5,
+        seen: Sequence[Sequence[str]] | None = None,
         claims: Sequence[Place | None] | None = None,
         within_km: float | None = None,
         names: bool = False,
@@ -198,6 +209,8 @@ class Locator:
         """The answers of one batch in its own order, and what they rest on; arguments as of :meth:`results`.
 
         Args:
+            seen: what is wrong with each photo (:func:`look_at`), told where there is no answer; nothing of an album,
+                whose other photos may tell.
             claims: one for each photo of the batch.
         """
         probability = None if predictions.log_probability is None else np.exp(predictions.log_probability)
@@ -208,8 +221,22 @@ class Locator:
         if names and found:
             found = self._named(found, sureness)
         if max_error_km is not None:
-            found = [fix.if_within(max_error_km) for fix in found]
+            errors = [fix.median_error_km for fix in found] if min_probability == 0.5 else None
+            errors = errors or self._errors_km(predictions, sureness, min_probability)
+            found = [
+                fix.if_within(max_error_km, min_probability, error_km=error, seen=reasons)
+                for fix, error, reasons in zip(found, errors, seen or [()] * len(found), strict=True)
+            ]
         return found, sureness
+
+    def _errors_km(self, predictions: Predictions, sureness: Sureness | None, share: float) -> list[float | None]:
+        """Distances from the points that a share of such photos lie within; None of a bundle that is not calibrated."""
+        confidence, at = self.bundle.confidence, predictions.points
+        if sureness is None or confidence is None or self._ground is None:
+            return [None] * len(at.lat)
+        held = self._ground.distance_quantiles(sureness.masses, at.lat, at.lon, (share,))[:, 0]
+        errors: list[float | None] = (held * confidence.calibration.error_factor(share)).tolist()
+        return errors
 
     def _with_claims(
         self, fixes: list[Fix], sureness: Sureness | None, claims: Sequence[Place | None], within_km: float | None
@@ -405,6 +432,16 @@ class Locator:
                 raise error
             out[index] = features.cpu().numpy()
         return out
+
+
+def look_at(photo: Photo) -> tuple[str, ...]:
+    """What is wrong with a photo, as of :func:`graticule.photos.quality.seen_in`."""
+    from graticule.photos.quality import seen_in
+
+    try:
+        return seen_in(read_bytes(photo))
+    except BadPhotoError:
+        return ()
 
 
 def share_cores(parts: int) -> None:

@@ -45,6 +45,7 @@ class Job:
     runtime: Runtime | None = None
     top: int = 1
     max_error_km: float | None = None
+    min_probability: float = 0.5
 
     def open(self) -> Locator:
         """The bundle, opened once for all parts."""
@@ -59,7 +60,13 @@ class Job:
         if self.kind == "features":
             frame = feature_table(locator, photos)
         else:
-            frame = answer_table(locator, photos, top=self.top, max_error_km=self.max_error_km)
+            frame = answer_table(
+                locator,
+                photos,
+                top=self.top,
+                max_error_km=self.max_error_km,
+                min_probability=self.min_probability,
+            )
         write_parquet(self.file(number), frame)
         return len(frame), int(frame["error"].count())
 
