@@ -22,6 +22,7 @@ from graticule.cli.console import print_metrics
 from graticule.explaining.render import doubts
 
 RECIPES = Path(__file__).parents[1] / "graticule" / "recipes"
+KEPT = Path(__file__).parent / "bundles"
 
 
 def graticule(*arguments):
@@ -191,8 +192,9 @@ def test_a_claim_that_cannot_be_weighed_is_one_sentence(shop, claim, said):
     ],
 )
 def test_a_least_probability_that_says_nothing_is_one_sentence(options, said):
-    found = CliRunner().invoke(app, ["predict", str(KEPT / "format-3"), str(KEPT / "format-3" / "photo.jpg"), *options])
-    assert said in str(found.exception)
+    done = graticule("predict", KEPT / "format-3", KEPT / "format-3" / "photo.jpg", *options)
+    assert done.returncode == 1
+    assert said in done.stderr
 
 
 def test_locate_answers_in_words_with_the_model_of_the_environment(shop, monkeypatch):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from graticule.choices import Precision, Runtime, Together
+from graticule.choices import Answer, Precision, Runtime, Together
 from graticule.cli import console
 from graticule.cli.options import (
     TABLES,
@@ -19,6 +19,7 @@ from graticule.cli.options import (
     Cores,
     Exported,
     PhotosAPart,
+    Point,
     check_bundle,
     expand,
     position,
@@ -80,6 +81,7 @@ def predict(
     claim: ClaimOf = None,
     within_km: WithinKm = None,
     regions: Regions = False,
+    answer: Point = None,
     precision: Arithmetic = "float32",
     runtime: Exported = None,
     engine: ByEngine = None,
@@ -105,6 +107,7 @@ def predict(
             runtime=runtime,
             top=top or 1,
             max_error_km=max_error_km,
+            answer=answer,
             min_probability=_least(min_probability, max_error_km),
         )
         in_parts(job, bundle, photos, out, engine, cores, part)
@@ -121,6 +124,7 @@ def predict(
         claim,
         within_km,
         regions,
+        answer,
         precision,
         runtime,
         names=format == "words",
@@ -140,6 +144,7 @@ def locate(
     claim: ClaimOf = None,
     within_km: WithinKm = None,
     regions: Regions = False,
+    answer: Point = None,
     precision: Arithmetic = "float32",
     runtime: Exported = None,
 ) -> None:
@@ -159,6 +164,7 @@ def locate(
         claim or "own",
         within_km,
         regions,
+        answer,
         precision,
         runtime,
         names=True,
@@ -192,6 +198,7 @@ def _answer(
     claim: str | None,
     within_km: float | None,
     regions: bool,
+    answer: Answer | None,
     precision: Precision,
     runtime: Runtime | None,
     *,
@@ -204,7 +211,7 @@ def _answer(
     top = top or (1 if format in ("table", "csv") else 5)
     wanted, albums = _asked(photos, together)
     claims = None if claim is None else _claims(claim, wanted)
-    locator = load(bundle, precision=precision, runtime=runtime)
+    locator = load(bundle, precision=precision, runtime=runtime, answer=answer)
     write: Writer = WRITERS.get(format, to_csv)
     if format == "words":
         write = partial(to_words, knows=locator.area)

@@ -15,6 +15,7 @@ from graticule.belief.confidence import cell_kernels
 from graticule.belief.density import Belief, Kernels
 from graticule.belief.ground import Ground
 from graticule.choices import Answer, Precision, Runtime
+from graticule.config import parse_recipe
 from graticule.errors import BadPhotoError, BadRecipeError
 from graticule.geo import s2
 from graticule.geo.sphere import Floats, from_vectors
@@ -366,8 +367,9 @@ class Locator:
                 said = bundle.partition.coarse_logits(output.logits.double().cpu().numpy())
                 belief = believe(shape, *self._centers, said, cosines)
                 unlike = None if nearest is None else confidence.calibration.unlike_training(nearest)
-            if confidence and belief and answer == "median":
-                found = decode.belief_points(belief, confidence.calibration.focus)
+            if confidence and belief and answer in ("median", "score", "densest"):
+                scale_rad = decode.score_scale_rad(bundle.partition)
+                found = decode.belief_points(belief, confidence.calibration.focus, answer, scale_rad)
                 expected_km = confidence.calibration.mean_factor * found.expected_error_km
                 points = replace(found, expected_error_km=expected_km)
             else:
@@ -454,17 +456,35 @@ def share_cores(parts: int) -> None:
 
 
 def load(
-    path: str | Path, *, device: str | None = None, precision: Precision = "float32", runtime: Runtime | None = None
+    path: str | Path,
+    *,
+    device: str | None = None,
+    precision: Precision = "float32",
+    runtime: Runtime | None = None,
+    answer: Answer | None = None,
 ) -> Locator:
     """Open a bundle for answering; ``device``, ``precision`` and ``runtime`` as for :class:`Locator`.
 
     Args:
         path: a folder; the name of a public model that ``graticule get`` fetched; or ``user/name`` or
             ``user/name@revision`` of the Hugging Face hub.
+        answer: which point to answer with; by default the recipe's.
 
     Raises:
         BundleError: there is no whole bundle at ``path``, or no exported model for the runtime.
-        BadRecipeError: the runtime is not installed.
+        BadRecipeError: the runtime is not installed, or the network has no such point.
         SourceError: the hub has none, or cannot be reached.
     """
-    return Locator(Bundle.read(find_bundle(path)), device=device, precision=precision, runtime=runtime)
+    bundle = answering(Bundle.read(find_bundle(path)), answer)
+    return Locator(bundle, device=device, precision=precision, runtime=runtime)
+
+
+def answering(bundle: Bundle, answer: Answer | None) -> Bundle:
+    """The same bundle, which answers with another point than its recipe says.
+
+    Raises:
+        BadRecipeError: its network has no such point.
+    """
+    if answer is None:
+        return bundle
+    return replace(bundle, recipe=parse_recipe(bundle.recipe.model_dump() | {"answer": answer}, where="--answer"))

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from graticule.choices import Engine, Precision, Runtime
+from graticule.choices import Answer, Engine, Precision, Runtime
 from graticule.errors import BadRecipeError, DeviceError
 from graticule.files import write_json, write_parquet
 from graticule.inference.batch import answer_table, feature_table
@@ -46,10 +46,11 @@ class Job:
     top: int = 1
     max_error_km: float | None = None
     min_probability: float = 0.5
+    answer: Answer | None = None
 
     def open(self) -> Locator:
         """The bundle, opened once for all parts."""
-        return load(self.bundle, precision=self.precision, runtime=self.runtime)
+        return load(self.bundle, precision=self.precision, runtime=self.runtime, answer=self.answer)
 
     def file(self, number: int) -> Path:
         """Where a part lies."""
