@@ -109,6 +109,18 @@ class Ground:
             found[n] = before[np.flatnonzero(order == own)[0]]
         return found
 
+    def searched_km2(self, masses: Floats, row: Ints) -> Floats:
+        """Area of the smallest region that holds a ground cell, with that cell; of each photo, ``(N,)``.
+
+        So much is to be searched, densest ground first, until a truth in that cell is found: the area of recall
+        against area (RvA; Bianco, Eigen, Gormish, arXiv 2407.13862).
+        """
+        found = np.empty(len(row))
+        for n, own in enumerate(row):
+            order, _ = self._by_density(masses[n])
+            found[n] = self.area_km2[order[: np.flatnonzero(order == own)[0] + 1]].sum()
+        return found
+
     def region(self, masses: Floats, mass: float) -> Ints:
         """Rows of the smallest set of ground cells that holds more than ``mass`` of one photo's masses ``(G,)``."""
         order, before = self._by_density(masses)

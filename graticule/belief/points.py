@@ -1,4 +1,4 @@
-"""One point for a density on the sphere: the least distance to expect, the highest score to expect, or where it is densest.
+"""One point for a density on the sphere: of the least distance or the highest score to expect, or where it is densest.
 
 All three minimise a sum over components of a loss of ``h = hypot(arc, spread)``, which rises with ``h``; pure arrays.
 """
