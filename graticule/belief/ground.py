@@ -131,6 +131,13 @@ class Ground:
         near = great_circle_km(lat, lon, self.lat, self.lon) < radius_km + self._reach_km
         return float(masses[near] @ s2.shares_within(self.cells[near], lat, lon, radius_km))
 
+    def mass_of(self, masses: Floats, cells: Cells) -> Floats:
+        """Probability of S2 cells of any levels by one photo's masses ``(G,)``, shape ``(C,)``."""
+        first, last, share = s2.shares_of(cells, self.cells)
+        held = np.concatenate([[0.0], np.cumsum(masses)])
+        found: Floats = (held[last] - held[first]) * share
+        return found
+
     @cached_property
     def _reach_km(self) -> Floats:
         """Distance from the middle of each cell to its farthest corner, shape ``(G,)``."""
@@ -173,10 +180,7 @@ class Ground:
             finest -= 1
             fine = s2.level_of(cells) > finest
             cells = np.unique(np.concatenate([cells[~fine], s2.parents(cells[fine], finest)]))
-        held = np.concatenate([[0.0], np.cumsum(masses)])
-        first = np.searchsorted(self.cells, s2.range_min(cells), "left")
-        last = np.searchsorted(self.cells, s2.range_max(cells), "right")
-        return cells, held[last] - held[first]
+        return cells, self.mass_of(masses, cells)
 
     def distance_quantiles(self, masses: Floats, lat: Floats, lon: Floats, shares: tuple[float, ...]) -> Floats:
         """Distances from each photo's point that hold these shares of its belief, km, shape ``(N, len(shares))``."""

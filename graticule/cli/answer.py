@@ -68,6 +68,14 @@ WithinKm = Annotated[
 ]
 
 
+Inside = Annotated[
+    str | None,
+    typer.Option(
+        help="How probable an area is: a GeoJSON file of polygons, or tokens of S2 cells such as 89c25,89c27."
+    ),
+]
+
+
 @app.command()
 def predict(
     bundle: Path,
@@ -80,6 +88,7 @@ def predict(
     min_probability: MinProbability = None,
     claim: ClaimOf = None,
     within_km: WithinKm = None,
+    inside: Inside = None,
     regions: Regions = False,
     answer: Point = None,
     precision: Arithmetic = "float32",
@@ -93,7 +102,7 @@ def predict(
     if not photos:
         raise BadTableError(f"no photo is named; graticule predict {quote(str(bundle))} PHOTO, a folder, or a table")
     if engine:
-        given = {"--together": together, "--claim": claim, "--regions": regions or None}
+        given = {"--together": together, "--claim": claim, "--inside": inside, "--regions": regions or None}
         if other := [name for name, value in given.items() if value is not None]:
             raise BadRecipeError(
                 f"--engine answers photo by photo, without {' and '.join(other)}; leave one of them out"
@@ -123,6 +132,7 @@ def predict(
         min_probability,
         claim,
         within_km,
+        inside,
         regions,
         answer,
         precision,
@@ -143,6 +153,7 @@ def locate(
     min_probability: MinProbability = None,
     claim: ClaimOf = None,
     within_km: WithinKm = None,
+    inside: Inside = None,
     regions: Regions = False,
     answer: Point = None,
     precision: Arithmetic = "float32",
@@ -163,6 +174,7 @@ def locate(
         min_probability,
         claim or "own",
         within_km,
+        inside,
         regions,
         answer,
         precision,
@@ -197,6 +209,7 @@ def _answer(
     min_probability: float | None,
     claim: str | None,
     within_km: float | None,
+    inside: str | None,
     regions: bool,
     answer: Answer | None,
     precision: Precision,
@@ -204,11 +217,13 @@ def _answer(
     *,
     names: bool,
 ) -> None:
+    from graticule.geo.areas import read_areas
     from graticule.inference.formats import WRITERS, Writer, to_csv, to_geojson, to_words
     from graticule.inference.locate import load
 
     least = _least(min_probability, max_error_km)
     top = top or (1 if format in ("table", "csv") else 5)
+    areas = read_areas(inside) if inside else []
     wanted, albums = _asked(photos, together)
     claims = None if claim is None else _claims(claim, wanted)
     locator = load(bundle, precision=precision, runtime=runtime, answer=answer)
@@ -218,7 +233,7 @@ def _answer(
     elif format == "geojson":
         write = partial(to_geojson, regions=regions)
     elif format in ("table", "csv"):
-        write = partial(to_csv, top=top, claims=claims is not None)
+        write = partial(to_csv, top=top, claims=claims is not None, inside=[area.name for area in areas])
     broken: list[Result] = []
 
     def counted(results: "Iterable[Result]") -> "Iterator[Result]":
@@ -236,6 +251,7 @@ def _answer(
             min_probability=least,
             claims=claims,
             within_km=within_km,
+            inside=areas,
             names=names,
             progress=progress,
         )
@@ -321,6 +337,8 @@ def _print_fixes(results: "list[Result]", top: int) -> None:
     for (name, *_), result in zip(rows, (result for result in results if result.fix), strict=True):
         if result.fix and result.fix.claim:
             typer.echo(f"the place claimed for {name}: {result.fix.claim.in_words()}")
+        for area in result.fix.inside if result.fix else ():
+            typer.echo(f"{name} inside {area.name}: {area.probability:.1%}")
 
 
 def _asked(photos: list[Path], together: Together | None) -> "tuple[list[Path], Albums | None]":

@@ -69,6 +69,7 @@ class Fix:
         near: the town nearest to the point, where names were asked for; else None.
         places: the likeliest countries, or states or towns where the country or the state is sure; none where names
             were not asked for, or of an answer that is not calibrated.
+        inside: areas that were asked about, each with the probability that the photo was taken in it.
     """
 
     lat: float
@@ -85,6 +86,7 @@ class Fix:
     claim: Claim | None = None
     near: str | None = None
     places: tuple[PlaceGuess, ...] = ()
+    inside: tuple[PlaceGuess, ...] = ()
 
     @property
     def is_unlike_training(self) -> bool:
@@ -141,6 +143,7 @@ class Fix:
             "claim": self.claim and self.claim.to_json(),
             "near": self.near,
             "places": [{"name": place.name, "probability": round(place.probability, 4)} for place in self.places],
+            "inside": [{"name": area.name, "probability": round(area.probability, 6)} for area in self.inside],
             "cells": [
                 {
                     "token": cell.token,

@@ -18,13 +18,14 @@ from graticule.choices import Answer, Precision, Runtime
 from graticule.config import parse_recipe
 from graticule.errors import BadPhotoError, BadRecipeError
 from graticule.geo import s2
+from graticule.geo.areas import Area
 from graticule.geo.sphere import Floats, from_vectors
 from graticule.geo.towns import area_in_words, nearest_towns
 from graticule.inference import decode
 from graticule.inference.albums import LEAST, Albums, Motion
 from graticule.inference.claims import Place, measure, weigh
 from graticule.inference.decode import Fix, Points, Sureness
-from graticule.inference.names import Names
+from graticule.inference.names import Names, PlaceGuess
 from graticule.model.bundle import Bundle
 from graticule.model.exporting import open_runtime
 from graticule.model.features import FeatureStore, encode
@@ -112,6 +113,7 @@ class Locator:
         self.bundle.model.runtime = runtime and (runtime, open_runtime(bundle, runtime, precision))
         self._ground: Ground | None = None
         self._names: Names | None = None
+        self._shares: tuple[Sequence[Area], Floats] | None = None  # of the ground's cells in the areas asked last
 
     @overload
     def locate(self, photos: str | Path | bytes, *, top: int = 5) -> Fix: ...  # type: ignore[overload-overlap]
@@ -155,6 +157,7 @@ class Locator:
         min_probability: float = 0.5,
         claims: Sequence[Place | None] | None = None,
         within_km: float | None = None,
+        inside: Sequence[Area] = (),
         names: bool = False,
         progress: Progress = silent,
     ) -> Iterator[Result]:
@@ -167,10 +170,12 @@ class Locator:
             claims: for each photo the place that is claimed for it, ``(lat, lon)`` in degrees; each fix then says how
                 the claim fits (:attr:`Fix.claim`).
             within_km: radius of the circle around a claim; by default the answer's own median error.
+            inside: areas (:func:`graticule.geo.areas.read_areas`); each fix says how probably the photo was taken in
+                them (:attr:`Fix.inside`).
             names: name the places (:attr:`Fix.near`, :attr:`Fix.places`); takes a second the first time.
 
         Raises:
-            BadRecipeError: albums for a bundle without cells, or a largest error of one that is not calibrated.
+            BadRecipeError: albums for a bundle without cells; areas or a largest error of one that is not calibrated.
         """
         waiting: dict[int, Result] = {}
         shown = [f"photo {i}" if isinstance(p, bytes) else p for i, p in enumerate(photos)]
@@ -186,6 +191,7 @@ class Locator:
                 seen=None if albums or max_error_km is None else [look_at(inputs[i]) for i in predictions.index],
                 claims=claimed,
                 within_km=within_km,
+                inside=inside,
                 names=names,
             )
             waiting |= {int(i): Result(shown[i], fix, None) for i, fix in zip(predictions.index, found, strict=True)}
@@ -205,6 +211,7 @@ class Locator:
         seen: Sequence[Sequence[str]] | None = None,
         claims: Sequence[Place | None] | None = None,
         within_km: float | None = None,
+        inside: Sequence[Area] = (),
         names: bool = False,
     ) -> tuple[list[Fix], Sureness | None]:
         """The answers of one batch in its own order, and what they rest on; arguments as of :meth:`results`.
@@ -219,6 +226,8 @@ class Locator:
         found = decode.fixes(predictions.points, probability, self.bundle.partition, top, sureness)
         if claims is not None:
             found = self._with_claims(found, sureness, claims, within_km)
+        if inside:
+            found = self._inside(found, sureness, inside)
         if names and found:
             found = self._named(found, sureness)
         if max_error_km is not None:
@@ -251,6 +260,24 @@ class Locator:
                 claim = weigh(claim, self._ground, sureness.masses[i], confidence.calibration, radius_km)
             found.append(replace(fix, claim=claim))
         return found
+
+    def _inside(self, fixes: list[Fix], sureness: Sureness | None, areas: Sequence[Area]) -> list[Fix]:
+        ground = self._ground
+        if fixes and (sureness is None or ground is None):
+            raise BadRecipeError(
+                "this answer is not calibrated, so nothing is known of how probable an area is: leave --inside out, or "
+                "train with enough photos and a validation part"
+            )
+        if sureness is None or ground is None:
+            return fixes
+        if self._shares is None or self._shares[0] is not areas:
+            self._shares = areas, np.array([area.shares(ground.cells) for area in areas])
+        probability = sureness.masses @ self._shares[1].T
+        guesses = [
+            tuple(PlaceGuess(area.name, min(float(p), 1.0)) for area, p in zip(areas, row, strict=True))
+            for row in probability
+        ]
+        return [replace(fix, inside=guess) for fix, guess in zip(fixes, guesses, strict=True)]
 
     def _named(self, fixes: list[Fix], sureness: Sureness | None) -> list[Fix]:
         towns = nearest_towns([fix.lat for fix in fixes], [fix.lon for fix in fixes])
