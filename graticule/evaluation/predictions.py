@@ -13,6 +13,7 @@ from graticule.evaluation.metrics import (
     by_group,
     calibration_error,
     cross_entropies,
+    median_difference,
     position_metrics,
     top_hits,
 )
@@ -178,7 +179,14 @@ def _others(read: pl.DataFrame, scale_km: float) -> dict[str, Any]:
             error_km, place = read[column].to_numpy(), read["place_code"].to_numpy()
             spans = bootstrap_intervals(error_km, scale_km, place)
             intervals = {key: list(ends) for key, ends in spans.items()}
-            found[name] = {"photos": len(read), **position_metrics(error_km, scale_km), "intervals": intervals}
+            ends = median_difference(read["error_km"].to_numpy(), error_km, place)
+            found[name] = {
+                "photos": len(read),
+                **position_metrics(error_km, scale_km),
+                "intervals": intervals,
+                # Of the model's median less this one's; null of a single place.
+                "median_difference_km": list(ends) if np.isfinite(ends).all() else None,
+            }
     return {"others": found} if found else {}
 
 
