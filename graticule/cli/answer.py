@@ -226,6 +226,7 @@ def _answer(
     areas = read_areas(inside) if inside else []
     wanted, albums = _asked(photos, together)
     claims = None if claim is None else _claims(claim, wanted)
+    console.opening(bundle)
     locator = load(bundle, precision=precision, runtime=runtime, answer=answer)
     write: Writer = WRITERS.get(format, to_csv)
     if format == "words":

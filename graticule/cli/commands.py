@@ -210,6 +210,7 @@ def evaluate(
     from graticule.photos.table import table_file
 
     table_file(dataset)
+    console.opening(bundle)
     from graticule.evaluation.evaluate import evaluate_folder
     from graticule.model.features import default_store
 

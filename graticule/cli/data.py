@@ -364,15 +364,16 @@ def data_check(
                         "not_looked_for": checks.unknown, "out": str(folder)})  # fmt: skip
         return
     console.print_table(
-        ("reason", "photos", "kept from training", "meaning"),
+        ("reason", "photos", "excluded from training", "meaning"),
         [
             (name, f"{count:,}", "yes" if name in reasons else "", REASONS[name].text)
             for name, count in counts.items()
             if count or name not in checks.unknown
         ],
     )
-    for name, why in checks.unknown.items():
-        typer.echo(f"not looked for: {name} ({why})")
+    for sentence in checks.not_looked_for():
+        typer.echo(f"not looked for: {sentence}")
     did = "are marked and will not train" if apply else "would be marked by --apply"
     typer.echo(f"{marked:,} of {len(photos):,} photos {did}; each photo's reasons are in {folder / CHECKS}")
-    typer.echo(f"look at them first: open {page.resolve().as_uri()}")
+    first = "look at them; --clear takes the marks away" if apply else "look at them first"
+    typer.echo(f"{first}: open {page.resolve().as_uri()}")

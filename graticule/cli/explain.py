@@ -48,6 +48,7 @@ def explain(
     Exit status 1 if a photo could not be explained; the others are.
     """
     bundle = check_bundle(bundle)
+    console.opening(bundle)
     from graticule.errors import BadPhotoError
     from graticule.explaining.methods import cost
     from graticule.explaining.render import doubts, explain_photo, names_of
@@ -66,9 +67,7 @@ def explain(
             passes, step = cost(locator, photo, methods, patch=patch, stride=stride, score=score)
             said = f"{photo.name}: the network is asked {passes:,} times"
             if step and step > 1 and stride is None:
-                said += (
-                    f"; --stride {step // 2} makes it finer by four times the squares, --method saliency is quick"
-                )
+                said += f"; --stride {step // 2} makes it finer by four times the squares, --method saliency is quick"
             typer.echo(said, err=True)
             with console.progress(photo.name) as progress:
                 written = explain_photo(

@@ -6,6 +6,7 @@ Each writer gives the text in pieces, one or more a photo, so that a million pho
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from textwrap import indent
 from typing import Any
@@ -18,6 +19,7 @@ from graticule.inference.decode import Fix
 from graticule.inference.locate import REGION, Result
 
 REGION_COVERAGE = float(REGION)
+POSITION = re.compile(r"\[\s+(-?[\d.e-]+),\s+(-?[\d.e-]+)\s+\]")
 FEW_PHOTOS = 300  # some hundred do not teach a city: see "What it reaches" in the README
 
 FIELDS = (
@@ -147,10 +149,13 @@ def _error_in_words(fix: Fix) -> str:
 
 
 def _array(values: Iterable[dict[str, Any]], margin: str) -> Iterator[str]:
-    """A JSON array as ``json.dumps`` with an indent of 2 writes it, ``margin`` being that of its closing bracket."""
+    """A JSON array as ``json.dumps`` with an indent of 2 writes it, ``margin`` being that of its closing bracket; but
+    a position of GeoJSON stands on one line, as a region has hundreds.
+    """
     before = "[\n"
     for value in values:
-        yield before + indent(json.dumps(value, indent=2, ensure_ascii=False), margin + "  ")
+        text = POSITION.sub(r"[\1, \2]", json.dumps(value, indent=2, ensure_ascii=False))
+        yield before + indent(text, margin + "  ")
         before = ",\n"
     yield "[]" if before == "[\n" else f"\n{margin}]"
 

@@ -120,7 +120,7 @@ def draw_base(axes: Axes, frame: Frame, *, ink: str, paper: str, streets: tuple[
     """Set the frame, and draw borders or, close up, streets, degrees along the edges, and a scale where one holds.
 
     Args:
-        streets: latitudes and longitudes, with a NaN after each line.
+        streets: latitudes and longitudes, with a NaN after each line; a line of one point is drawn as a dot.
     """
     axes.set(xlim=(frame.west, frame.east), ylim=(frame.south, frame.north), aspect=frame.stretch, facecolor=paper)
     if frame.width_km > BORDERS_ABOVE_KM:
@@ -145,6 +145,9 @@ def draw_base(axes: Axes, frame: Frame, *, ink: str, paper: str, streets: tuple[
         rim = [withStroke(linewidth=1.6 * _smaller(axes), foreground=paper)]
         look: dict[str, Any] = {"color": ink, "lw": 0.7 * _smaller(axes), "alpha": 0.55, "path_effects": rim}
         axes.plot(frame.x(lon), lat, zorder=2.5, gid="streets", **look)
+        gap = np.isnan(np.concatenate([[np.nan], lat, [np.nan]]))
+        alone = ~gap[1:-1] & gap[:-2] & gap[2:]
+        axes.plot(frame.x(lon[alone]), lat[alone], ".", color=ink, ms=3 * _smaller(axes), alpha=0.55, mew=0, zorder=2.5)
     _label_degrees(axes, frame)
     if frame.width_km < SCALE_BELOW_KM:
         _draw_scale(axes, frame)
