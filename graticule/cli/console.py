@@ -162,17 +162,12 @@ def progress(name: str) -> Iterator[Any]:
         TimeRemainingColumn(),
     )
     with Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True)) as bars:
-        task = bars.add_task(name, total=None)
+        task = bars.add_task(name, total=None, visible=False)  # an empty bar above an error says nothing
 
         def show(done: int, total: int, note: str = "") -> None:
-            bars.update(task, completed=done, total=total, description=note or name)
+            bars.update(task, completed=done, total=total, description=note or name, visible=True)
 
-        try:
-            yield show
-        except BaseException:
-            if not bars.tasks[0].completed:  # an empty bar above an error says nothing
-                bars.update(task, visible=False)
-            raise
+        yield show
 
 
 def print_json(value: Any) -> None:

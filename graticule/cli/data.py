@@ -1,6 +1,7 @@
 """``graticule data ...``: make a dataset that trains."""
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     import polars as pl
 
     from graticule.photos.table import Photos
+
+FEW_TESTED = 100  # photos of a test part whose figures have wide intervals
 
 app = typer.Typer(
     cls=Commands,
@@ -238,6 +241,11 @@ def data_split(
         typer.echo("  ".join(f"{part} {first} to {last}" for part, (first, last) in days.items()))
     if found:
         console.print_audit(found.to_json())
+    if 0 < (tested := counts.get("test", 0)) < FEW_TESTED:
+        typer.echo(
+            f"{tested:,} test photos give wide intervals; graticule crossval laptop --photos "
+            f"{quote(str(source))} asks about every photo in turn"
+        )
 
 
 @app.command("sequences")
