@@ -1,13 +1,15 @@
 """What a bundle knows of how sure it may be: the fitted shape, the known photos, and what held-out photos showed."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graticule.belief.density import LEAST_WIDTH_KM, Kernels, Shape
+from graticule.choices import Together
 from graticule.geo.sphere import Floats
 from graticule.partition import Partition
 from graticule.partition.base import nearest_other_km
@@ -175,12 +177,50 @@ class Calibration:
         return rank
 
 
+@dataclass(frozen=True)
+class Fusion:
+    """How photos that are answered together become one belief each, fitted to albums that did not train.
+
+    Attributes:
+        power: how far one photo's say counts beside the others', as of :meth:`graticule.inference.albums.Albums.fuse`.
+        calibration: of the beliefs that come of it.
+    """
+
+    power: float
+    calibration: Calibration
+
+
 @dataclass(frozen=True, eq=False)
 class Confidence:
-    """A calibration and the photos that it leans on: all that turns a network's output into a belief."""
+    """A calibration and the photos that it leans on: all that turns a network's output into a belief.
+
+    Attributes:
+        together: the same for photos that are answered together, where held-out albums could tell.
+    """
 
     calibration: Calibration
     known: Known
+    together: Mapping[Together, Fusion] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the known photos, in plain values."""
+        fused = {name: {"power": one.power, **asdict(one.calibration)} for name, one in self.together.items()}
+        return asdict(self.calibration) | {"together": fused}
+
+    @classmethod
+    def from_json(cls, tree: dict[str, Any], known: Known) -> Self:
+        """The way back; bundles of before know nothing of photos together.
+
+        Raises:
+            LookupError, TypeError, ValueError: it is none.
+        """
+        fused = tree.get("together", {})
+        read: dict[Together, Fusion] = {
+            name: Fusion(float(fused[name]["power"]), Calibration.from_json(fused[name]))
+            for name in get_args(Together)
+            if name in fused
+        }
+        return cls(Calibration.from_json(tree), known, read)
 
 
 def cell_kernels(partition: Partition) -> Kernels:

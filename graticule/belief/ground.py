@@ -1,6 +1,6 @@
 """The ground a belief stands on: S2 cells of many levels, fine where photos may be; regions are unions of them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Self
 
@@ -75,6 +75,10 @@ class Ground:
             done.append(cells[inside <= MOST_DRAWS])
             cells = s2.children(cells[inside > MOST_DRAWS]).ravel()
         return cls(np.sort(np.concatenate([*done, cells])), belief.shape, (belief.cells, belief.known))
+
+    def under(self, belief: Belief) -> Self:
+        """The same cells for beliefs of another shape and other centers, such as those of photos together."""
+        return replace(self, shape=belief.shape, centers=(belief.cells, belief.known))
 
     def row_of(self, lat: Floats, lon: Floats) -> Ints:
         """The ground cell that each point lies in."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graticule.belief.confidence import Calibration
 from graticule.belief.density import Belief
 from graticule.choices import Answer
 from graticule.errors import BadRecipeError
@@ -162,6 +163,7 @@ class Sureness:
         area_km2, median_error_km, p90_error_km: shape ``(N,)``, as in a :class:`Fix`.
         unlike_training: shape ``(N,)``, or None without a gallery.
         masses: probability of each cell of the bundle's ground, shape ``(N, G)``.
+        calibration: that these figures are made with.
     """
 
     regions: list[tuple[str, ...]]
@@ -170,6 +172,7 @@ class Sureness:
     p90_error_km: Floats
     unlike_training: Floats | None
     masses: Floats
+    calibration: Calibration
 
     def of(self, i: int) -> dict[str, Any]:
         """What a :class:`Fix` holds of photo ``i``."""

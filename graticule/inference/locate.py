@@ -4,23 +4,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from graticule.belief.calibration import believe
-from graticule.belief.confidence import cell_kernels
-from graticule.belief.density import Belief, Kernels
+from graticule.belief.confidence import Calibration, Confidence, cell_kernels
+from graticule.belief.density import Belief, Kernels, Shape
 from graticule.belief.ground import Ground
-from graticule.choices import Answer, Precision, Runtime
+from graticule.choices import Precision, Runtime
 from graticule.errors import BadPhotoError, BadRecipeError
 from graticule.geo import s2
-from graticule.geo.sphere import Floats, from_vectors
+from graticule.geo.sphere import Floats
 from graticule.geo.towns import area_in_words, nearest_towns
 from graticule.inference import decode
-from graticule.inference.albums import LEAST, Albums, Motion
+from graticule.inference.albums import Albums, Fuser, Motion, untold
 from graticule.inference.claims import Place, measure, weigh
 from graticule.inference.decode import Fix, Points, Sureness
 from graticule.inference.names import Names
@@ -53,8 +53,9 @@ class Predictions:
         points: the answers.
         log_probability: of cells, shape ``(B, C)``; rows' exponentials sum to one. None from a head without cells.
         position: regressed unit vectors, shape ``(B, 3)``. None from a head without a position.
-        belief: what is believed of each, of a calibrated bundle; None from any other, and of albums.
+        belief: what is believed of each, of a calibrated bundle; None from any other.
         unlike_training: as of a :class:`Fix`, shape ``(B,)``; None without a gallery.
+        calibration: what held-out photos showed of such beliefs; None where there is none.
         errors: the photos of this batch that could not be read; they are not in ``index``.
     """
 
@@ -65,6 +66,7 @@ class Predictions:
     errors: dict[int, BadPhotoError]
     belief: Belief | None = None
     unlike_training: NDArray[np.float64] | None = None
+    calibration: Calibration | None = None
 
     def row(self, i: int) -> "Predictions":
         """The same of the i-th photo of the batch alone."""
@@ -78,6 +80,7 @@ class Predictions:
             {},
             belief and replace(belief, cell_weight=belief.cell_weight[one], known_weight=belief.known_weight[one]),
             None if self.unlike_training is None else self.unlike_training[one],
+            self.calibration,
         )
 
 
@@ -110,6 +113,7 @@ class Locator:
         self.bundle.model.precision = precision
         self.bundle.model.runtime = runtime and (runtime, open_runtime(bundle, runtime, precision))
         self._ground: Ground | None = None
+        self._under: dict[Shape, Ground] = {}
         self._names: Names | None = None
 
     @overload
@@ -217,10 +221,9 @@ class Locator:
         found = []
         for i, (fix, place) in enumerate(zip(fixes, claims, strict=True)):
             claim = None if place is None else measure((fix.lat, fix.lon), place)
-            confidence = self.bundle.confidence
-            if claim and sureness and confidence and self._ground and fix.median_error_km is not None:
+            if claim and sureness and self._ground and fix.median_error_km is not None:
                 radius_km = within_km or max(fix.median_error_km, 1e-3)
-                claim = weigh(claim, self._ground, sureness.masses[i], confidence.calibration, radius_km)
+                claim = weigh(claim, self._ground, sureness.masses[i], sureness.calibration, radius_km)
             found.append(replace(fix, claim=claim))
         return found
 
@@ -252,59 +255,79 @@ class Locator:
     ) -> Iterator[Predictions]:
         """As :meth:`predict_batches`, but albums are answered together (:mod:`graticule.inference.albums`).
 
-        A photo that cannot be read has no say. A calibrated bundle weighs its cells and known photos together; of any
-        other, positions are those of cells, whatever the recipe's answer.
+        A photo that cannot be read has no say. The beliefs of a calibrated bundle are fused; of any other, positions
+        are those of cells, whatever the recipe's answer.
 
         Raises:
             BadRecipeError: the bundle has no cells.
         """
         bundle = self.bundle
-        partition, answer, confidence = bundle.partition, bundle.recipe.answer, bundle.confidence
         if not bundle.model.head.has_cells:
             raise BadRecipeError("photos are answered together by what they say of cells; this bundle has none")
         done = 0
         for some in albums.chunks(CHUNK):
             rows = np.concatenate(some)
-            logs = np.full((len(rows), len(partition)), np.nan)
-            weights: Floats | None = None  # of cells and known photos
-            errors: dict[int, BadPhotoError] = {}
-            for predictions in self.predict_batches([photos[i] for i in rows]):
-                index = predictions.index
-                if predictions.log_probability is not None:
-                    logs[index] = predictions.log_probability
-                if predictions.belief is not None and answer == "median":
-                    centers, own, reach_km = predictions.belief.components()
-                    weights = np.empty((len(rows), own.shape[1])) if weights is None else weights
-                    weights[index] = own
-                errors |= {int(rows[i]): error for i, error in predictions.errors.items()}
-            read = ~np.isnan(logs[:, 0])
-            for album in np.split(np.arange(len(rows)), np.cumsum([len(album) for album in some])[:-1]):
-                heard = album[read[album]]
-                if len(heard):
-                    logs[heard] = albums.answer(logs[heard], self._motions)
-                    if weights is not None:
-                        together = albums.answer(np.log(np.maximum(weights[heard], LEAST)), self._center_motions)
-                        weights[heard] = np.exp(together)
+            alone = _whole(list(self.predict_batches([photos[i] for i in rows])))
+            at = np.full(len(rows), -1)
+            at[alone.index] = np.arange(len(alone.index))
+            read = [at[album][at[album] >= 0] for album in np.split(np.arange(len(rows)), _ends(some))]
+            errors = {int(rows[i]): error for i, error in alone.errors.items()}
             done += len(rows)
             progress(done, len(photos), f"photos of one {albums.together} together")
-            if weights is None or confidence is None:
-                own_answer: Answer = "median" if answer == "regressed" else answer
-                points = decode.points(np.exp(logs[read]), partition, own_answer)
-            else:
-                found = decode.component_points(
-                    centers, weights[read], reach_km, weights[read] ** confidence.calibration.focus
-                )
-                points = replace(found, expected_error_km=confidence.calibration.mean_factor * found.expected_error_km)
-            yield Predictions(rows[read], points, logs[read], None, errors)
+            heard = Albums(albums.together, [album for album in read if len(album)])
+            yield replace(self._fused(alone, heard), index=rows[alone.index], errors=errors)
+
+    def _fused(self, alone: Predictions, albums: Albums) -> Predictions:
+        """The same photos, those of an album together."""
+        confidence, logs, unlike = self.bundle.confidence, alone.log_probability, None
+        if logs is None:
+            return alone  # no photo could be read
+        logs = logs.copy()
+        if alone.unlike_training is not None:
+            unlike = alone.unlike_training.copy()
+        for album in albums.rows:
+            logs[album] = albums.answer(logs[album], self._motions)
+            if unlike is not None and albums.together == "place":
+                unlike[album] = np.median(unlike[album])
+        belief = calibration = None
+        if alone.belief and confidence:
+            told = confidence.together.get(albums.together)
+            fusion = told or untold(albums.together, confidence.calibration)
+            belief, calibration = self._fuser.fuse(alone.belief, albums, fusion), fusion.calibration
+        points = self._points(logs, belief, calibration)
+        if belief and confidence and not told:
+            belief = calibration = unlike = None
+        return Predictions(alone.index, points, logs, None, {}, belief, unlike, calibration)
+
+    def _points(
+        self,
+        log_probability: Floats | None,
+        belief: Belief | None,
+        calibration: Calibration | None,
+        position: Floats | None = None,
+    ) -> Points:
+        """The answers by what is believed, where the recipe asks for the median; else by cells or a position alone."""
+        answer = self.bundle.recipe.answer
+        if belief and calibration and answer == "median":
+            found = decode.belief_points(belief, calibration.focus)
+            return replace(found, expected_error_km=calibration.mean_factor * found.expected_error_km)
+        if answer == "regressed" and position is None:
+            answer = "median"  # photos together have no position of their own
+        return decode.points(
+            None if log_probability is None else np.exp(log_probability),
+            self.bundle.partition,
+            answer,
+            position=position,
+            regression_error_km=self.bundle.facts.get("regression_error_km"),
+        )
 
     @cached_property
     def _motions(self) -> list[Motion]:
         return Motion.candidates(self.bundle.partition.lat, self.bundle.partition.lon)
 
     @cached_property
-    def _center_motions(self) -> list[Motion]:
-        """Between cells and known photos, in the order of a belief's components."""
-        return Motion.candidates(*from_vectors(np.vstack([where.center for where in self._centers])))
+    def _fuser(self) -> Fuser:
+        return Fuser(*self._centers)
 
     @torch.inference_mode()
     def predict_batches(self, photos: Sequence[Photo], *, progress: Progress = silent) -> Iterator[Predictions]:
@@ -330,7 +353,7 @@ class Locator:
             if output.position is not None:
                 position = output.position.cpu().numpy()
             belief = unlike = None
-            confidence, answer = bundle.confidence, bundle.recipe.answer
+            confidence = bundle.confidence
             if confidence and output.logits is not None:
                 cosines, nearest = confidence.known.compare(
                     bundle.model.encoder.descriptor(features).cpu().numpy()
@@ -339,32 +362,34 @@ class Locator:
                 said = bundle.partition.coarse_logits(output.logits.double().cpu().numpy())
                 belief = believe(shape, *self._centers, said, cosines)
                 unlike = None if nearest is None else confidence.calibration.unlike_training(nearest)
-            if confidence and belief and answer == "median":
-                found = decode.belief_points(belief, confidence.calibration.focus)
-                expected_km = confidence.calibration.mean_factor * found.expected_error_km
-                points = replace(found, expected_error_km=expected_km)
-            else:
-                points = decode.points(
-                    None if logs is None else np.exp(logs),
-                    bundle.partition,
-                    answer,
-                    position=position,
-                    regression_error_km=bundle.facts.get("regression_error_km"),
-                )
-            yield Predictions(index, points, logs, position, errors, belief, unlike)
+            calibration = confidence and confidence.calibration
+            points = self._points(logs, belief, calibration, position)
+            yield Predictions(index, points, logs, position, errors, belief, unlike, calibration)
+
+    @cached_property
+    def _confidence(self) -> Confidence:
+        if self.bundle.confidence is None:
+            raise ValueError("a bundle that is not calibrated has no belief")
+        return self.bundle.confidence
 
     @cached_property
     def _centers(self) -> tuple[Kernels, Kernels]:
-        confidence = self.bundle.confidence
-        if confidence is None:
-            raise ValueError("a bundle that is not calibrated has no belief")
-        return cell_kernels(self.bundle.partition), confidence.known.kernels()
+        return cell_kernels(self.bundle.partition), self._confidence.known.kernels()
 
     def ground(self, belief: Belief) -> Ground:
-        """The cells of the Earth that this bundle's regions are made of; grown at the first call."""
+        """The cells of the Earth that this bundle's regions are made of, under this belief; grown at the first call.
+
+        Raises:
+            ValueError: the bundle is not calibrated.
+        """
         if self._ground is None:
-            self._ground = Ground.of(belief, self.bundle.recipe.seed)
-        return self._ground
+            cells, known = self._centers
+            alone = believe(self._confidence.calibration.shape, cells, known, np.zeros((1, len(cells))), None)
+            self._ground = Ground.of(alone, self.bundle.recipe.seed)
+            self._under = {self._ground.shape: self._ground}
+        if belief.shape not in self._under:
+            self._under[belief.shape] = self._ground.under(belief)
+        return self._under[belief.shape]
 
     @property
     def grown(self) -> Ground | None:
@@ -373,10 +398,10 @@ class Locator:
 
     def sureness(self, predictions: Predictions) -> Sureness | None:
         """Regions and errors to expect of a batch; None where there is no belief."""
-        belief, confidence = predictions.belief, self.bundle.confidence
-        if belief is None or confidence is None:
+        belief, calibration = predictions.belief, predictions.calibration
+        if belief is None or calibration is None:
             return None
-        calibration, ground = confidence.calibration, self.ground(belief)
+        ground = self.ground(belief)
         masses = ground.masses(belief)
         regions = [ground.region(mass, calibration.region_mass[REGION]) for mass in masses]
         at = predictions.points
@@ -388,6 +413,7 @@ class Locator:
             most * calibration.p90_factor,
             predictions.unlike_training,
             masses,
+            calibration,
         )
 
     def features(self, photos: Sequence[Photo], *, progress: Progress = silent) -> NDArray[np.float32]:
@@ -405,6 +431,41 @@ class Locator:
                 raise error
             out[index] = features.cpu().numpy()
         return out
+
+
+def _whole(parts: Sequence[Predictions]) -> Predictions:
+    """What was said batch by batch, in the order of the photos."""
+    errors = {i: error for part in parts for i, error in part.errors.items()}
+    parts = [part for part in parts if len(part.index)]
+    if not parts:
+        none = np.empty(0)
+        return Predictions(np.empty(0, np.int64), Points(none, none, none), None, None, errors)
+    order = np.argsort(np.concatenate([part.index for part in parts]))
+
+    def joined(arrays: Sequence[NDArray[Any] | None]) -> Any:
+        held = [array for array in arrays if array is not None]
+        return np.concatenate(held)[order] if len(held) == len(parts) else None
+
+    beliefs = [part.belief for part in parts if part.belief]
+    belief = None
+    if beliefs:
+        weights = joined([b.cell_weight for b in beliefs]), joined([b.known_weight for b in beliefs])
+        belief = replace(beliefs[0], cell_weight=weights[0], known_weight=weights[1])
+    points = Points(*(joined([getattr(part.points, name) for part in parts]) for name in Points.__slots__))
+    return Predictions(
+        joined([part.index for part in parts]),
+        points,
+        joined([part.log_probability for part in parts]),
+        joined([part.position for part in parts]),
+        errors,
+        belief,
+        joined([part.unlike_training for part in parts]),
+        parts[0].calibration,
+    )
+
+
+def _ends(parts: Sequence[NDArray[np.int64]]) -> list[int]:
+    return np.cumsum([len(part) for part in parts])[:-1].tolist()
 
 
 def share_cores(parts: int) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from graticule.belief.confidence import Calibration
 from graticule.errors import BadPhotoError
 from graticule.geo.sphere import Floats
 from graticule.inference.albums import Albums
@@ -39,6 +40,7 @@ class Answer:
 
     Attributes:
         masses: probability of each cell of the bundle's ground, shape ``(G,)``; None where nothing is calibrated.
+        calibration: which masses are regions, by what held-out photos showed; None where nothing is calibrated.
         probability: of each cell of the partition, the network's own, shape ``(C,)``; None of a network without cells.
         alike: the say of each known photo, as it looks like this one, shape ``(P,)``; None without a gallery.
     """
@@ -46,6 +48,7 @@ class Answer:
     fix: Fix | None
     error: BadPhotoError | None = None
     masses: Floats | None = field(default=None, repr=False)
+    calibration: Calibration | None = field(default=None, repr=False)
     probability: Floats | None = field(default=None, repr=False)
     alike: Floats | None = field(default=None, repr=False)
 
@@ -104,5 +107,5 @@ def _answer(locator: Locator, prediction: Predictions, ask: Ask, claim: Place | 
     )
     logs, belief, confidence = prediction.log_probability, prediction.belief, locator.bundle.confidence
     alike = belief.known_weight[0] if belief and confidence and confidence.known.features is not None else None
-    masses = None if sureness is None else sureness.masses[0]
-    return Answer(fix, None, masses, None if logs is None else np.exp(logs[0]), alike)
+    masses, calibration = (sureness.masses[0], sureness.calibration) if sureness else (None, None)
+    return Answer(fix, None, masses, calibration, None if logs is None else np.exp(logs[0]), alike)

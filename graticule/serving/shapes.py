@@ -44,10 +44,10 @@ class Exact:
 
     def region(self, coverage: float) -> Cells | None:
         """S2 cells of the smallest region that holds the photo so often; None where nothing is calibrated."""
-        ground, confidence, masses = self.model.locator.grown, self.model.locator.bundle.confidence, self.answer.masses
-        if ground is None or confidence is None or masses is None:
+        ground, masses, calibration = self.model.locator.grown, self.answer.masses, self.answer.calibration
+        if ground is None or masses is None or calibration is None:
             return None
-        return ground.merged(ground.region(masses, confidence.calibration.region_mass[str(coverage)]))
+        return ground.merged(ground.region(masses, calibration.region_mass[str(coverage)]))
 
     def density(self) -> tuple[Cells, Floats] | None:
         """S2 cells and the mass of each."""

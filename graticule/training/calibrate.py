@@ -9,14 +9,15 @@ import torch
 from numpy.typing import NDArray
 
 from graticule.belief.calibration import HeldOut, conformal_level, fit_shape
-from graticule.belief.confidence import COVERAGES, Calibration, Confidence, Known, cell_kernels
-from graticule.belief.density import LEAST_WIDTH_KM
+from graticule.belief.confidence import COVERAGES, Calibration, Confidence, Fusion, Known, cell_kernels
+from graticule.belief.density import LEAST_WIDTH_KM, Shape
 from graticule.belief.ground import Ground
-from graticule.choices import Answer, HeadKind
+from graticule.choices import Answer, HeadKind, Together
 from graticule.config import Recipe
 from graticule.errors import BadRecipeError, BadTableError, LeakError
 from graticule.geo.sphere import great_circle_km
 from graticule.inference import decode
+from graticule.inference.albums import POWERS, Fuser, albums_of
 from graticule.inference.decode import Points, belief_points
 from graticule.inference.locate import Locator
 from graticule.model.bundle import Bundle
@@ -32,6 +33,8 @@ FOLDS = 4
 FOCUSES = (1.0, 1.5, 2.0, 3.0, 4.0)
 FEWEST = 20  # places that held-out photos must come from
 MOST = 1000  # photos of a user that a calibration looks at
+MOST_TOGETHER = 600  # photos of albums that a calibration looks at, of all folds
+TEMPERATURES_TOGETHER = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)  # of what an album says
 AT_ONCE = 256  # photos whose logits are held at a time: a gallery has 100,000 of them
 QUANTILES = 200  # of the distances to known photos
 
@@ -93,9 +96,12 @@ def fit_calibrated(
     count = len(np.unique(places))
     if count < FEWEST:
         return _without(bundle, f"the held-out photos are of {count} places, fewer than {FEWEST}")
-    calibration, _ = _calibration(parts, places, bundle, how)
+    shape = fit_shape(parts)
+    grounds = [Ground.of(part.belief(shape), bundle.recipe.seed) for part in parts]
+    calibration, _ = _calibration(parts, grounds, shape, places, how)
+    fusions = _fusions(parts, asked, grounds, shape, bundle.recipe.seed, how)
     bundle.facts["calibration"] = f"fitted to {calibration.photos:,} photos of {count:,} places, {how}"
-    return replace(bundle, confidence=Confidence(calibration, known))
+    return replace(bundle, confidence=Confidence(calibration, known, fusions))
 
 
 def calibrate(
@@ -152,19 +158,27 @@ def calibrate(
     head: HeadKind = bundle.recipe.head.kind
     answer: Answer = "regressed" if head == "offsets" else "mode"
     own = _own_answers(bundle, features, answer) if head in ("matching", "offsets") else None
-    calibration, by_belief = _calibration([_held_out(bundle, known, photos, features)], places, bundle, how, own)
+    part, seed = _held_out(bundle, known, photos, features), bundle.recipe.seed
+    shape = fit_shape([part])
+    ground = Ground.of(part.belief(shape), seed)
+    calibration, by_belief = _calibration([part], [ground], shape, places, how, own)
+    fusions = _fusions([part], [photos], [ground], shape, seed, how)
     facts = bundle.facts | {"calibration": f"fitted to {len(photos):,} photos of {count:,} places, {how}"}
     recipe = bundle.recipe
     if own is not None:
         recipe = recipe.model_copy(update={"answer": "median" if by_belief else answer})
-    return replace(bundle, recipe=recipe, facts=facts, confidence=Confidence(calibration, known))
+    return replace(bundle, recipe=recipe, facts=facts, confidence=Confidence(calibration, known, fusions))
 
 
 def _calibration(
-    parts: Sequence[HeldOut], places: NDArray[np.int64], bundle: Bundle, how: str, own: Points | None = None
+    parts: Sequence[HeldOut],
+    grounds: Sequence[Ground],
+    shape: Shape,
+    places: NDArray[np.int64],
+    how: str,
+    own: Points | None = None,
 ) -> tuple[Calibration, bool]:
     """The calibration, and whether the belief's points are no farther off than ``own`` of the only part."""
-    shape = fit_shape(parts)
     beliefs = [part.belief(shape) for part in parts]
     focus = min(FOCUSES, key=lambda power: _mean_log_error(parts, [belief_points(belief, power) for belief in beliefs]))
     points = [belief_points(belief, focus) for belief in beliefs]
@@ -172,8 +186,7 @@ def _calibration(
     if own is not None and not by_belief:
         points = [own]
     needed, ratios, nearest, errors = [], [], [], []
-    for part, belief, at in zip(parts, beliefs, points, strict=True):
-        ground = Ground.of(belief, bundle.recipe.seed)
+    for part, belief, ground, at in zip(parts, beliefs, grounds, points, strict=True):
         masses = ground.masses(belief)
         needed.append(ground.needed_mass(masses, ground.row_of(part.lat, part.lon)))
         expected = ground.distance_quantiles(masses, at.lat, at.lon, (0.5, 0.9))
@@ -199,6 +212,39 @@ def _calibration(
         how,
     )
     return found, by_belief
+
+
+def _fusions(
+    parts: Sequence[HeldOut], asked: Sequence[Photos], grounds: Sequence[Ground], shape: Shape, seed: int, how: str
+) -> dict[Together, Fusion]:
+    """How sure photos are that are answered together, each kind of which the held-out photos have enough albums."""
+    fusions: dict[Together, Fusion] = {}
+    fusers = [Fuser(part.cells, part.known) for part in parts]
+    for together, powers in POWERS.items():
+        if together == "sequence" and not all(photos.has("sequence") for photos in asked):
+            continue
+        albums, rows = zip(
+            *(albums_of(photos, together).some(MOST_TOGETHER // len(parts), seed) for photos in asked), strict=True
+        )
+        places = np.concatenate(
+            [photos.places()[own] + 1_000_000_000 * i for i, (photos, own) in enumerate(zip(asked, rows, strict=True))]
+        )
+        if len(np.unique(places)) < FEWEST or not all(map(len, rows)):
+            continue
+        some = [part.take(own) for part, own in zip(parts, rows, strict=True)]
+        found = []
+        for power in powers:
+            fused = [
+                fuser.held_out(part, part.belief(shape), album, power)
+                for fuser, part, album in zip(fusers, some, albums, strict=True)
+            ]
+            of_power = fit_shape(fused, TEMPERATURES_TOGETHER, (1.0,))
+            truth = [part.belief(of_power).log_density(part.lat, part.lon) for part in fused]
+            found.append((float(np.concatenate(truth).mean()), power, of_power, fused))
+        _, power, best, fused = max(found, key=lambda tried: tried[0])
+        under = [ground.under(part.belief(best)) for ground, part in zip(grounds, fused, strict=True)]
+        fusions[together] = Fusion(power, _calibration(fused, under, best, places, how)[0])
+    return fusions
 
 
 def _mean_log_error(parts: Sequence[HeldOut], points: Sequence[Points]) -> float:
