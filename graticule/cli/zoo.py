@@ -6,11 +6,13 @@ from typing import Annotated
 import typer
 
 from graticule.cli import console
+from graticule.cli.group import Commands
 from graticule.cli.options import Json, check_bundle
 from graticule.errors import BadRecipeError, BadWeightsError
 from graticule.model.index import CARD, CONFIDENCE, FILES, HUB_NAME, INDEX, KNOWN
 
 app = typer.Typer()
+gallery = typer.Typer(cls=Commands, help="The known photos that a bundle compares others with.", no_args_is_help=True)
 
 
 @app.command()
@@ -98,7 +100,7 @@ def calibrate(
     if out is not None:
         _check_empty(out)
     from graticule.belief.calibration import coverage_within
-    from graticule.evaluation.evaluate import training_photos
+    from graticule.evaluation.evaluate import seen, training_photos
     from graticule.model.bundle import Bundle
     from graticule.model.features import default_store
     from graticule.photos.cards import write_card
@@ -107,7 +109,7 @@ def calibrate(
 
     table, read = read_photos(photos), Bundle.read(where)
     whole = training_photos(read)
-    trained = None if whole is None else whole.take(whole.column("split") == "train")
+    trained = None if whole is None else seen(whole)
     found = fit(read, table, trained=trained, allow_leak=allow_leak, store=default_store())
     found.write(out or where, keep_weights=out is None)
     write_card(out or where)
@@ -120,6 +122,38 @@ def calibrate(
     typer.echo(
         f"how sure that is: with {places:,} places its 90 % region holds between {low:.0%} and {high:.0%} of photos "
         f"like these, nine times of ten; more places bring the two nearer"
+    )
+
+
+@gallery.command()
+def add(
+    bundle: Annotated[Path, typer.Argument(help="A calibrated bundle of a frozen encoder, such as laptop makes.")],
+    photos: Annotated[Path, typer.Argument(help="A dataset, or a table with path, lat, lon.")],
+    out: Annotated[Path | None, typer.Option(help="Write the bundle here, and leave the one that was read.")] = None,
+) -> None:
+    """Let a bundle know further photos of known places, without training it again."""
+    where = check_bundle(bundle)
+    if out is not None:
+        _check_empty(out)
+    from graticule.evaluation.evaluate import note_added
+    from graticule.model.bundle import Bundle
+    from graticule.model.features import default_store
+    from graticule.photos.cards import write_card
+    from graticule.photos.table import read_photos
+    from graticule.training.calibrate import remember
+
+    table = read_photos(photos)
+    found, count = remember(Bundle.read(where), table, store=default_store())
+    folder = out or where
+    found.write(folder, keep_weights=out is None)
+    note_added(folder, table)
+    write_card(folder)
+    known = found.confidence.known if found.confidence else None
+    if known is not None:
+        typer.echo(f"{count:,} photos are new to {folder}, which now knows {len(known.lat):,}")
+    typer.echo(
+        "how sure it is stays as it was fitted before, without them: graticule calibrate does it anew with photos of "
+        "other places"
     )
 
 

@@ -36,6 +36,7 @@ MOST = 1000  # photos of a user that a calibration looks at
 MOST_TOGETHER = 600  # photos of albums that a calibration looks at, of all folds
 TEMPERATURES_TOGETHER = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)  # of what an album says
 AT_ONCE = 256  # photos whose logits are held at a time: a gallery has 100,000 of them
+SINCE = "; since then"
 QUANTILES = 200  # of the distances to known photos
 
 
@@ -164,10 +165,42 @@ def calibrate(
     calibration, by_belief = _calibration([part], [ground], shape, places, how, own)
     fusions = _fusions([part], [photos], [ground], shape, seed, how)
     facts = bundle.facts | {"calibration": f"fitted to {len(photos):,} photos of {count:,} places, {how}"}
+    facts.pop("known_added", None)  # they were there by now
     recipe = bundle.recipe
     if own is not None:
         recipe = recipe.model_copy(update={"answer": "median" if by_belief else answer})
     return replace(bundle, recipe=recipe, facts=facts, confidence=Confidence(calibration, known, fusions))
+
+
+def remember(bundle: Bundle, photos: Photos, *, store: FeatureStore | None = None) -> tuple[Bundle, int]:
+    """A bundle that knows further photos, so that new ones are compared with these too, and how many were new to it.
+
+    Nothing is trained, and the calibration stays as it is: ``facts["known_added"]`` and the calibration's own sentence
+    say how many photos came after it.
+
+    Raises:
+        BadRecipeError: the bundle compares photos with none, or would know more than it may.
+        BadTableError: the photos are of a benchmark.
+        BadPhotoError: one cannot be read.
+    """
+    known = bundle.confidence.known if bundle.confidence else None
+    if known is None or known.features is None or bundle.confidence is None:
+        raise BadRecipeError(
+            f"{bundle.recipe.name} compares photos with none that it knows: only a frozen encoder's bundle that is "
+            f"calibrated does. Train with encoder.frozen=true, such as graticule train laptop"
+        )
+    photos.check_trainable()
+    photos = photos.take(photos.may_train())
+    features = Locator(bundle, store=store).features(photos.paths())
+    try:
+        more = known.with_more(photos.lat, photos.lon, bundle.model.encoder.descriptor(features))
+    except ValueError as error:
+        raise BadRecipeError(f"{error}; add fewer, or train again with all of them") from error
+    count = len(more.lat) - len(known.lat)
+    added = int(bundle.facts.get("known_added", 0)) + count
+    told = str(bundle.facts.get("calibration", "calibrated")).split(SINCE)[0]
+    facts = bundle.facts | {"known_added": added, "calibration": f"{told}{SINCE} {added:,} known photos were added"}
+    return replace(bundle, facts=facts, confidence=replace(bundle.confidence, known=more)), count
 
 
 def _calibration(
