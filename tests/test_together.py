@@ -13,14 +13,15 @@ from safetensors.torch import save_file
 from test_cli import graticule
 from towns import make_town, tiny_recipe
 
+from graticule.belief import ground
 from graticule.belief.calibration import believe
 from graticule.belief.confidence import Confidence, Known
 from graticule.belief.density import SCALES, Kernels, Shape
-from graticule.errors import BadRecipeError
+from graticule.errors import BadRecipeError, BundleError
 from graticule.evaluation.evaluate import note_added
 from graticule.geo.sphere import great_circle_km
 from graticule.inference.albums import Albums, Fuser
-from graticule.inference.locate import Locator
+from graticule.inference.locate import Locator, load
 from graticule.model.bundle import Bundle
 from graticule.photos.table import read_photos
 from graticule.training.calibrate import remember
@@ -29,19 +30,37 @@ from graticule.training.train import train
 RNG = np.random.default_rng(0)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def coarse():
+    """Fewer cells on the ground: these tests are not about how fine they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ground, "DRAWS", 2**12)
+        patch.setattr(ground, "MOST_DRAWS", 8)
+        yield
+
+
 @pytest.fixture(scope="module")
-def town(tmp_path_factory):
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_file(timm.create_model("test_efficientnet").state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory, weights, coarse):
     """A frozen, calibrated bundle, on photos of 48 places and six drives; one drive was left out."""
-    folder = tmp_path_factory.mktemp("town")
-    make_town(folder)
+    return made(tmp_path_factory.mktemp("town"), weights)
+
+
+def made(folder, weights, **how):
+    make_town(folder, **how)
     table = pl.read_csv(folder / "table.csv").with_columns(place=pl.int_range(pl.len()) // 2)
     table.filter(pl.col("sequence") != "drive-0").write_csv(folder / "most.csv")
     table.filter(pl.col("sequence") == "drive-0").write_csv(folder / "rest.csv")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        save_file(timm.create_model("test_efficientnet").state_dict(), folder / "weights.safetensors")
-    frozen = {"weights": str(folder / "weights.safetensors"), "frozen": True}
-    recipe = tiny_recipe(encoder=frozen, split={"by": "place", "val": 0, "test": 0}, train={"epochs": 2})
+    frozen = {"weights": str(weights), "frozen": True}
+    recipe = tiny_recipe(encoder=frozen, split={"by": "place", "val": 0, "test": 0}, train={"epochs": 1})
     train(recipe, read_photos(folder / "most.csv"), folder / "bundle")
     return folder
 
@@ -151,3 +170,35 @@ def test_photos_are_added_once_and_only_to_bundles_that_compare(town):
     )
     with pytest.raises(BadRecipeError, match="compares photos with none that it knows"):
         remember(blind, rest)
+
+
+WORLD = [(48.85, 2.35), (-33.87, 151.21), (35.68, 139.69), (-22.91, -43.17)]
+
+
+def test_a_world_goes_down_to_a_city(town, weights, tmp_path):
+    world = made(tmp_path / "world", weights, quarters=WORLD, seed=1)
+    command = ("join", world / "bundle", town / "bundle", "--allow-leak", "--photos", town / "table.csv")
+    done = graticule(*command)
+    assert done.returncode == 1
+    assert "of 0 outside" in done.stderr.replace("\n", " ")
+    done = graticule(*command, "--photos", world / "table.csv")
+    assert done.returncode == 0, done.stderr
+    photos = read_photos(town / "table.csv")
+    joined, alone = load(world / "bundle"), Locator(Bundle.read(world / "bundle"), alone=True)
+    truth = [
+        np.concatenate([said.belief.log_density(photos.lat[said.index], photos.lon[said.index]) for said in some])
+        for some in (joined.predict_batches(photos.paths()), alone.predict_batches(photos.paths()))
+    ]
+    assert truth[0].mean() > truth[1].mean() + 3  # nats: a city is known where the world knows four others
+    fix = joined.locate(photos.paths()[0])
+    assert fix.calibrated
+    assert fix.region
+    with pytest.raises(BadRecipeError, match="goes down to cities"):
+        joined.locate(photos.paths()[:2], together=True)
+    shutil.rmtree(town / "bundle" / "training")  # no part of the bundle
+    load(world / "bundle")
+    facts = json.loads((world / "bundle/cities.json").read_text())
+    facts["cities"][0]["sha256"] = "0"
+    (world / "bundle/cities.json").write_text(json.dumps(facts))
+    with pytest.raises(BundleError, match="is not the one that was joined"):
+        load(world / "bundle")

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from graticule.belief import kernels
 from graticule.geo.sphere import EARTH_RADIUS_KM, Floats, chord_to_km, chords, from_vectors, unit_vectors
@@ -130,6 +130,10 @@ class Belief:
 
     def __len__(self) -> int:
         return len(self.cell_weight)
+
+    def take(self, rows: slice | NDArray[np.int64]) -> "Belief":
+        """The same of some of the photos."""
+        return Belief(self.shape, self.cells, self.known, self.cell_weight[rows], self.known_weight[rows])
 
     def log_density(self, lat: ArrayLike, lon: ArrayLike) -> Floats:
         """Of photo n at point n, natural logarithm per km2, shape ``(N,)``; degrees."""

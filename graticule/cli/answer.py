@@ -29,7 +29,7 @@ from graticule.errors import BadRecipeError, BadTableError, BundleError
 if TYPE_CHECKING:
     from graticule.inference.albums import Albums
     from graticule.inference.claims import Place
-    from graticule.inference.locate import Result
+    from graticule.inference.said import Result
 
 app = typer.Typer()
 

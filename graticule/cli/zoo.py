@@ -158,6 +158,50 @@ def add(
 
 
 @app.command()
+def join(
+    world: Annotated[Path, typer.Argument(help="A calibrated bundle of much ground.")],
+    cities: Annotated[list[Path], typer.Argument(help="Calibrated bundles of parts of it.")],
+    photos: Annotated[
+        list[Path], typer.Option(help="A table of known places that trained none of them; repeat for the cities' own.")
+    ],
+    split: Annotated[str, typer.Option(help="Of tables that a bundle trained on, this part: val or test.")] = "all",
+    allow_leak: Annotated[
+        bool, typer.Option("--allow-leak", help="Use photos of drives that training has seen all the same.")
+    ] = False,
+) -> None:
+    """Let a bundle of the world go down to bundles of cities; writes cities.json into the world's folder."""
+    folders = [check_bundle(bundle) for bundle in (world, *cities)]
+    from graticule.evaluation.evaluate import choose_photos, seen, training_photos
+    from graticule.inference.cities import CITIES
+    from graticule.model.bundle import Bundle
+    from graticule.model.features import default_store
+    from graticule.photos.table import read_photos, stacked
+    from graticule.training.joining import join as fit
+
+    bundles = [Bundle.read(folder) for folder in folders]
+    trained = [table for bundle in bundles if (table := training_photos(bundle)) is not None]
+    chosen = []
+    for table in map(read_photos, photos):
+        paths = set(table.frame["path"])
+        owner = next((known for known in trained if not paths.isdisjoint(known.frame["path"])), None)
+        chosen.append(choose_photos(table, owner, split))
+    with console.progress("photos") as progress:
+        found = fit(
+            bundles[0],
+            bundles[1:],
+            stacked(chosen),
+            trained=[seen(table) for table in trained],
+            allow_leak=allow_leak,
+            store=default_store(),
+            progress=progress,
+        )
+    found.write(folders[0])
+    for city, share in zip(found.cities, found.before[1:], strict=True):
+        typer.echo(f"{city.path}: {share:.0%} of these photos are taken for its own")
+    typer.echo(f"written to {folders[0] / CITIES}; {folders[0]} now answers for all of them")
+
+
+@app.command()
 def push(
     bundle: Annotated[Path, typer.Argument(help="A bundle's folder, or the name of a public model that was fetched.")],
     repo: Annotated[str, typer.Argument(help="Where to: user/name on the Hugging Face hub.")],

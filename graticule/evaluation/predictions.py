@@ -10,7 +10,8 @@ from graticule.evaluation.metrics import TOP, bootstrap_intervals, by_group, cro
 from graticule.evaluation.sureness import COVERED, belief_metrics, belief_values
 from graticule.geo.sphere import Floats, from_vectors, great_circle_km
 from graticule.inference.albums import Albums
-from graticule.inference.locate import Locator, Predictions
+from graticule.inference.locate import Locator
+from graticule.inference.said import Predictions
 from graticule.model.loading import Progress, silent
 from graticule.partition import NO_CELL
 from graticule.photos.table import MARKED, Photos
@@ -120,7 +121,7 @@ def _of_belief(locator: Locator, predictions: Predictions, lat: Floats, lon: Flo
     belief, sureness = predictions.belief, locator.sureness(predictions)
     if belief is None or sureness is None:
         return {}
-    ground = locator.ground(belief)
+    ground = locator.ground()
     needed = ground.needed_mass(sureness.masses, ground.row_of(lat, lon))
     levels = zip(COVERED, sureness.calibration.region_mass.values(), strict=True)
     found = {

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from graticule.belief.confidence import Calibration
 from graticule.belief.density import Belief
+from graticule.belief.mixture import Mixture
 from graticule.choices import Answer
 from graticule.errors import BadRecipeError
 from graticule.geo.sphere import (
@@ -232,7 +233,7 @@ def points(
     return Points(lat, lon, expected)
 
 
-def belief_points(belief: Belief, focus: float = 1.0) -> Points:
+def belief_points(belief: Belief | Mixture, focus: float = 1.0) -> Points:
     """The points with the least expected distance to the truth, as beliefs have it.
 
     Args:

@@ -1,10 +1,10 @@
 """Photos in, fixes out: the only way from a bundle to an answer."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from graticule.belief.calibration import believe
 from graticule.belief.confidence import Calibration, Confidence, cell_kernels
 from graticule.belief.density import Belief, Kernels, Shape
-from graticule.belief.ground import Ground
+from graticule.belief.ground import Cover, Ground, Joined
+from graticule.belief.mixture import Area, Mixture
 from graticule.choices import Precision, Runtime
 from graticule.errors import BadPhotoError, BadRecipeError
 from graticule.geo import s2
@@ -21,67 +22,20 @@ from graticule.geo.sphere import Floats
 from graticule.geo.towns import area_in_words, nearest_towns
 from graticule.inference import decode
 from graticule.inference.albums import Albums, Fuser, Motion, untold
+from graticule.inference.cities import CITIES, LEAST_ODDS, Cities, Opinion, mixed
 from graticule.inference.claims import Place, measure, weigh
 from graticule.inference.decode import Fix, Points, Sureness
 from graticule.inference.names import Names
+from graticule.inference.said import Predictions, Result, whole
 from graticule.model.bundle import Bundle
 from graticule.model.exporting import open_runtime
-from graticule.model.features import FeatureStore, encode
+from graticule.model.features import FeatureStore, encode, feature_key
 from graticule.model.index import find_bundle
 from graticule.model.loading import Photo, Progress, silent
 
 REGION = "0.9"  # coverage of the region that a fix carries
 CORES = torch.get_num_threads()
 CHUNK = 1024  # photos answered at a time: bounds memory when a folder holds a million
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What became of one photo: a fix, or the reason why there is none."""
-
-    photo: str | Path
-    fix: Fix | None
-    error: BadPhotoError | None
-
-
-@dataclass(frozen=True, slots=True)
-class Predictions:
-    """What the network says of a batch of photos, and the answers made of it.
-
-    Attributes:
-        index: which photos, shape ``(B,)``.
-        points: the answers.
-        log_probability: of cells, shape ``(B, C)``; rows' exponentials sum to one. None from a head without cells.
-        position: regressed unit vectors, shape ``(B, 3)``. None from a head without a position.
-        belief: what is believed of each, of a calibrated bundle; None from any other.
-        unlike_training: as of a :class:`Fix`, shape ``(B,)``; None without a gallery.
-        calibration: what held-out photos showed of such beliefs; None where there is none.
-        errors: the photos of this batch that could not be read; they are not in ``index``.
-    """
-
-    index: NDArray[np.int64]
-    points: Points
-    log_probability: NDArray[np.float64] | None
-    position: NDArray[np.float64] | None
-    errors: dict[int, BadPhotoError]
-    belief: Belief | None = None
-    unlike_training: NDArray[np.float64] | None = None
-    calibration: Calibration | None = None
-
-    def row(self, i: int) -> "Predictions":
-        """The same of the i-th photo of the batch alone."""
-        one = slice(i, i + 1)
-        points, belief = self.points, self.belief
-        return Predictions(
-            self.index[one],
-            Points(points.lat[one], points.lon[one], points.expected_error_km[one]),
-            None if self.log_probability is None else self.log_probability[one],
-            None if self.position is None else self.position[one],
-            {},
-            belief and replace(belief, cell_weight=belief.cell_weight[one], known_weight=belief.known_weight[one]),
-            None if self.unlike_training is None else self.unlike_training[one],
-            self.calibration,
-        )
 
 
 class Locator:
@@ -94,6 +48,7 @@ class Locator:
         precision: arithmetic of the encoder: ``float32`` gives the same answer on every processor, but for rounding;
             ``bfloat16`` is faster where the processor or the card multiplies it, and moves probabilities a little.
         runtime: computes the features by what :func:`graticule.model.exporting.export` wrote, on the processor.
+        alone: go down to no cities, even where they lie beside the bundle (:mod:`graticule.inference.cities`).
     """
 
     def __init__(
@@ -104,6 +59,7 @@ class Locator:
         device: str | None = None,
         precision: Precision = "float32",
         runtime: Runtime | None = None,
+        alone: bool = False,
     ) -> None:
         self.bundle = bundle
         # Features of an encoder that was trained along would fill the store and never be asked for again.
@@ -112,7 +68,14 @@ class Locator:
         self.bundle.model.to(self.device).eval()
         self.bundle.model.precision = precision
         self.bundle.model.runtime = runtime and (runtime, open_runtime(bundle, runtime, precision))
-        self._ground: Ground | None = None
+        self._cities = Cities.read(bundle.path) if bundle.path and not alone else None
+        self._below: list[Locator] = []
+        if self._cities and bundle.path:
+            self._below = [
+                Locator(city, store=store, device=self.device, precision=precision, runtime=runtime, alone=True)
+                for city in self._cities.open(bundle.path)
+            ]
+        self._ground: Cover | None = None
         self._under: dict[Shape, Ground] = {}
         self._names: Names | None = None
 
@@ -264,10 +227,15 @@ class Locator:
         bundle = self.bundle
         if not bundle.model.head.has_cells:
             raise BadRecipeError("photos are answered together by what they say of cells; this bundle has none")
+        if self._below:
+            raise BadRecipeError(
+                "photos are answered together by one bundle, and this one goes down to cities: ask a city's bundle, or "
+                f"delete {CITIES} beside this one"
+            )
         done = 0
         for some in albums.chunks(CHUNK):
             rows = np.concatenate(some)
-            alone = _whole(list(self.predict_batches([photos[i] for i in rows])))
+            alone = whole(list(self.predict_batches([photos[i] for i in rows])))
             at = np.full(len(rows), -1)
             at[alone.index] = np.arange(len(alone.index))
             read = [at[album][at[album] >= 0] for album in np.split(np.arange(len(rows)), _ends(some))]
@@ -290,7 +258,7 @@ class Locator:
             if unlike is not None and albums.together == "place":
                 unlike[album] = np.median(unlike[album])
         belief = calibration = None
-        if alone.belief and confidence:
+        if isinstance(alone.belief, Belief) and confidence:
             told = confidence.together.get(albums.together)
             fusion = told or untold(albums.together, confidence.calibration)
             belief, calibration = self._fuser.fuse(alone.belief, albums, fusion), fusion.calibration
@@ -302,7 +270,7 @@ class Locator:
     def _points(
         self,
         log_probability: Floats | None,
-        belief: Belief | None,
+        belief: Belief | Mixture | None,
         calibration: Calibration | None,
         position: Floats | None = None,
     ) -> Points:
@@ -341,30 +309,83 @@ class Locator:
         for index, features, errors in encode(
             bundle.model, bundle.preprocess, photos, store=self.store, progress=progress
         ):
-            if not len(index):
-                none = np.empty(0)
-                yield Predictions(index, Points(none, none, none), None, None, errors)
-                continue
-            output = bundle.model.head(features)
-            logs = position = None
-            if output.logits is not None:
-                logits = output.logits.double() / bundle.recipe.temperature
-                logs = torch.log_softmax(logits, dim=1).cpu().numpy()
-            if output.position is not None:
-                position = output.position.cpu().numpy()
-            belief = unlike = None
-            confidence = bundle.confidence
-            if confidence and output.logits is not None:
-                cosines, nearest = confidence.known.compare(
-                    bundle.model.encoder.descriptor(features).cpu().numpy()
-                ) or (None, None)
-                shape = confidence.calibration.shape
-                said = bundle.partition.coarse_logits(output.logits.double().cpu().numpy())
-                belief = believe(shape, *self._centers, said, cosines)
-                unlike = None if nearest is None else confidence.calibration.unlike_training(nearest)
-            calibration = confidence and confidence.calibration
-            points = self._points(logs, belief, calibration, position)
-            yield Predictions(index, points, logs, position, errors, belief, unlike, calibration)
+            said = self._said(index, features)
+            if self._cities and isinstance(said.belief, Belief):
+                said = self._gone_down(said, features, photos, self._cities)
+            yield replace(said, errors=errors)
+
+    def _said(self, index: NDArray[np.int64], features: torch.Tensor) -> Predictions:
+        """What this network says of photos with these features."""
+        if not len(index):
+            none = np.empty(0)
+            return Predictions(index, Points(none, none, none), None, None, {})
+        bundle, confidence = self.bundle, self.bundle.confidence
+        output = bundle.model.head(features)
+        logs = position = belief = unlike = None
+        if output.logits is not None:
+            logits = output.logits.double() / bundle.recipe.temperature
+            logs = torch.log_softmax(logits, dim=1).cpu().numpy()
+        if output.position is not None:
+            position = output.position.cpu().numpy()
+        if confidence and output.logits is not None:
+            cosines, nearest = confidence.known.compare(bundle.model.encoder.descriptor(features).cpu().numpy()) or (
+                None,
+                None,
+            )
+            shape = confidence.calibration.shape
+            said = bundle.partition.coarse_logits(output.logits.double().cpu().numpy())
+            belief = believe(shape, *self._centers, said, cosines)
+            unlike = None if nearest is None else confidence.calibration.unlike_training(nearest)
+        calibration = confidence.calibration if confidence else None
+        points = self._points(logs, belief, calibration, position)
+        return Predictions(index, points, logs, position, {}, belief, unlike, calibration)
+
+    def _gone_down(
+        self, said: Predictions, features: torch.Tensor, photos: Sequence[Photo], cities: Cities
+    ) -> Predictions:
+        """The world's predictions with those of the cities where their areas are likely enough."""
+        world, answers = said.belief, []
+        if not isinstance(world, Belief):
+            return said
+        for city, locator, area in zip(cities.cities, self._below, self._areas, strict=True):
+            probability = area.probability(world)
+            asked = np.flatnonzero(city.gate.log_odds(probability, None) > LEAST_ODDS)
+            if locator.encoder_key == self.encoder_key:
+                found = locator._said(asked, features[torch.from_numpy(asked).to(features.device)])
+            else:
+                found = whole(list(locator.predict_batches([photos[said.index[i]] for i in asked])))
+                found = replace(found, index=asked[found.index])
+            answers.append((probability, locator.spread(found, len(said.index))))
+        gates = [city.gate for city in cities.cities]
+        belief, unlike = mixed(gates, cities.before, world, said.unlike_training, answers)
+        if unlike is not None:
+            unlike = cities.calibration.unlike_training(unlike)
+        points = self._points(said.log_probability, belief, cities.calibration)
+        return replace(said, points=points, belief=belief, unlike_training=unlike, calibration=cities.calibration)
+
+    @cached_property
+    def encoder_key(self) -> str:
+        """What the features of this bundle's encoder are kept by: equal where they are the same."""
+        return feature_key(self.bundle.model, self.bundle.preprocess)
+
+    def spread(self, found: Predictions, count: int) -> Opinion:
+        """What is believed of ``count`` photos of which some were asked; of the others nothing."""
+        cells, known = self._centers
+        weights = [np.full((count, len(where)), 1 / len(where)) for where in (cells, known)]
+        asked, unlike = np.zeros(count, bool), np.ones(count)
+        asked[found.index] = True
+        if isinstance(found.belief, Belief):
+            weights[0][found.index], weights[1][found.index] = found.belief.cell_weight, found.belief.known_weight
+        if found.unlike_training is not None:
+            unlike[found.index] = found.unlike_training
+        gallery = self._confidence.known.features is not None
+        belief = Belief(self._confidence.calibration.shape, cells, known, *weights)
+        return Opinion(belief, unlike if gallery else None, asked)
+
+    @cached_property
+    def _areas(self) -> list[Area]:
+        """What the world's beliefs say of each city's area."""
+        return [Area.of(self.even, city.cells) for city in self._cities.cities] if self._cities else []
 
     @cached_property
     def _confidence(self) -> Confidence:
@@ -376,41 +397,58 @@ class Locator:
     def _centers(self) -> tuple[Kernels, Kernels]:
         return cell_kernels(self.bundle.partition), self._confidence.known.kernels()
 
-    def ground(self, belief: Belief) -> Ground:
-        """The cells of the Earth that this bundle's regions are made of, under this belief; grown at the first call.
+    @cached_property
+    def even(self) -> Belief:
+        """Of a photo that looks like nothing; it has the shape and the centers of all others."""
+        cells, known = self._centers
+        return believe(self._confidence.calibration.shape, cells, known, np.zeros((1, len(cells))), None)
+
+    @cached_property
+    def own_ground(self) -> Ground:
+        return Ground.of(self.even, self.bundle.recipe.seed)
+
+    @cached_property
+    def _joined(self) -> Joined:
+        return Joined.of((self.own_ground, *(locator.own_ground for locator in self._below)))
+
+    def ground(self) -> Cover:
+        """The cells of the Earth that this bundle's regions are made of; grown at the first call.
 
         Raises:
             ValueError: the bundle is not calibrated.
         """
         if self._ground is None:
-            cells, known = self._centers
-            alone = believe(self._confidence.calibration.shape, cells, known, np.zeros((1, len(cells))), None)
-            self._ground = Ground.of(alone, self.bundle.recipe.seed)
-            self._under = {self._ground.shape: self._ground}
-        if belief.shape not in self._under:
-            self._under[belief.shape] = self._ground.under(belief)
-        return self._under[belief.shape]
+            self._ground = self._joined if self._below else self.own_ground
+        return self._ground
 
     @property
-    def grown(self) -> Ground | None:
+    def grown(self) -> Cover | None:
         """The ground, once an answer needed it."""
         return self._ground
+
+    def masses(self, belief: Belief | Mixture) -> Floats:
+        """Probability of each cell of the ground by each photo's belief, rows that sum to one, shape ``(N, G)``."""
+        if isinstance(belief, Mixture):
+            return self._joined.masses(belief)
+        if belief.shape not in self._under:
+            self._under[belief.shape] = self.own_ground.under(belief)
+        return self._under[belief.shape].masses(belief)
 
     def sureness(self, predictions: Predictions) -> Sureness | None:
         """Regions and errors to expect of a batch; None where there is no belief."""
         belief, calibration = predictions.belief, predictions.calibration
         if belief is None or calibration is None:
             return None
-        ground = self.ground(belief)
-        masses = ground.masses(belief)
+        ground, masses = self.ground(), self.masses(belief)
         regions = [ground.region(mass, calibration.region_mass[REGION]) for mass in masses]
         at = predictions.points
         half, most = ground.distance_quantiles(masses, at.lat, at.lon, (0.5, 0.9)).T
+        half, most = half * calibration.median_factor, most * calibration.p90_factor
         return Sureness(
             [tuple(s2.to_tokens(ground.merged(rows))) for rows in regions],
             np.array([ground.area_km2[rows].sum() for rows in regions]),
-            half * calibration.median_factor,
-            most * calibration.p90_factor,
+            half,
+            np.maximum(half, most),  # the two factors are fitted apart
             predictions.unlike_training,
             masses,
             calibration,
@@ -433,39 +471,9 @@ class Locator:
         return out
 
 
-def _whole(parts: Sequence[Predictions]) -> Predictions:
-    """What was said batch by batch, in the order of the photos."""
-    errors = {i: error for part in parts for i, error in part.errors.items()}
-    parts = [part for part in parts if len(part.index)]
-    if not parts:
-        none = np.empty(0)
-        return Predictions(np.empty(0, np.int64), Points(none, none, none), None, None, errors)
-    order = np.argsort(np.concatenate([part.index for part in parts]))
-
-    def joined(arrays: Sequence[NDArray[Any] | None]) -> Any:
-        held = [array for array in arrays if array is not None]
-        return np.concatenate(held)[order] if len(held) == len(parts) else None
-
-    beliefs = [part.belief for part in parts if part.belief]
-    belief = None
-    if beliefs:
-        weights = joined([b.cell_weight for b in beliefs]), joined([b.known_weight for b in beliefs])
-        belief = replace(beliefs[0], cell_weight=weights[0], known_weight=weights[1])
-    points = Points(*(joined([getattr(part.points, name) for part in parts]) for name in Points.__slots__))
-    return Predictions(
-        joined([part.index for part in parts]),
-        points,
-        joined([part.log_probability for part in parts]),
-        joined([part.position for part in parts]),
-        errors,
-        belief,
-        joined([part.unlike_training for part in parts]),
-        parts[0].calibration,
-    )
-
-
 def _ends(parts: Sequence[NDArray[np.int64]]) -> list[int]:
-    return np.cumsum([len(part) for part in parts])[:-1].tolist()
+    ends: list[int] = np.cumsum([len(part) for part in parts])[:-1].tolist()
+    return ends
 
 
 def share_cores(parts: int) -> None:

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 
 from graticule.belief.confidence import Calibration
+from graticule.belief.mixture import Mixture
 from graticule.errors import BadPhotoError
 from graticule.geo.sphere import Floats
 from graticule.inference.albums import Albums
 from graticule.inference.claims import Place
 from graticule.inference.decode import Fix
-from graticule.inference.locate import Locator, Predictions
+from graticule.inference.locate import Locator
+from graticule.inference.said import Predictions
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ def _answer(locator: Locator, prediction: Predictions, ask: Ask, claim: Place | 
         names=True,
     )
     logs, belief, confidence = prediction.log_probability, prediction.belief, locator.bundle.confidence
-    alike = belief.known_weight[0] if belief and confidence and confidence.known.features is not None else None
+    own = belief.parts[0] if isinstance(belief, Mixture) else belief  # a city's known photos are not the world's
+    alike = own.known_weight[0] if own and confidence and confidence.known.features is not None else None
     masses, calibration = (sureness.masses[0], sureness.calibration) if sureness else (None, None)
     return Answer(fix, None, masses, calibration, None if logs is None else np.exp(logs[0]), alike)

@@ -13,7 +13,7 @@ from graticule.geo.sphere import Floats, great_circle_km
 from graticule.inference.claims import Claim, Place
 from graticule.inference.decode import Fix
 from graticule.inference.formats import to_words
-from graticule.inference.locate import Result
+from graticule.inference.said import Result
 from graticule.serving.asks import Answer, Ask
 from graticule.serving.blur import Coarse, Released
 from graticule.serving.service import Model

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from graticule.belief.calibration import HeldOut, conformal_level, fit_shape
 from graticule.belief.confidence import COVERAGES, Calibration, Confidence, Fusion, Known, cell_kernels
-from graticule.belief.density import LEAST_WIDTH_KM, Shape
-from graticule.belief.ground import Ground
+from graticule.belief.density import LEAST_WIDTH_KM, Belief, Shape
+from graticule.belief.ground import Ground, Joined
+from graticule.belief.mixture import Mixture
 from graticule.choices import Answer, HeadKind, Together
 from graticule.config import Recipe
 from graticule.errors import BadRecipeError, BadTableError, LeakError
@@ -85,21 +86,21 @@ def fit_calibrated(
             except BadRecipeError as error:
                 return _without(bundle, str(error))
             asking = Locator(inner, store=store).features(test.paths())
-            parts.append(_held_out(inner, _known(inner, train, store), test, asking))
+            parts.append(held_out(inner, _known(inner, train, store), test, asking))
             asked.append(test)
         how = f"{FOLDS} folds by {by}"
     else:
         if val is None or not len(val):
             return _without(bundle, "there is no validation part")
         features = Locator(bundle, store=store).features(val.paths())
-        parts, asked, how = [_held_out(bundle, known, val, features)], [val], "the validation part"
+        parts, asked, how = [held_out(bundle, known, val, features)], [val], "the validation part"
     places = np.concatenate([part.places() + 1_000_000_000 * i for i, part in enumerate(asked)])
     count = len(np.unique(places))
     if count < FEWEST:
         return _without(bundle, f"the held-out photos are of {count} places, fewer than {FEWEST}")
     shape = fit_shape(parts)
     grounds = [Ground.of(part.belief(shape), bundle.recipe.seed) for part in parts]
-    calibration, _ = _calibration(parts, grounds, shape, places, how)
+    calibration, _ = calibration_of(parts, _believed(parts, shape), grounds, shape, places, how)
     fusions = _fusions(parts, asked, grounds, shape, bundle.recipe.seed, how)
     bundle.facts["calibration"] = f"fitted to {calibration.photos:,} photos of {count:,} places, {how}"
     return replace(bundle, confidence=Confidence(calibration, known, fusions))
@@ -159,10 +160,10 @@ def calibrate(
     head: HeadKind = bundle.recipe.head.kind
     answer: Answer = "regressed" if head == "offsets" else "mode"
     own = _own_answers(bundle, features, answer) if head in ("matching", "offsets") else None
-    part, seed = _held_out(bundle, known, photos, features), bundle.recipe.seed
+    part, seed = held_out(bundle, known, photos, features), bundle.recipe.seed
     shape = fit_shape([part])
     ground = Ground.of(part.belief(shape), seed)
-    calibration, by_belief = _calibration([part], [ground], shape, places, how, own)
+    calibration, by_belief = calibration_of([part], [part.belief(shape)], [ground], shape, places, how, own)
     fusions = _fusions([part], [photos], [ground], shape, seed, how)
     facts = bundle.facts | {"calibration": f"fitted to {len(photos):,} photos of {count:,} places, {how}"}
     facts.pop("known_added", None)  # they were there by now
@@ -203,16 +204,23 @@ def remember(bundle: Bundle, photos: Photos, *, store: FeatureStore | None = Non
     return replace(bundle, facts=facts, confidence=replace(bundle.confidence, known=more)), count
 
 
-def _calibration(
+def calibration_of(
     parts: Sequence[HeldOut],
-    grounds: Sequence[Ground],
+    beliefs: Sequence[Belief | Mixture],
+    grounds: Sequence[Ground | Joined],
     shape: Shape,
     places: NDArray[np.int64],
     how: str,
     own: Points | None = None,
 ) -> tuple[Calibration, bool]:
-    """The calibration, and whether the belief's points are no farther off than ``own`` of the only part."""
-    beliefs = [part.belief(shape) for part in parts]
+    """What the truths of some parts show of their beliefs, and whether the points of these are the nearer ones.
+
+    Args:
+        grounds: that the beliefs of each part are laid on.
+        shape: of the beliefs, which the calibration keeps.
+        places: group codes of all photos, part by part.
+        own: other points of the only part, which count where they are no farther off.
+    """
     focus = min(FOCUSES, key=lambda power: _mean_log_error(parts, [belief_points(belief, power) for belief in beliefs]))
     points = [belief_points(belief, focus) for belief in beliefs]
     by_belief = own is None or _mean_log_error(parts, points) <= _mean_log_error(parts, [own])
@@ -220,7 +228,7 @@ def _calibration(
         points = [own]
     needed, ratios, nearest, errors = [], [], [], []
     for part, belief, ground, at in zip(parts, beliefs, grounds, points, strict=True):
-        masses = ground.masses(belief)
+        masses = ground.masses(belief)  # type: ignore[arg-type]  # a mixture where it is joined
         needed.append(ground.needed_mass(masses, ground.row_of(part.lat, part.lon)))
         expected = ground.distance_quantiles(masses, at.lat, at.lon, (0.5, 0.9))
         error = great_circle_km(part.lat, part.lon, at.lat, at.lon)
@@ -276,8 +284,12 @@ def _fusions(
             found.append((float(np.concatenate(truth).mean()), power, of_power, fused))
         _, power, best, fused = max(found, key=lambda tried: tried[0])
         under = [ground.under(part.belief(best)) for ground, part in zip(grounds, fused, strict=True)]
-        fusions[together] = Fusion(power, _calibration(fused, under, best, places, how)[0])
+        fusions[together] = Fusion(power, calibration_of(fused, _believed(fused, best), under, best, places, how)[0])
     return fusions
+
+
+def _believed(parts: Sequence[HeldOut], shape: Shape) -> list[Belief]:
+    return [part.belief(shape) for part in parts]
 
 
 def _mean_log_error(parts: Sequence[HeldOut], points: Sequence[Points]) -> float:
@@ -318,7 +330,8 @@ def _known(bundle: Bundle, photos: Photos, store: FeatureStore | None) -> Known:
     return Known.of(photos.lat, photos.lon, seen, bundle.recipe.seed)
 
 
-def _held_out(bundle: Bundle, known: Known, photos: Photos, features: NDArray[np.float32]) -> HeldOut:
+def held_out(bundle: Bundle, known: Known, photos: Photos, features: NDArray[np.float32]) -> HeldOut:
+    """What a bundle says of photos with these features that it did not train on."""
     device = next(bundle.model.parameters()).device
     logits = []
     with torch.inference_mode():
