@@ -150,12 +150,12 @@ class Albums:
         if some:
             yield some
 
-    def some(self, photos: int, seed: int) -> "tuple[Albums, NDArray[np.int64]]":
+    def some(self, photos: int, longest: int, seed: int) -> "tuple[Albums, NDArray[np.int64]]":
         """Albums of two photos or more, drawn by the seed until there are so many photos, and these photos' rows.
 
-        The albums count within those rows.
+        The albums count within those rows; each is cut to its first ``longest`` photos.
         """
-        several = [album for album in self.rows if len(album) > 1]
+        several = [album[:longest] for album in self.rows if len(album) > 1]
         drawn, left = [], photos
         for i in np.random.default_rng(seed).permutation(len(several)):
             drawn.append(several[i][:left])

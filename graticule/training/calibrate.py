@@ -1,6 +1,6 @@
 """How sure a bundle may be, measured on photos that did not train it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,7 +34,9 @@ FOLDS = 4
 FOCUSES = (1.0, 1.5, 2.0, 3.0, 4.0)
 FEWEST = 20  # places that held-out photos must come from
 MOST = 1000  # photos of a user that a calibration looks at
-MOST_TOGETHER = 600  # photos of albums that a calibration looks at, of all folds
+MOST_TOGETHER = 1500  # photos of albums that a calibration looks at, of all folds
+LONGEST = 150  # photos of one album
+FEWEST_ALBUMS: dict[Together, int] = {"place": FEWEST, "sequence": 9}  # with fewer drives no 90 % region is known
 TEMPERATURES_TOGETHER = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)  # of what an album says
 AT_ONCE = 256  # photos whose logits are held at a time: a gallery has 100,000 of them
 SINCE = "; since then"
@@ -102,7 +104,7 @@ def fit_calibrated(
     grounds = [Ground.of(part.belief(shape), bundle.recipe.seed) for part in parts]
     calibration, _ = calibration_of(parts, _believed(parts, shape), grounds, shape, places, how)
     fusions = _fusions(parts, asked, grounds, shape, bundle.recipe.seed, how)
-    bundle.facts["calibration"] = f"fitted to {calibration.photos:,} photos of {count:,} places, {how}"
+    bundle.facts["calibration"] = _told(calibration, fusions)
     return replace(bundle, confidence=Confidence(calibration, known, fusions))
 
 
@@ -165,7 +167,7 @@ def calibrate(
     ground = Ground.of(part.belief(shape), seed)
     calibration, by_belief = calibration_of([part], [part.belief(shape)], [ground], shape, places, how, own)
     fusions = _fusions([part], [photos], [ground], shape, seed, how)
-    facts = bundle.facts | {"calibration": f"fitted to {len(photos):,} photos of {count:,} places, {how}"}
+    facts = bundle.facts | {"calibration": _told(calibration, fusions)}
     facts.pop("known_added", None)  # they were there by now
     recipe = bundle.recipe
     if own is not None:
@@ -265,13 +267,14 @@ def _fusions(
         if together == "sequence" and not all(photos.has("sequence") for photos in asked):
             continue
         albums, rows = zip(
-            *(albums_of(photos, together).some(MOST_TOGETHER // len(parts), seed) for photos in asked), strict=True
+            *(albums_of(photos, together).some(MOST_TOGETHER // len(parts), LONGEST, seed) for photos in asked),
+            strict=True,
         )
-        places = np.concatenate(
-            [photos.places()[own] + 1_000_000_000 * i for i, (photos, own) in enumerate(zip(asked, rows, strict=True))]
-        )
-        if len(np.unique(places)) < FEWEST or not all(map(len, rows)):
+        # Photos of an album are right or wrong together.
+        sizes = [len(album) for some in albums for album in some.rows]
+        if len(sizes) < FEWEST_ALBUMS[together] or not all(map(len, rows)):
             continue
+        groups = np.repeat(np.arange(len(sizes)), sizes)
         some = [part.take(own) for part, own in zip(parts, rows, strict=True)]
         found = []
         for power in powers:
@@ -284,7 +287,7 @@ def _fusions(
             found.append((float(np.concatenate(truth).mean()), power, of_power, fused))
         _, power, best, fused = max(found, key=lambda tried: tried[0])
         under = [ground.under(part.belief(best)) for ground, part in zip(grounds, fused, strict=True)]
-        fusions[together] = Fusion(power, calibration_of(fused, _believed(fused, best), under, best, places, how)[0])
+        fusions[together] = Fusion(power, calibration_of(fused, _believed(fused, best), under, best, groups, how)[0])
     return fusions
 
 
@@ -314,6 +317,13 @@ def _own_answers(bundle: Bundle, features: NDArray[np.float32], answer: Answer) 
         np.concatenate([getattr(at, name) for at in found]) for name in ("lat", "lon", "expected_error_km")
     )
     return Points(lat, lon, expected)
+
+
+def _told(calibration: Calibration, fusions: Mapping[Together, Fusion]) -> str:
+    """In words what a calibration rests on, and which photos may be answered together."""
+    told = f"fitted to {calibration.photos:,} photos of {calibration.places:,} places, {calibration.how}"
+    albums = " and ".join(f"{one.calibration.photos:,} of one {name}" for name, one in fusions.items())
+    return told + (f"; together, to {albums}" if albums else "")
 
 
 def _without(bundle: Bundle, reason: str) -> Bundle:
