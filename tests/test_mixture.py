@@ -6,7 +6,7 @@ from scipy.special import logsumexp
 
 from graticule.belief.density import SCALES, SPHERE_KM2, Belief, Kernels, Shape, softmax
 from graticule.belief.ground import Ground, Joined
-from graticule.belief.mixture import Area, Gate, Mixture, fit_gates, shares_of
+from graticule.belief.mixture import Extent, Gate, Mixture, fit_gates, shares_of
 from graticule.geo import s2
 
 RNG = np.random.default_rng(0)
@@ -30,7 +30,7 @@ def test_the_probability_of_an_area_is_the_share_of_draws_in_it():
         fine = s2.children(fine).ravel()  # told by their middles: many small ones are exact
     lat, lon = (values[0] for values in belief.samples(30_000))
     drawn = np.isin(s2.parents(s2.leaf_cells(lat, lon), 8), cells).mean()
-    assert Area.of(belief, np.sort(fine)).probability(belief)[0] == pytest.approx(drawn, abs=0.01)
+    assert Extent.of(belief, np.sort(fine)).probability(belief)[0] == pytest.approx(drawn, abs=0.01)
 
 
 def test_a_mixture_is_the_sum_of_its_parts():

@@ -55,9 +55,15 @@ class Mixture:
         shared = [share[:, None] * weight for share, weight in zip(self.share.T, weights, strict=True)]
         return np.vstack(centers), np.hstack(shared), np.concatenate(reach)
 
+    def heights(self, n: int) -> tuple[Floats, Floats, Floats]:
+        """As of :class:`graticule.belief.density.Belief`, the parts' one after another."""
+        centers, tops, widths = zip(*(part.heights(n) for part in self.parts), strict=True)
+        shared = [share * top for share, top in zip(self.share[n], tops, strict=True)]
+        return np.vstack(centers), np.vstack(shared), np.vstack(widths)
+
 
 @dataclass(frozen=True, eq=False)
-class Area:
+class Extent:
     """What the beliefs of one model say of an area: the same few numbers for every photo.
 
     Attributes:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from graticule.belief.confidence import Known
 from graticule.belief.density import Belief
 from graticule.belief.ground import Joined
-from graticule.belief.mixture import Area, fit_gates
+from graticule.belief.mixture import Extent, fit_gates
 from graticule.errors import BadRecipeError, BadTableError, LeakError
 from graticule.geo import s2
 from graticule.geo.sphere import Floats
@@ -72,7 +72,7 @@ def join(
     if not isinstance(belief, Belief):
         raise BadRecipeError(f"{world.path} has no belief of a photo; only bundles with cells have")
     opinions = [
-        (Area.of(belief, area).probability(belief), locator.spread(answer, len(photos)))
+        (Extent.of(belief, area).probability(belief), locator.spread(answer, len(photos)))
         for area, locator, answer in zip(areas, below, answers, strict=True)
     ]
     truth = np.stack([one.log_density(photos.lat, photos.lon) for one in (belief, *(o.belief for _, o in opinions))], 1)
