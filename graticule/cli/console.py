@@ -95,6 +95,10 @@ def print_metrics(facts: dict[str, Any]) -> None:
         low, high = (distance(end) for end in other["intervals"]["median_km"])
         mean = distance(other["mean_km"])
         rows.append((name, f"median {distance(other['median_km'])}  ({low} to {high}), mean {mean}"))
+        if other.get("bits") is not None:
+            held = percent(other["coverage_90"])
+            size = area(other["median_area_90_km2"])
+            rows.append(("", f"{other['bits']:.2f} bits, {held} in the 90 % region, of {size} in the median"))
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         typer.echo(f"{name:<{width}}  {value}")
