@@ -278,6 +278,12 @@ def judge(photos: Photos, measures: pl.DataFrame, limits: Limits) -> Checks:
     return Checks(frame, limits, {name: why for name, why in unknown.items() if why})
 
 
+def seen_in(data: bytes, limits: Limits | None = None) -> tuple[str, ...]:
+    """The names in :data:`REASONS` that one photo's pixels give; none if it cannot be read."""
+    found = _from_pixels(_table([_measure(data)]), limits or Limits())
+    return tuple(name for name, yes in found.items() if yes[0] and name != "unreadable")
+
+
 def check_folder(
     dataset: Path, out: Path, limits: Limits | None = None, *, progress: Progress | None = None
 ) -> tuple[Photos, Checks]:
@@ -341,7 +347,13 @@ def measure_all(photos: Photos, progress: Progress | None = None) -> pl.DataFram
 
 def _measure_file(file: Path) -> Measures | BadPhotoError:
     try:
-        data = images.read_file(file)
+        return _measure(images.read_file(file))
+    except BadPhotoError as refusal:
+        return refusal
+
+
+def _measure(data: bytes) -> Measures | BadPhotoError:
+    try:
         # Google's Photo Sphere metadata is XMP in the file's head; only panoramas have it.
         return replace(measure(images.decode(data, shortest_side=SIDE)), gpano=b"GPano:" in data[:262144])
     except BadPhotoError as refusal:
