@@ -338,7 +338,7 @@ def report(
     ] = None,
     photos: Annotated[Path | None, typer.Option(help="The dataset, to show examples from.")] = None,
     basemap: Annotated[
-        Path | None, typer.Option(help="Streets for maps of a town: an OpenStreetMap extract, PMTiles, GeoPackage.")
+        Path | None, typer.Option(help="Streets, water, names for maps of a town: .osm.pbf, PMTiles, GeoPackage.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The page; by default report.html in the bundle's folder.")] = None,
 ) -> None:
