@@ -67,10 +67,10 @@ def fit_shape(parts: Sequence[HeldOut]) -> Shape:
             b: np.concatenate([p.known.by_scale(p.lat, p.lon, softmax(b * cosines)) for p, cosines in galleries])
             for b in SHARPNESSES
         }
-    without, _ = _shares(map_density, np.zeros(SCALES + 1))
+    without, _ = likeliest_shares(map_density, np.zeros(SCALES + 1))
     before = PSEUDO_PHOTOS * np.concatenate([np.zeros(2 * SCALES), without])
     fits = [
-        (*_shares(np.hstack([of_cells, of_gallery, map_density]), before), temperature, sharpness)
+        (*likeliest_shares(np.hstack([of_cells, of_gallery, map_density]), before), temperature, sharpness)
         for (temperature, of_cells), (sharpness, of_gallery) in itertools.product(
             by_temperature.items(), by_sharpness.items()
         )
@@ -120,8 +120,13 @@ def _weights(
     return softmax(logits / temperature), alike
 
 
-def _shares(density: Floats, before: Floats) -> tuple[Floats, float]:
-    """The likeliest shares of J densities at N truths ``(N, J)``, and the mean log-density with them."""
+def likeliest_shares(density: Floats, before: Floats) -> tuple[Floats, float]:
+    """The likeliest shares of J densities at N truths ``(N, J)``, and the mean log-density with them.
+
+    Args:
+        density: per km2; the last column is that of anywhere, which keeps ``LEAST_ANYWHERE``.
+        before: pseudo-photos of each share, shape ``(J,)``.
+    """
     shares = np.full(density.shape[1], 1 / density.shape[1])
     shares = np.where(density.any(axis=0) | (before > 0), shares, 0)
     for _ in range(ROUNDS):
