@@ -162,7 +162,12 @@ def progress(name: str) -> Iterator[Any]:
         def show(done: int, total: int, note: str = "") -> None:
             bars.update(task, completed=done, total=total, description=note or name)
 
-        yield show
+        try:
+            yield show
+        except BaseException:
+            if not bars.tasks[0].completed:  # an empty bar above an error says nothing
+                bars.update(task, visible=False)
+            raise
 
 
 def print_json(value: Any) -> None:

@@ -9,6 +9,8 @@ from graticule.choices import Answer, Engine, Precision, Runtime
 from graticule.errors import BadRecipeError, BadTableError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Gpx = Annotated[list[Path] | None, typer.Option(help="A GPX track of the drive. May be repeated.")]
+ClockOffset = Annotated[float, typer.Option(help="Seconds to add to the camera's clock to get UTC.")]
 MaxRefused = Annotated[float, typer.Option(min=0, max=1, help="Stop if more than this share of photos is refused.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Change one setting: train.epochs=2. May be repeated.")]
 Column = typer.Option(help="The table's own name of this column.")
@@ -98,7 +100,8 @@ def check_bundle(bundle: Path) -> Path:
     Raises:
         BundleError: there is none.
     """
-    from graticule.model.index import find_bundle, read_index
+    from graticule.inference.bundles import find_bundle
+    from graticule.model.index import read_index
 
     found = find_bundle(bundle)
     read_index(found)

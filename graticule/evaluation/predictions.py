@@ -18,6 +18,7 @@ from graticule.evaluation.metrics import (
 )
 from graticule.evaluation.sureness import COVERED, belief_metrics, belief_values
 from graticule.geo.sphere import Floats, from_vectors, great_circle_km
+from graticule.inference.decode import likeliest
 from graticule.inference.locate import Locator, Predictions
 from graticule.model.loading import Progress, silent
 from graticule.partition import NO_CELL
@@ -77,7 +78,7 @@ def predict_rows(locator: Locator, photos: Photos, *, progress: Progress = silen
             number[name][index] = values
         if log_probability is None:
             continue
-        likely[index] = np.argsort(-log_probability, axis=1, kind="stable")[:, :shown]
+        likely[index] = likeliest(log_probability, shown)
         likely_probability[index] = np.exp(np.take_along_axis(log_probability, likely[index], axis=1))
         best[index] = likely[index, 0]
         number["probability"][index] = likely_probability[index, 0]

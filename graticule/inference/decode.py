@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from graticule.belief.density import Belief
@@ -301,7 +302,7 @@ def _expecting(found: Floats, centers: Floats, weights: Floats, reach_km: Floats
 
 def fixes(
     found: Points,
-    probability: NDArray[np.floating[Any]] | None,
+    log_probability: NDArray[np.floating[Any]] | None,
     partition: Partition,
     top: int,
     sureness: Sureness | None = None,
@@ -309,14 +310,15 @@ def fixes(
     """The answers of :func:`points` as values, each with its ``top`` likeliest cells where there are cells."""
     names = partition.names
     cells: list[tuple[CellGuess, ...]] = [()] * len(found.lat)
-    if probability is not None:
-        order = _likeliest(probability, top)
+    if log_probability is not None:
+        order = likeliest(log_probability, top)
+        probability = np.exp(np.take_along_axis(log_probability, order, axis=1))
         cells = [
             tuple(
-                CellGuess(names[j], float(partition.lat[j]), float(partition.lon[j]), float(probability[i, j]))
-                for j in order[i]
+                CellGuess(names[j], float(partition.lat[j]), float(partition.lon[j]), float(p))
+                for j, p in zip(order[i], probability[i], strict=True)
             )
-            for i in range(len(probability))
+            for i in range(len(order))
         ]
     return [
         Fix(
@@ -330,7 +332,7 @@ def fixes(
     ]
 
 
-def _likeliest(probability: NDArray[np.floating[Any]], top: int) -> NDArray[np.int64]:
+def likeliest(probability: NDArray[np.floating[Any]], top: int) -> NDArray[np.int64]:
     """The ``top`` likeliest cells of each row, likeliest first, the first of equal ones first; not all are sorted."""
     order = []
     for p in probability:
@@ -357,5 +359,7 @@ def _distance_rad(x: Floats, cells: Floats, spread_rad: Floats) -> Floats:
 
     A photo lies off the mean of its cell, in a direction that is at right angles to ours on average.
     """
-    distance: Floats = np.hypot(2 * np.arcsin(chords(x, cells) / 2), spread_rad)
+    # torch's arcsine is twice as fast as NumPy's, and the root thrice as fast as hypot: it counts in a large gallery.
+    half: Floats = torch.asin(torch.from_numpy(chords(x, cells) / 2)).numpy()
+    distance: Floats = np.sqrt(4 * half**2 + spread_rad**2)
     return distance

@@ -23,17 +23,18 @@ from graticule.geo.sphere import Floats, from_vectors
 from graticule.geo.towns import area_in_words, nearest_towns
 from graticule.inference import decode
 from graticule.inference.albums import LEAST, Albums, Motion
+from graticule.inference.bundles import find_bundle
 from graticule.inference.claims import Place, measure, weigh
 from graticule.inference.decode import Fix, Points, Sureness
 from graticule.inference.names import Names, PlaceGuess
 from graticule.model.bundle import Bundle
 from graticule.model.exporting import open_runtime
 from graticule.model.features import FeatureStore, encode
-from graticule.model.index import find_bundle
 from graticule.model.loading import Photo, Progress, read_bytes, silent
 
 REGION = "0.9"  # coverage of the region that a fix carries
 CORES = torch.get_num_threads()
+TOGETHER = 32  # features that the head is asked about at once: a large gallery is then read once for all of them
 CHUNK = 1024  # photos answered at a time: bounds memory when a folder holds a million
 
 
@@ -221,9 +222,8 @@ class Locator:
                 whose other photos may tell.
             claims: one for each photo of the batch.
         """
-        probability = None if predictions.log_probability is None else np.exp(predictions.log_probability)
         sureness = self.sureness(predictions)
-        found = decode.fixes(predictions.points, probability, self.bundle.partition, top, sureness)
+        found = decode.fixes(predictions.points, predictions.log_probability, self.bundle.partition, top, sureness)
         if claims is not None:
             found = self._with_claims(found, sureness, claims, within_km)
         if inside:
@@ -370,18 +370,18 @@ class Locator:
                 f"{bundle.recipe.name} is an encoder and answers nothing by itself; name it in a recipe, "
                 f"encoder: {{bundle: {bundle.path or 'FOLDER'}}}, and train on photos of your place"
             )
-        for index, features, errors in encode(
-            bundle.model, bundle.preprocess, photos, store=self.store, progress=progress
-        ):
+        encoded = encode(bundle.model, bundle.preprocess, photos, store=self.store, progress=progress)
+        for index, features, errors in _together(encoded):
             if not len(index):
                 none = np.empty(0)
                 yield Predictions(index, Points(none, none, none), None, None, errors)
                 continue
             output = bundle.model.head(features)
-            logs = position = None
+            logs = probability = position = None
             if output.logits is not None:
                 logits = output.logits.double() / bundle.recipe.temperature
-                logs = torch.log_softmax(logits, dim=1).cpu().numpy()
+                said = torch.log_softmax(logits, dim=1)
+                logs, probability = said.cpu().numpy(), said.exp().cpu().numpy()
             if output.position is not None:
                 position = output.position.cpu().numpy()
             belief = unlike = None
@@ -391,8 +391,8 @@ class Locator:
                     bundle.model.encoder.descriptor(features).cpu().numpy()
                 ) or (None, None)
                 shape = confidence.calibration.shape
-                said = bundle.partition.coarse_logits(output.logits.double().cpu().numpy())
-                belief = believe(shape, *self._centers, said, cosines)
+                coarse = bundle.partition.coarse_logits(output.logits.double().cpu().numpy())
+                belief = believe(shape, *self._centers, coarse, cosines)
                 unlike = None if nearest is None else confidence.calibration.unlike_training(nearest)
             if confidence and belief and answer in ("median", "score", "densest"):
                 scale_rad = decode.score_scale_rad(bundle.partition)
@@ -401,7 +401,7 @@ class Locator:
                 points = replace(found, expected_error_km=expected_km)
             else:
                 points = decode.points(
-                    None if logs is None else np.exp(logs),
+                    probability,
                     bundle.partition,
                     answer,
                     position=position,
@@ -480,6 +480,29 @@ def share_cores(parts: int) -> None:
     last digits of an answer depend on how many cores worked on it.
     """
     torch.set_num_threads(max(1, CORES // parts))
+
+
+Encoded = tuple[NDArray[np.int64], torch.Tensor, dict[int, BadPhotoError]]
+
+
+def _together(batches: Iterator[Encoded]) -> Iterator[Encoded]:
+    """The same in batches of ``TOGETHER`` photos, or a little more; those that could not be read first."""
+    waiting: list[Encoded] = []
+    for index, features, errors in batches:
+        if errors:
+            yield np.empty(0, np.int64), features[:0], errors
+        if len(index):
+            waiting.append((index, features, {}))
+        if sum(len(some) for some, _, _ in waiting) >= TOGETHER:
+            yield _joined(waiting)
+            waiting = []
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(batches: Sequence[Encoded]) -> Encoded:
+    index, features, _ = zip(*batches, strict=True)
+    return np.concatenate(index), torch.cat(features), {}
 
 
 def load(

@@ -81,7 +81,7 @@ def create_app(
     Gauge("graticule_waiting_photos", "Photos in the line.", registry=registry).set_function(
         lambda: service.line.waiting
     )
-    _plain_routes(app, service, registry, play is not None, street_map)
+    _plain_routes(app, service, registry, 0 if play is None else len(play.photos), street_map)
     _photo_routes(app, service)
     if play is not None:
         play_routes(app, service, play)
@@ -90,7 +90,7 @@ def create_app(
 
 
 def _plain_routes(
-    app: FastAPI, service: Service, registry: CollectorRegistry, playable: bool, street_map: str | None
+    app: FastAPI, service: Service, registry: CollectorRegistry, test_photos: int, street_map: str | None
 ) -> None:
     @app.get("/healthz", response_class=PlainTextResponse)
     def healthz() -> str:
@@ -118,7 +118,7 @@ def _plain_routes(
             "models": [each.facts for each in service.models],
             "coarsest_answer_km": coarse and coarse.km,
             "limits": {"bytes": limits.bytes, "pixels": limits.pixels, "photos": limits.photos},
-            "play": playable,
+            "test_photos": test_photos,
             "street_map": street_map,
         }
 
