@@ -235,6 +235,7 @@ def evaluate(
     console.print_metrics(found.metrics)
     if found.audit:
         console.print_nearest(found.audit.to_json())
+    console.print_verdicts(found.metrics)
     typer.echo(f"written to {folder}")
 
 
@@ -290,6 +291,7 @@ def crossval(
     typer.echo(f"median by fold: {medians}; no {group} lies in two folds")
     nearest = max(audit["nearest_within"]["within_25_m"] for audit in found.metrics["audits"])
     typer.echo(f"leak audit: at most {nearest:.0%} of a fold's photos have a training photo within 25 m")
+    console.print_verdicts(found.metrics)
 
 
 @app.command()

@@ -112,6 +112,12 @@ def print_metrics(facts: dict[str, Any]) -> None:
         typer.echo(f"{name:<{width}}  {value}")
 
 
+def print_verdicts(facts: dict[str, Any]) -> None:
+    """What the figures come to, a line each, coloured on a terminal."""
+    for sentence in facts["verdicts"]:
+        typer.secho(f"verdict: {sentence}", bold=True)
+
+
 def print_audit(audit: dict[str, Any]) -> None:
     typer.echo(f"leak audit: {audit['verdict']}")
     print_nearest(audit)

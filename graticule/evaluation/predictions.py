@@ -12,6 +12,7 @@ from graticule.evaluation.metrics import (
     by_group,
     calibration_error,
     cross_entropies,
+    median_difference,
     position_metrics,
     top_hits,
 )
@@ -206,11 +207,14 @@ def _others(read: pl.DataFrame, scale_km: float) -> dict[str, Any]:
             spans = bootstrap_intervals(
                 error_km, scale_km, place, shares=None if believed is None else belief_values(believed)
             )
+            ends = median_difference(read["error_km"].to_numpy(), error_km, place)
             found[name] = {
                 "photos": len(read),
                 **position_metrics(error_km, scale_km),
                 **({} if believed is None else belief_metrics(believed)),
-                "intervals": {key: list(ends) for key, ends in spans.items()},
+                "intervals": {key: list(span) for key, span in spans.items()},
+                # Of the model's median less this one's; null of a single place.
+                "median_difference_km": list(ends) if np.isfinite(ends).all() else None,
             }
     return {"others": found} if found else {}
 

@@ -117,6 +117,7 @@ class Context:
 
     Attributes:
         verdict: of the leak audit, in a sentence.
+        verdicts: what the figures come to, a sentence each.
         held_out: whether the numbers may be called so; none where that cannot be told.
         known_spots: held out, but most of the photos stand within 5 m of a training photo.
         pictures: figures by name: ``cells``, ``photos_per_cell``, ``curves``, ``errors``, ``errors_map``,
@@ -131,6 +132,7 @@ class Context:
     headline_interval: str
     measured_on: str
     verdict: str
+    verdicts: list[str]
     held_out: bool | None
     known_spots: bool
     numbers: list[Row]
@@ -201,6 +203,7 @@ def context_of(bundle_dir: Path, evaluation_dir: Path, photos: Path | None, base
         headline_interval=_interval("median_km", intervals),
         measured_on=_measured_on(metrics),
         verdict=verdict,
+        verdicts=[str(sentence) for sentence in metrics.get("verdicts") or []],
         held_out=metrics.get("held_out", audit.get("held_out")),
         known_spots=(audit.get("nearest_within") or {}).get("within_5_m", 0) > 0.5,
         numbers=_numbers(metrics, intervals),
