@@ -21,6 +21,7 @@ from graticule.partition import Partition, read_partition
 from graticule.photos.table import Photos
 from graticule.reporting import figures
 from graticule.reporting.browse import Browse, browse_of
+from graticule.reporting.labels import Basemap
 from graticule.reporting.pages import Picture, picture, render, thumbnail
 from graticule.reporting.streets import read_basemap, tracks_of
 
@@ -221,7 +222,7 @@ def context_of(bundle_dir: Path, evaluation_dir: Path, photos: Path | None, base
     )
 
 
-def _streets(trained: pl.DataFrame | None, read: pl.DataFrame | None, basemap: Path | None) -> figures.Streets | None:
+def _streets(trained: pl.DataFrame | None, read: pl.DataFrame | None, basemap: Path | None) -> Basemap | None:
     """Of the basemap, else of the tracks of the training photos; none where neither is there."""
     known = read if trained is None else trained
     if known is None or not len(known):
@@ -236,7 +237,7 @@ def _pictures(
     rows: pl.DataFrame | None,
     history: pl.DataFrame | None,
     partition: Partition | None,
-    streets: figures.Streets | None,
+    streets: Basemap | None,
     synthetic: bool,
 ) -> tuple[dict[str, Picture], list[str]]:
     pictures: dict[str, Picture] = {}
@@ -281,7 +282,7 @@ def _examples(
     rows: pl.DataFrame | None,
     partition: Partition | None,
     photos: Path | None,
-    streets: figures.Streets | None,
+    streets: Basemap | None,
     synthetic: bool,
 ) -> tuple[list[Example], list[Example]]:
     """The photos with the smallest and the largest errors, one a place, so that they are not all of one street."""
@@ -319,9 +320,7 @@ def _names(rows: pl.DataFrame | None) -> dict[str, str]:
     return {path: os.path.relpath(path, private) if os.path.isabs(path) else path for path in paths}  # noqa: PTH117
 
 
-def _example_map(
-    row: Mapping[str, Any], partition: Partition, streets: figures.Streets | None, synthetic: bool
-) -> Picture:
+def _example_map(row: Mapping[str, Any], partition: Partition, streets: Basemap | None, synthetic: bool) -> Picture:
     """The probability of each cell where the table keeps ``top_cells``, else all cells; truth and guess."""
     truth, guess = (row["lat"], row["lon"]), (row["predicted_lat"], row["predicted_lon"])
     alt = "Map with the true position and the best guess"
