@@ -151,7 +151,7 @@ def _error_in_words(fix: Fix) -> str:
 
 def _array(values: Iterable[dict[str, Any]], margin: str) -> Iterator[str]:
     """A JSON array as ``json.dumps`` with an indent of 2 writes it, ``margin`` being that of its closing bracket; but
-    a position of GeoJSON stands on one line, as a region has hundreds.
+    a pair of numbers, GeoJSON's position, stands on one line: a region has hundreds.
     """
     before = "[\n"
     for value in values:
