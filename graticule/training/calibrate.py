@@ -16,7 +16,7 @@ from graticule.belief.mixture import Mixture
 from graticule.choices import Answer, HeadKind, Together
 from graticule.config import Recipe
 from graticule.errors import BadRecipeError, BadTableError, LeakError
-from graticule.geo.sphere import great_circle_km
+from graticule.geo.sphere import Floats, great_circle_km
 from graticule.inference import decode
 from graticule.inference.albums import POWERS, Fuser, albums_of
 from graticule.inference.decode import Points, belief_points
@@ -284,11 +284,25 @@ def _fusions(
             ]
             of_power = fit_shape(fused, TEMPERATURES_TOGETHER, (1.0,))
             truth = [part.belief(of_power).log_density(part.lat, part.lon) for part in fused]
-            found.append((float(np.concatenate(truth).mean()), power, of_power, fused))
-        _, power, best, fused = max(found, key=lambda tried: tried[0])
+            by_album = np.bincount(groups, np.concatenate(truth)) / sizes
+            found.append((by_album, power, of_power, fused))
+        _, power, best, fused = _first_near_best(found)
         under = [ground.under(part.belief(best)) for ground, part in zip(grounds, fused, strict=True)]
         fusions[together] = Fusion(power, calibration_of(fused, _believed(fused, best), under, best, groups, how)[0])
     return fusions
+
+
+def _first_near_best(
+    tried: Sequence[tuple[Floats, float, Shape, list[HeldOut]]],
+) -> tuple[Floats, float, Shape, list[HeldOut]]:
+    """The first whose mean is less than one standard error below the best: albums are few, and the first ones plain.
+
+    The rule of one standard error (Breiman, Friedman, Olshen and Stone, "Classification and Regression Trees", 1984,
+    section 3.4.3), of differences album by album.
+    """
+    best = max(tried, key=lambda one: float(one[0].mean()))[0]
+    behind = [(best - one[0], one) for one in tried]
+    return next(one for d, one in behind if d.mean() <= d.std() / np.sqrt(len(d)))
 
 
 def _believed(parts: Sequence[HeldOut], shape: Shape) -> list[Belief]:
