@@ -72,10 +72,14 @@ def fit_shape(
         of_gallery = np.concatenate(
             [_by_scale(p, p.known, cosines, np.array(sharpnesses)) for p, cosines in galleries], axis=1
         )
-    without, _ = _shares(map_density, np.zeros(SCALES + 1))
+    without, _ = likeliest_shares(map_density, np.zeros(SCALES + 1))
     before = PSEUDO_PHOTOS * np.concatenate([np.zeros(2 * SCALES), without])
     fits = [
-        (*_shares(np.hstack([of_cells[t], of_gallery[b], map_density]), before), temperatures[t], sharpnesses[b])
+        (
+            *likeliest_shares(np.hstack([of_cells[t], of_gallery[b], map_density]), before),
+            temperatures[t],
+            sharpnesses[b],
+        )
         for t, b in np.ndindex(len(of_cells), len(of_gallery))
     ]
     shares, _, temperature, sharpness = max(fits, key=lambda found: found[1])
@@ -134,8 +138,13 @@ def _weights(
     return softmax(logits / temperature), alike
 
 
-def _shares(density: Floats, before: Floats) -> tuple[Floats, float]:
-    """The likeliest shares of J densities at N truths ``(N, J)``, and the mean log-density with them."""
+def likeliest_shares(density: Floats, before: Floats) -> tuple[Floats, float]:
+    """The likeliest shares of J densities at N truths ``(N, J)``, and the mean log-density with them.
+
+    Args:
+        density: per km2; the last column is that of anywhere, which keeps ``LEAST_ANYWHERE``.
+        before: pseudo-photos of each share, shape ``(J,)``.
+    """
     shares = np.full(density.shape[1], 1 / density.shape[1])
     shares = np.where(density.any(axis=0) | (before > 0), shares, 0)
     for _ in range(ROUNDS):

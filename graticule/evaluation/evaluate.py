@@ -12,6 +12,7 @@ from graticule.choices import Answer, Precision, Runtime, Together
 from graticule.errors import BadTableError, LeakError
 from graticule.evaluation.baselines import with_baselines
 from graticule.evaluation.predictions import predict_rows, summary
+from graticule.evaluation.verdicts import verdicts
 from graticule.files import write_json, write_parquet
 from graticule.geo.sphere import map_scale
 from graticule.inference.locate import Locator, answering
@@ -125,7 +126,8 @@ def evaluate(
         "cells": len(bundle.partition),
         "calibration": bundle.facts.get("calibration"),
     }
-    return Evaluation(facts | summary(rows, scale_km), rows, leak)
+    metrics = facts | summary(rows, scale_km)
+    return Evaluation(metrics | {"verdicts": verdicts(metrics)}, rows, leak)
 
 
 def evaluate_folder(

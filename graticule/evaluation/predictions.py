@@ -12,6 +12,7 @@ from graticule.evaluation.metrics import (
     by_group,
     calibration_error,
     cross_entropies,
+    median_difference,
     position_metrics,
     top_hits,
 )
@@ -72,7 +73,7 @@ def predict_rows(
     hits = {f"top{k}": np.zeros(count, bool) for k in TOP}
     reasons: list[str | None] = [None] * count
     shown = min(SHOWN_CELLS, len(partition))
-    likely = np.zeros((count, shown), np.int64)
+    likely = np.zeros((count, shown), np.int32)
     likely_probability = np.zeros((count, shown))
     paths = photos.paths()
     for predictions in (
@@ -109,21 +110,28 @@ def predict_rows(
     both = (best != NO_CELL) & (true_row != NO_CELL)
     lat, lon = partition.center_lat, partition.center_lon
     between[both] = great_circle_km(lat[best[both]], lon[best[both]], lat[true_row[both]], lon[true_row[both]])
-    names = [*partition.names, None]  # NO_CELL takes the last
-    nothing: list[None] = [None] * count
+    names = pl.Series([*partition.names, None], dtype=pl.String)  # NO_CELL takes the last
+    nothing = pl.Series([None], dtype=pl.Null).new_from_index(0, count)
     texts, numbers = pl.List(pl.String), pl.List(pl.Float64)
     return photos.frame.select("path", "lat", "lon", *(c for c in CARRIED if photos.has(c))).with_columns(
         pl.Series("place_code", photos.places()),
-        pl.Series("true_cell", [names[i] for i in true_row], pl.String),
-        pl.Series("predicted_cell", [names[i] for i in best], pl.String),
+        names.gather(true_row % len(names)).alias("true_cell"),
+        names.gather(best % len(names)).alias("predicted_cell"),
         *(pl.Series(name, values).fill_nan(None) for name, values in number.items()),
         pl.Series("error_km", error_km).fill_nan(None),
         pl.Series("center_distance_km", between).fill_nan(None),
         *(pl.Series(name, values if has_cells else nothing, pl.Boolean) for name, values in hits.items()),
-        pl.Series("top_cells", [[names[j] for j in row] for row in likely] if has_cells else nothing, texts),
-        pl.Series("top_probabilities", likely_probability.round(5).tolist() if has_cells else nothing, numbers),
+        (_rows(names.gather(likely.ravel()), shown) if has_cells else nothing).cast(texts).alias("top_cells"),
+        (_rows(pl.Series(likely_probability.ravel().round(5)), shown) if has_cells else nothing)
+        .cast(numbers)
+        .alias("top_probabilities"),
         pl.Series("error", reasons, pl.String),
     )
+
+
+def _rows(values: pl.Series, width: int) -> pl.Series:
+    """So many values a row; lists of Python would take gigabytes."""
+    return values.reshape((-1, width))
 
 
 def _of_belief(locator: Locator, predictions: Predictions, lat: Floats, lon: Floats) -> dict[str, Floats]:
@@ -199,11 +207,14 @@ def _others(read: pl.DataFrame, scale_km: float) -> dict[str, Any]:
             spans = bootstrap_intervals(
                 error_km, scale_km, place, shares=None if believed is None else belief_values(believed)
             )
+            ends = median_difference(read["error_km"].to_numpy(), error_km, place)
             found[name] = {
                 "photos": len(read),
                 **position_metrics(error_km, scale_km),
                 **({} if believed is None else belief_metrics(believed)),
-                "intervals": {key: list(ends) for key, ends in spans.items()},
+                "intervals": {key: list(span) for key, span in spans.items()},
+                # Of the model's median less this one's; null of a single place.
+                "median_difference_km": list(ends) if np.isfinite(ends).all() else None,
             }
     return {"others": found} if found else {}
 
