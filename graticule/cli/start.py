@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from graticule.cli.options import RECIPE, Sets
-from graticule.errors import BadRecipeError, GraticuleError
+from graticule.errors import BadRecipeError, GraticuleError, WriteError
 from graticule.files import write_json
 
 app = typer.Typer()
@@ -65,6 +65,8 @@ def start(
             changes = [part for word in [*common, *words] for part in ("--set", word)]
             steps.run("crossval", recipe, "--photos", dataset, *folds, *changes, "--out", folder,
                       product=folder / "metrics.json")  # fmt: skip
+        except WriteError:  # a full disk fails the others too
+            raise
         except GraticuleError as error:
             failed.append(error)
             typer.secho(f"left out: {error}", fg="yellow", err=True)
