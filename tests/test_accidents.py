@@ -102,15 +102,8 @@ COMMANDS = {
 }
 
 
-GO_ON = {
-    "data table",
-    "data panoramas",
-    "data video",
-    "data city",
-    "data check",
-    "data pack",
-    "train",
-}  # several writes, and a run again takes it up
+# Several writes, and a run again takes it up.
+GO_ON = {"data table", "data panoramas", "data video", "data city", "data check", "data pack", "train"}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
