@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from graticule.choices import Engine, Precision, Runtime
+from graticule.choices import Answer, Engine, Precision, Runtime
 from graticule.errors import BadRecipeError, BadTableError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -25,6 +25,16 @@ Arithmetic = Annotated[
 Exported = Annotated[
     Runtime | None,
     typer.Option("--runtime", help="Compute features by the model that graticule export wrote; faster on processors."),
+]
+
+
+Point = Annotated[
+    Answer | None,
+    typer.Option(
+        "--answer",
+        help="The point: median (least distance to expect), score (most points of a map game), densest, mode (mean of "
+        "the likeliest cell), center (its middle), regressed. [default: the bundle's own]",
+    ),
 ]
 
 
@@ -90,7 +100,8 @@ def check_bundle(bundle: Path) -> Path:
     Raises:
         BundleError: there is none.
     """
-    from graticule.model.index import find_bundle, read_index
+    from graticule.inference.bundles import find_bundle
+    from graticule.model.index import read_index
 
     found = find_bundle(bundle)
     read_index(found)

@@ -1,16 +1,22 @@
-"""The commands around models that others have trained: list, fetch, calibrate."""
+"""The commands around models that others have trained: list, fetch, calibrate, compare."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from graticule.cli import console
+from graticule.cli.group import Commands
 from graticule.cli.options import Json, check_bundle
 from graticule.errors import BadRecipeError, BadWeightsError
-from graticule.model.index import CARD, CONFIDENCE, FILES, HUB_NAME, INDEX, KNOWN
+from graticule.inference.bundles import HUB_NAME
+from graticule.model.index import CARD, CONFIDENCE, FILES, INDEX, KNOWN
+
+if TYPE_CHECKING:
+    from graticule.evaluation.published import Line
 
 app = typer.Typer()
+gallery = typer.Typer(cls=Commands, help="The known photos that a bundle compares others with.", no_args_is_help=True)
 
 
 @app.command()
@@ -98,7 +104,7 @@ def calibrate(
     if out is not None:
         _check_empty(out)
     from graticule.belief.calibration import coverage_within
-    from graticule.evaluation.evaluate import training_photos
+    from graticule.evaluation.evaluate import seen, training_photos
     from graticule.model.bundle import Bundle
     from graticule.model.features import default_store
     from graticule.photos.cards import write_card
@@ -107,7 +113,7 @@ def calibrate(
 
     table, read = read_photos(photos), Bundle.read(where)
     whole = training_photos(read)
-    trained = None if whole is None else whole.take(whole.column("split") == "train")
+    trained = None if whole is None else seen(whole)
     found = fit(read, table, trained=trained, allow_leak=allow_leak, store=default_store())
     found.write(out or where, keep_weights=out is None)
     write_card(out or where)
@@ -121,6 +127,161 @@ def calibrate(
         f"how sure that is: with {places:,} places its 90 % region holds between {low:.0%} and {high:.0%} of photos "
         f"like these, nine times of ten; more places bring the two nearer"
     )
+
+
+@gallery.command()
+def add(
+    bundle: Annotated[Path, typer.Argument(help="A calibrated bundle of a frozen encoder, such as laptop makes.")],
+    photos: Annotated[Path, typer.Argument(help="A dataset, or a table with path, lat, lon.")],
+    out: Annotated[Path | None, typer.Option(help="Write the bundle here, and leave the one that was read.")] = None,
+) -> None:
+    """Let a bundle know further photos of known places, without training it again."""
+    where = check_bundle(bundle)
+    if out is not None:
+        _check_empty(out)
+    from graticule.evaluation.evaluate import note_added
+    from graticule.model.bundle import Bundle
+    from graticule.model.features import default_store
+    from graticule.photos.cards import write_card
+    from graticule.photos.table import read_photos
+    from graticule.training.calibrate import remember
+
+    table = read_photos(photos)
+    found, count = remember(Bundle.read(where), table, store=default_store())
+    folder = out or where
+    found.write(folder, keep_weights=out is None)
+    note_added(folder, table)
+    write_card(folder)
+    known = found.confidence.known if found.confidence else None
+    if known is not None:
+        typer.echo(f"{count:,} photos are new to {folder}, which now knows {len(known.lat):,}")
+    typer.echo(
+        "how sure it is stays as it was fitted before, without them: graticule calibrate does it anew with photos of "
+        "other places"
+    )
+
+
+@app.command()
+def join(
+    world: Annotated[Path, typer.Argument(help="A calibrated bundle of much ground.")],
+    cities: Annotated[list[Path], typer.Argument(help="Calibrated bundles of parts of it.")],
+    photos: Annotated[
+        list[Path], typer.Option(help="A table of known places that trained none of them; repeat for the cities' own.")
+    ],
+    split: Annotated[str, typer.Option(help="Of tables that a bundle trained on, this part: val or test.")] = "all",
+    allow_leak: Annotated[
+        bool, typer.Option("--allow-leak", help="Use photos of drives that training has seen all the same.")
+    ] = False,
+) -> None:
+    """Let a bundle of the world go down to bundles of cities; writes cities.json into the world's folder."""
+    folders = [check_bundle(bundle) for bundle in (world, *cities)]
+    from graticule.evaluation.evaluate import choose_photos, seen, training_photos
+    from graticule.inference.cities import CITIES
+    from graticule.model.bundle import Bundle
+    from graticule.model.features import default_store
+    from graticule.photos.table import read_photos, stacked
+    from graticule.training.joining import join as fit
+
+    bundles = [Bundle.read(folder) for folder in folders]
+    trained = [table for bundle in bundles if (table := training_photos(bundle)) is not None]
+    chosen = []
+    for table in map(read_photos, photos):
+        paths = set(table.frame["path"])
+        owner = next((known for known in trained if not paths.isdisjoint(known.frame["path"])), None)
+        chosen.append(choose_photos(table, owner, split))
+    with console.progress("photos") as progress:
+        found = fit(
+            bundles[0],
+            bundles[1:],
+            stacked(chosen),
+            trained=[seen(table) for table in trained],
+            allow_leak=allow_leak,
+            store=default_store(),
+            progress=progress,
+        )
+    found.write(folders[0])
+    for city, share in zip(found.cities, found.before[1:], strict=True):
+        typer.echo(f"{city.path}: {share:.0%} of these photos are taken for its own")
+    typer.echo(f"written to {folders[0] / CITIES}; {folders[0]} now answers for all of them")
+
+
+@app.command()
+def benchmark(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder, or the name of a public model that was fetched.")],
+    name: Annotated[Literal["im2gps", "im2gps3k", "yfcc4k"], typer.Argument(help="A published test set.")],
+    images: Annotated[Path, typer.Option(help="Folder of its photos.")],
+    table: Annotated[
+        Path | None, typer.Option(help="Its table: IMG_ID, lat, lon; by default beside the photos.")
+    ] = None,
+    peers: Annotated[
+        list[Path] | None,
+        typer.Option(help="Published predictions (img_id, predicted_lat, ...), or a folder of such tables. Repeat."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the table and what was predicted.")] = None,
+    allow_leak: Annotated[
+        bool, typer.Option("--allow-leak", help="Measure photos of places that training has seen, and say so.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Print a benchmark's published table with the line of a bundle, all lines of the same photos."""
+    where = check_bundle(bundle)
+    if out is not None:
+        _check_empty(out)
+    from tempfile import TemporaryDirectory
+
+    import polars as pl
+
+    from graticule.evaluation.evaluate import evaluate
+    from graticule.evaluation.published import QUOTED, comparable, own_line, recomputed
+    from graticule.files import write_json
+    from graticule.model.bundle import Bundle
+    from graticule.model.features import default_store
+    from graticule.photos.table import read_photos
+    from graticule.sources.benchmark import BENCHMARKS, import_benchmark
+
+    with TemporaryDirectory() as aside, console.progress("photos") as progress:
+        found = import_benchmark(name, Path(aside) / name, images, table=table, max_refused=1, progress=progress)
+        measured = evaluate(
+            Bundle.read(where), read_photos(found), split="all", allow_leak=allow_leak, store=default_store(),
+            progress=progress,
+        )  # fmt: skip
+    read, published = measured.rows.filter(pl.col("error").is_null()), BENCHMARKS[name].photos
+    lines = [line for path in peers or [] for line in recomputed(path, read)]
+    quoted = comparable(QUOTED[name], len(read))
+    lines = [*sorted([*quoted, *lines], key=lambda line: line.within[1] or 0), own_line(str(bundle), measured.metrics)]
+    facts = {"benchmark": name, "published_photos": published, "missing": published - len(read)}
+    facts |= {"lines": [line.to_json() for line in lines], "metrics": measured.metrics}
+    if out is not None:
+        write_json(measured.write(out) / "table.json", facts)
+    if as_json:
+        console.print_json(facts)
+        return
+    if len(read) < published:
+        typer.echo(
+            f"{published - len(read):,} of {published:,} photos are missing; figures on the {len(read):,} found. "
+            f"{len(QUOTED[name])} published lines are of all, and so left out"
+        )
+    _print_lines(lines)
+    low, high = measured.metrics["intervals"].get("within_25_km", (0, 1))
+    typer.echo(f"% within each distance; {bundle} within 25 km: {low:.1%} to {high:.1%} (95 % interval)")
+    typer.echo(measured.metrics["held_out_reason"])
+
+
+def _print_lines(lines: "list[Line]") -> None:
+    from graticule.evaluation.metrics import WITHIN_KM
+
+    def percent(share: float | None) -> str:
+        return "-" if share is None else f"{100 * share:.1f}"
+
+    rows: list[tuple[str, ...]] = [
+        (
+            line.name, *map(percent, line.within), "-" if line.median_km is None else console.distance(line.median_km),
+            "-" if line.bits is None else f"{line.bits:.2f}", percent(line.coverage_90), line.source,
+        )
+        for line in lines
+    ]  # fmt: skip
+    radii = (f"{km:,} km" for km in WITHIN_KM)
+    console.print_table(("model", *radii, "median", "bits", "in 90 % region", "from"), rows)
 
 
 @app.command()
