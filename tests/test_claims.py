@@ -182,6 +182,21 @@ def test_the_likely_names_are_the_parts_of_what_is_sure():
     assert names.likely(np.array([0.92, 0.07, 0.005, 0.005])) == (PlaceGuess("a", 0.92), PlaceGuess("b", 0.07))
 
 
+def test_a_quarter_is_told_by_its_city_and_a_town_beside_the_city_by_itself():
+    where = [(37.79, -122.41), (37.70, -122.46), (37.871, -122.27), (52.498, 13.40), (48.855, 2.36), (38.89, -77.0)]
+    cities = ["San Francisco", "Daly City", "Berkeley", "Berlin", "Paris", "Washington"]
+    assert [town.name for town in nearest_towns(*np.transpose(where))] == cities
+
+
+def test_a_model_of_few_photos_says_so_first_and_one_name_for_all_is_said_once(locator, town):
+    [result] = locator.results(town.paths()[:1], names=True)
+    sure = replace(result, fix=replace(result.fix, places=(PlaceGuess(result.fix.near, 1.0),)))
+    text = "".join(to_words([sure], learned_from=56))
+    assert text.startswith("this model learned from 56 photos only")
+    assert text.count(result.fix.near) == 1
+    assert "photos only" not in "".join(to_words([sure], learned_from=5600))
+
+
 @pytest.mark.parametrize(
     ("places", "said"),
     [

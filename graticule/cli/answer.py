@@ -226,10 +226,11 @@ def _answer(
     areas = read_areas(inside) if inside else []
     wanted, albums = _asked(photos, together)
     claims = None if claim is None else _claims(claim, wanted)
+    console.opening(bundle)
     locator = load(bundle, precision=precision, runtime=runtime, answer=answer)
     write: Writer = WRITERS.get(format, to_csv)
     if format == "words":
-        write = partial(to_words, knows=locator.area)
+        write = partial(to_words, knows=locator.area, learned_from=locator.bundle.facts.get("photos"))
     elif format == "geojson":
         write = partial(to_geojson, regions=regions)
     elif format in ("table", "csv"):

@@ -1,6 +1,7 @@
 """``graticule data ...``: make a dataset that trains."""
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     import polars as pl
 
     from graticule.photos.table import Photos
+
+FEW_TESTED = 100  # photos of a test part whose figures have wide intervals
 
 app = typer.Typer(
     cls=Commands,
@@ -238,6 +241,11 @@ def data_split(
         typer.echo("  ".join(f"{part} {first} to {last}" for part, (first, last) in days.items()))
     if found:
         console.print_audit(found.to_json())
+    if 0 < (tested := counts.get("test", 0)) < FEW_TESTED:
+        typer.echo(
+            f"{tested:,} test photos give wide intervals; graticule crossval laptop --photos "
+            f"{quote(str(source))} asks about every photo in turn"
+        )
 
 
 @app.command("sequences")
@@ -367,15 +375,16 @@ def data_check(
                         "not_looked_for": checks.unknown, "out": str(folder)})  # fmt: skip
         return
     console.print_table(
-        ("reason", "photos", "kept from training", "meaning"),
+        ("reason", "photos", "excluded from training", "meaning"),
         [
             (name, f"{count:,}", "yes" if name in reasons else "", REASONS[name].text)
             for name, count in counts.items()
             if count or name not in checks.unknown
         ],
     )
-    for name, why in checks.unknown.items():
-        typer.echo(f"not looked for: {name} ({why})")
+    for sentence in checks.not_looked_for():
+        typer.echo(f"not looked for: {sentence}")
     did = "are marked and will not train" if apply else "would be marked by --apply"
     typer.echo(f"{marked:,} of {len(photos):,} photos {did}; each photo's reasons are in {folder / CHECKS}")
-    typer.echo(f"look at them first: open {page.resolve().as_uri()}")
+    first = "look at them; --clear takes the marks away" if apply else "look at them first"
+    typer.echo(f"{first}: open {page.resolve().as_uri()}")

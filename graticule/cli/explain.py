@@ -48,6 +48,7 @@ def explain(
     Exit status 1 if a photo could not be explained; the others are.
     """
     bundle = check_bundle(bundle)
+    console.opening(bundle)
     from graticule.errors import BadPhotoError
     from graticule.explaining.methods import cost
     from graticule.explaining.render import doubts, explain_photo, names_of

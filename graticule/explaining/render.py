@@ -186,7 +186,8 @@ def _map_title(case: Mapping[str, Any]) -> str:
         so = f"{format_km(guess['error_km'])} off"
     else:
         so = f"expected to be {format_km(guess['expected_error_km'])} off"
-    return f"{case['photo']}\nbest guess {so}; likeliest cell {likeliest:.0%}"
+    outside = "; the truth lies in no cell" if case["truth"] and case["true_cell"] is None else ""
+    return f"{case['photo']}\nbest guess {so}; the network's likeliest cell {likeliest:.0%}{outside}"
 
 
 def _facts(found: Explanation) -> dict[str, Any]:

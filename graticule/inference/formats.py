@@ -6,6 +6,7 @@ Each writer gives the text in pieces, one or more a photo, so that a million pho
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from textwrap import indent
 from typing import Any
@@ -19,6 +20,8 @@ from graticule.inference.locate import REGION
 from graticule.inference.said import Result
 
 REGION_COVERAGE = float(REGION)
+POSITION = re.compile(r"\[\s+(-?[\d.e-]+),\s+(-?[\d.e-]+)\s+\]")
+FEW_PHOTOS = 300  # some hundred do not teach a city: see "What it reaches" in the README
 
 FIELDS = (
     "photo", "lat", "lon", "expected_error_km", "calibrated", "median_error_km", "p90_error_km", "area_km2",
@@ -98,12 +101,17 @@ def to_kml(results: Iterable[Result]) -> Iterator[str]:
     yield "</Document></kml>\n"
 
 
-def to_words(results: Iterable[Result], knows: str = "its training photos") -> Iterator[str]:
+def to_words(
+    results: Iterable[Result], knows: str = "its training photos", learned_from: int | None = None
+) -> Iterator[str]:
     """A few lines a photo for people: near which town, how sure, what it says of itself, a link to a map.
 
     Args:
         knows: the area that the model knows, said where a photo is unlike its training photos.
+        learned_from: how many photos it was trained on, said first where they are few.
     """
+    if learned_from is not None and learned_from < FEW_PHOTOS:
+        yield f"this model learned from {learned_from:,} photos only: its answers and its word on claims are weak\n\n"
     for result in results:
         fix = result.fix
         if fix is None:
@@ -119,7 +127,7 @@ def to_words(results: Iterable[Result], knows: str = "its training photos") -> I
             lines.append(f"near {fix.near} ({position})" if fix.near else position)
             if not fix.is_unlike_training:
                 lines.append(_error_in_words(fix))
-            if fix.places:
+            if len(fix.places) > 1 or (fix.places and fix.places[0].name != fix.near):  # all of it is near that town
                 lines.append("likely: " + "; ".join(f"{place.name} {place.probability:.0%}" for place in fix.places))
             lines.append(_map_link(fix))
         lines += [f"inside {area.name}: {area.probability:.1%}" for area in fix.inside]
@@ -142,10 +150,13 @@ def _error_in_words(fix: Fix) -> str:
 
 
 def _array(values: Iterable[dict[str, Any]], margin: str) -> Iterator[str]:
-    """A JSON array as ``json.dumps`` with an indent of 2 writes it, ``margin`` being that of its closing bracket."""
+    """A JSON array as ``json.dumps`` with an indent of 2 writes it, ``margin`` being that of its closing bracket; but
+    a pair of numbers, GeoJSON's position, stands on one line: a region has hundreds.
+    """
     before = "[\n"
     for value in values:
-        yield before + indent(json.dumps(value, indent=2, ensure_ascii=False), margin + "  ")
+        text = POSITION.sub(r"[\1, \2]", json.dumps(value, indent=2, ensure_ascii=False))
+        yield before + indent(text, margin + "  ")
         before = ",\n"
     yield "[]" if before == "[\n" else f"\n{margin}]"
 
