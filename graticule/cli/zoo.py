@@ -8,7 +8,7 @@ import typer
 from graticule.cli import console
 from graticule.cli.options import Json, check_bundle
 from graticule.errors import BadRecipeError, BadWeightsError
-from graticule.model.index import CARD, CONFIDENCE, FILES, HUB_NAME, INDEX, KNOWN
+from graticule.model.index import CARD, CONFIDENCE, FILES, HUB_NAME, INDEX, KNOWN, THUMBNAILS
 
 app = typer.Typer()
 
@@ -135,7 +135,7 @@ def push(
         raise BadRecipeError(f"{repo} is no name on the hub; give user/name")
     from graticule.sources.web.hub import hub_upload
 
-    names = [name for name in (*FILES, *CONFIDENCE, INDEX, CARD) if (where / name).is_file()]
+    names = [name for name in (*FILES, *CONFIDENCE, THUMBNAILS, INDEX, CARD) if (where / name).is_file()]
     if KNOWN in names:
         typer.echo(f"note: {KNOWN} goes along: where the known photos were taken, and what the encoder makes of them")
     done = hub_upload(repo, where, names, private=not public)

@@ -21,6 +21,7 @@ from graticule.geo.sphere import (
 )
 from graticule.inference.claims import Claim
 from graticule.inference.names import PlaceGuess
+from graticule.inference.neighbours import Neighbour
 from graticule.partition import Partition
 
 CANDIDATES = 32  # likeliest cells among which the search for the median starts
@@ -67,6 +68,7 @@ class Fix:
         near: the town nearest to the point, where names were asked for; else None.
         places: the likeliest countries, or states or towns where the country or the state is sure; none where names
             were not asked for, or of an answer that is not calibrated.
+        neighbours: the known photos that look most like this one, where they were asked for and the bundle has some.
     """
 
     lat: float
@@ -83,6 +85,7 @@ class Fix:
     claim: Claim | None = None
     near: str | None = None
     places: tuple[PlaceGuess, ...] = ()
+    neighbours: tuple[Neighbour, ...] = ()
 
     @property
     def is_unlike_training(self) -> bool:
@@ -108,7 +111,8 @@ class Fix:
         return replace(self, cannot_tell="; ".join(reasons) or None)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values with the units in their names."""
+        """Plain values with the units in their names; ``neighbours`` where there are some."""
+        near = [each.to_json() for each in self.neighbours]
         return {
             "lat": round(self.lat, 7),
             "lon": round(self.lon, 7),
@@ -132,6 +136,7 @@ class Fix:
                 }
                 for cell in self.cells
             ],
+            **({"neighbours": near} if near else {}),
         }
 
     def to_geojson(self, properties: dict[str, Any]) -> dict[str, Any]:

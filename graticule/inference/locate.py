@@ -1,7 +1,7 @@
 """Photos in, fixes out: the only way from a bundle to an answer."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, overload
@@ -24,6 +24,7 @@ from graticule.inference.albums import LEAST, Albums, Motion
 from graticule.inference.claims import Place, measure, weigh
 from graticule.inference.decode import Fix, Points, Sureness
 from graticule.inference.names import Names
+from graticule.inference.neighbours import neighbours as nearest_known
 from graticule.model.bundle import Bundle
 from graticule.model.exporting import open_runtime
 from graticule.model.features import FeatureStore, encode
@@ -37,11 +38,16 @@ CHUNK = 1024  # photos answered at a time: bounds memory when a folder holds a m
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one photo: a fix, or the reason why there is none."""
+    """What became of one photo: a fix, or the reason why there is none.
+
+    Attributes:
+        masses: probability of each cell of the bundle's ground, ``(G,)``, where that was asked for and there is one.
+    """
 
     photo: str | Path
     fix: Fix | None
     error: BadPhotoError | None
+    masses: Floats | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +160,8 @@ class Locator:
         claims: Sequence[Place | None] | None = None,
         within_km: float | None = None,
         names: bool = False,
+        neighbours: int = 0,
+        masses: bool = False,
         progress: Progress = silent,
     ) -> Iterator[Result]:
         """Answer photos in their order; one that cannot be read becomes a reply with its error.
@@ -165,6 +173,8 @@ class Locator:
                 the claim fits (:attr:`Fix.claim`).
             within_km: radius of the circle around a claim; by default the answer's own median error.
             names: name the places (:attr:`Fix.near`, :attr:`Fix.places`); takes a second the first time.
+            neighbours: how many known photos that look alike each fix names; of photos together none.
+            masses: keep what each answer rests on (:attr:`Result.masses`); some thousand numbers a photo.
 
         Raises:
             BadRecipeError: albums for a bundle without cells, or a largest error of one that is not calibrated.
@@ -175,10 +185,20 @@ class Locator:
         done = 0
         for predictions in self._in_chunks(inputs, albums):
             claimed = None if claims is None else [claims[i] for i in predictions.index]
-            found, _ = self.fixes(
-                predictions, top=top, max_error_km=max_error_km, claims=claimed, within_km=within_km, names=names
+            found, sureness = self.fixes(
+                predictions,
+                top=top,
+                max_error_km=max_error_km,
+                claims=claimed,
+                within_km=within_km,
+                names=names,
+                neighbours=neighbours,
             )
-            waiting |= {int(i): Result(shown[i], fix, None) for i, fix in zip(predictions.index, found, strict=True)}
+            kept = sureness.masses if sureness and masses else [None] * len(found)
+            waiting |= {
+                int(i): Result(shown[i], fix, None, mass)
+                for i, fix, mass in zip(predictions.index, found, kept, strict=True)
+            }
             waiting |= {i: Result(shown[i], None, error) for i, error in predictions.errors.items()}
             progress(done + len(waiting), len(photos), "photos")
             while done in waiting:
@@ -194,6 +214,7 @@ class Locator:
         claims: Sequence[Place | None] | None = None,
         within_km: float | None = None,
         names: bool = False,
+        neighbours: int = 0,
     ) -> tuple[list[Fix], Sureness | None]:
         """The answers of one batch in its own order, and what they rest on; arguments as of :meth:`results`.
 
@@ -207,6 +228,12 @@ class Locator:
             found = self._with_claims(found, sureness, claims, within_km)
         if names and found:
             found = self._named(found, sureness)
+        belief, confidence = predictions.belief, self.bundle.confidence
+        if neighbours and belief and confidence and confidence.known.features is not None:
+            found = [
+                replace(fix, neighbours=nearest_known(confidence.known, weight, fix.lat, fix.lon, neighbours))
+                for fix, weight in zip(found, belief.known_weight, strict=True)
+            ]
         if max_error_km is not None:
             found = [fix.if_within(max_error_km) for fix in found]
         return found, sureness

@@ -17,12 +17,13 @@ OLDEST = 2  # the first format that stays readable; tests/bundles keeps a bundle
 Step = Callable[[dict[str, Any], dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]]
 STEPS: dict[int, Step] = {
     2: lambda index, recipe: (index, recipe),  # 3 may hold a calibration
-    3: lambda index, recipe: (index, recipe),  # 4 keeps known photos along their principal axes
+    3: lambda index, recipe: (index, recipe),  # 4 keeps known photos along their principal axes; may hold thumbnails
 }
 WEIGHTS, CELLS, RECIPE, INDEX = "weights.safetensors", "cells.parquet", "recipe.yaml", "bundle.json"
 FILES = (WEIGHTS, CELLS, RECIPE)
 CALIBRATION, KNOWN = "calibration.json", "known.safetensors"
 CONFIDENCE = (CALIBRATION, KNOWN)  # both, or neither in a bundle that is not calibrated
+THUMBNAILS = "thumbnails.safetensors"  # of the known photos, where the publisher wants them shown
 CARD = "README.md"
 HUB_NAME = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*(@[\w./-]+)?")  # user/name@revision
 TRAINING = "training"  # checkpoints, history and the table of photos lie there, beside the bundle's own files
@@ -59,8 +60,7 @@ def read_index(path: Path) -> dict[str, Any]:
     if version > FORMAT:
         raise BundleError(f"{sentence}. A newer one wrote it: upgrade graticule (pip install --upgrade graticule)")
     hashes = index.get("sha256")
-    if isinstance(hashes, dict) and not hashes.keys() <= {*FILES, *CONFIDENCE, INDEX}:
-        strange = sorted(hashes.keys() - {*FILES, *CONFIDENCE, INDEX})
+    if isinstance(hashes, dict) and (strange := sorted(hashes.keys() - {*FILES, *CONFIDENCE, THUMBNAILS, INDEX})):
         raise BundleError(
             f"{path / INDEX} names files that are no part of a bundle: {', '.join(strange)}; do not use it"
         )
@@ -95,7 +95,7 @@ def find_bundle(bundle: Path | str) -> Path:
     from graticule.sources.web.hub import hub_snapshot
 
     repo, _, revision = str(bundle).partition("@")
-    return hub_snapshot(repo, (*FILES, *CONFIDENCE, INDEX, CARD), revision=revision or None)
+    return hub_snapshot(repo, (*FILES, *CONFIDENCE, THUMBNAILS, INDEX, CARD), revision=revision or None)
 
 
 def _no_bundle(path: Path) -> str:

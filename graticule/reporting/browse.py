@@ -72,6 +72,11 @@ def sides_of(train: Photos, test: Photos, pairs: Sequence[tuple[str, Pair]]) -> 
     return _inside({**dots, "pairs": shown})
 
 
+def answers_of(answers: Mapping[str, Any]) -> Browse | None:
+    """Answers of photos, as ``web/src/views/answers.tsx`` shows them; None where the script was not built."""
+    return _inside(answers) if is_built() else None
+
+
 def is_built() -> bool:
     """Whether the script is there."""
     return (resources.files("graticule") / BUILT / "report.js").is_file()

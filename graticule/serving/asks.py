@@ -21,7 +21,8 @@ class Ask:
 
     Attributes:
         photos: their bytes.
-        claims: the place claimed for each, or None; ``within_km`` and ``top`` as of :meth:`Locator.results`.
+        claims: the place claimed for each, or None; ``within_km``, ``top`` and ``neighbours`` as of
+            :meth:`Locator.results`.
         together: the photos show one place from one spot: there is one answer for all.
     """
 
@@ -31,6 +32,7 @@ class Ask:
     within_km: float | None = None
     max_error_km: float | None = None
     together: bool = False
+    neighbours: int = 0
 
 
 @dataclass(frozen=True)
@@ -40,14 +42,12 @@ class Answer:
     Attributes:
         masses: probability of each cell of the bundle's ground, shape ``(G,)``; None where nothing is calibrated.
         probability: of each cell of the partition, the network's own, shape ``(C,)``; None of a network without cells.
-        alike: the say of each known photo, as it looks like this one, shape ``(P,)``; None without a gallery.
     """
 
     fix: Fix | None
     error: BadPhotoError | None = None
     masses: Floats | None = field(default=None, repr=False)
     probability: Floats | None = field(default=None, repr=False)
-    alike: Floats | None = field(default=None, repr=False)
 
 
 def answer(
@@ -101,8 +101,8 @@ def _answer(locator: Locator, prediction: Predictions, ask: Ask, claim: Place | 
         within_km=ask.within_km,
         max_error_km=ask.max_error_km,
         names=True,
+        neighbours=ask.neighbours,
     )
-    logs, belief, confidence = prediction.log_probability, prediction.belief, locator.bundle.confidence
-    alike = belief.known_weight[0] if belief and confidence and confidence.known.features is not None else None
+    logs = prediction.log_probability
     masses = None if sureness is None else sureness.masses[0]
-    return Answer(fix, None, masses, None if logs is None else np.exp(logs[0]), alike)
+    return Answer(fix, None, masses, None if logs is None else np.exp(logs[0]))

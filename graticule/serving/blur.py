@@ -138,6 +138,7 @@ class Coarse:
             claim=None,
             near=str(nearest_towns([lat], [lon])[0]),
             places=names,
+            neighbours=(),
         )
 
     def region(self, told: Released, coverage: float) -> Cells:
