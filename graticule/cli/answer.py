@@ -54,7 +54,10 @@ ClaimOf = Annotated[
 ]
 Regions = Annotated[
     bool,
-    typer.Option("--regions", help="geojson: beside each point, the region that holds nine of ten such photos."),
+    typer.Option(
+        "--regions/--no-regions",
+        help="geojson, kml: around each point, the region and the circle of nine of ten photos.",
+    ),
 ]
 Neighbours = Annotated[
     int, typer.Option(min=0, max=24, help="json, geojson: name so many known photos that look alike, with distances.")
@@ -133,7 +136,7 @@ def locate(
     claim: ClaimOf = None,
     within_km: WithinKm = None,
     neighbours: Neighbours = 0,
-    regions: Regions = False,
+    regions: Regions = True,
     page: Page = None,
     map_: Map = None,
     why: Why = None,
@@ -188,7 +191,7 @@ def _answer(
     neighbours: int,
     pages: "tuple[Path | None, Path | None, Explained | None, Path | None]" = (None, None, None, None),
 ) -> None:
-    from graticule.inference.formats import WRITERS, Writer, to_csv, to_geojson, to_words
+    from graticule.inference.formats import WRITERS, Writer, to_csv, to_geojson, to_kml, to_words
     from graticule.inference.locate import load
 
     top = top or (1 if format in ("table", "csv") else 5)
@@ -198,8 +201,8 @@ def _answer(
     write: Writer = WRITERS.get(format, to_csv)
     if format == "words":
         write = partial(to_words, knows=locator.area)
-    elif format == "geojson":
-        write = partial(to_geojson, regions=regions)
+    elif format in ("geojson", "kml"):
+        write = partial(to_geojson if format == "geojson" else to_kml, regions=regions)
     elif format in ("table", "csv"):
         write = partial(to_csv, top=top, claims=claims is not None)
     page, paper = _page(locator, wanted, *pages)

@@ -10,6 +10,7 @@ from graticule.errors import BadPhotoError, BadRecipeError
 from graticule.explaining.overlays import overlay, quick
 from graticule.files import write_text
 from graticule.inference.claims import own_position
+from graticule.inference.formats import map_link
 from graticule.inference.locate import Locator, Result
 from graticule.inference.pictures import Pictures
 from graticule.inference.views import SHOWN_MASS, SHOWN_REGIONS, Exact, cells_json, fix_json, regions_json
@@ -56,6 +57,10 @@ class AnswerPage:
             )
         self._folder = os.path.commonpath([photo.parent for photo in self.photos])
 
+    @property
+    def _synthetic(self) -> bool:
+        return bool(self.locator.bundle.facts.get("synthetic", False))
+
     def gather(self, results: Iterable[Result]) -> Iterator[Result]:
         """The same results, each taken down on its way."""
         for result in results:
@@ -76,7 +81,7 @@ class AnswerPage:
             "cells": len(bundle.partition),
             "area": self.locator.area,
             "calibrated": bundle.confidence is not None,
-            "synthetic": bool(bundle.facts.get("synthetic", False)),
+            "synthetic": self._synthetic,
         }
         answers = {"answers": self._shown, "total": self._seen, "drawn": DRAWN if self.many else MOST, "model": model}
         title = self._shown[0]["name"] if self._seen == 1 else f"{self._seen:,} photos"
@@ -95,7 +100,11 @@ class AnswerPage:
         fix = fix_json(name, view, self.locator.area, own_position(data), pictures=self.pictures)
         coverages = SHOWN_REGIONS[-1:] if self.many else SHOWN_REGIONS
         fix["regions"] = regions_json(view, coverages, DECIMALS if self.many else None)
-        shown: dict[str, Any] = {"name": name, "photo": _photo(data, SMALL_PX if self.many else PHOTO_PX)}
+        shown: dict[str, Any] = {
+            "link": None if self._synthetic else map_link(result.fix),
+            "name": name,
+            "photo": _photo(data, SMALL_PX if self.many else PHOTO_PX),
+        }
         if self.many:
             return shown | {"fix": _short(fix)}
         ground = self.locator.grown

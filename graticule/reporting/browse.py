@@ -83,13 +83,16 @@ def is_built() -> bool:
 
 
 def _inside(data: Mapping[str, Any]) -> Browse:
-    built = resources.files("graticule") / BUILT
-    script, style = ((built / name).read_text(encoding="utf-8") for name in ("report.js", "report.css"))
+    script, style = _built("report.js"), _built("report.css")
     return Browse(
         Markup(json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")),  # no tag is left in it
         Markup(script.replace("</script", "<\\/script").replace("<!--", "\\x3c!--")),
         Markup(style),
     )
+
+
+def _built(name: str) -> str:
+    return (resources.files("graticule") / BUILT / name).read_text(encoding="utf-8")
 
 
 def _evenly(rows: pl.DataFrame, most: int) -> pl.DataFrame:

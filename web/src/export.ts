@@ -1,6 +1,6 @@
 /** Answers as files that spreadsheets and maps read. */
 
-import type { Answered } from "./photos";
+import type { Answered } from "./answered";
 import { claimInWords, errorInWords } from "./words";
 
 const COLUMNS = [
