@@ -7,6 +7,7 @@ Keep = Literal["planet", "nested"]  # which S2 cells stay: PlaNet's leaves, or e
 Resize = Literal["squash", "fit", "crop"]
 Interpolation = Literal["bilinear", "bicubic"]
 Pooling = Literal["own", "average", "average+gem", "salad"]
+Root = Literal["matrix", "elements"]  # of second moments: of the matrix as a whole, or of each number in it
 TokenPosition = Literal["none", "learned"]  # position embedding of a transformer on a feature map
 HeadKind = Literal["cells", "position", "both", "matching", "offsets", "none"]  # the last three are imported
 Coordinates = Literal["plane", "sphere"]
