@@ -62,18 +62,18 @@ def evidence_of(best, others, candidates=3):
 
 
 @pytest.mark.parametrize(
-    ("best", "others", "strength", "chance"),
+    ("best", "others", "strength"),
     [
-        (60, [4, 7, 9, 0], "strong", 1 - (4 / 5) ** 3),
-        (16, [4, 9, 15, 0], "some", 1 - (4 / 5) ** 3),
-        (9, [0, 1, 2, 3], "none", 1 - (4 / 5) ** 3),
-        (16, [20, 9, 15, 18], "none", 1 - (2 / 5) ** 3),
+        (60, [4, 7, 9, 0] * 3, "strong"),
+        (60, [4, 7, 9, 0], "some"),
+        (16, [4, 9, 15, 0], "some"),
+        (9, [0, 1, 2, 3], "none"),
+        (16, [20, 9, 15, 18], "none"),
     ],
 )
-def test_evidence_is_as_strong_as_photos_from_elsewhere_let_it_be(best, others, strength, chance):
+def test_evidence_is_as_strong_as_photos_from_elsewhere_let_it_be(best, others, strength):
     found = evidence_of(best, others)
     assert found.strength == strength
-    assert found.chance == pytest.approx(chance)
     assert found.in_words().startswith(f"{best} points agree on one geometry with the known photo at 38.90000")
 
 
@@ -88,7 +88,7 @@ class Walls:
 
 
 def test_the_known_photo_of_the_same_wall_is_found_drawn_and_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(matching, "OTHERS", 4)
+    monkeypatch.setattr(matching, "OTHERS", 10)
     locator = graticule.load(KEPT)
     asked = jpeg(turned(wall(0))[0])
     near = next(locator.results([asked], neighbours=3)).fix.neighbours
@@ -101,7 +101,7 @@ def test_the_known_photo_of_the_same_wall_is_found_drawn_and_told(tmp_path, monk
     assert found["strength"] == "strong"
     assert found["known_photos"][0]["index"] == near[2].index
     assert found["known_photos"][0]["inliers"] > 50 > 2 * max(found["inliers_elsewhere"])
-    assert len(found["inliers_elsewhere"]) == 4
+    assert len(found["inliers_elsewhere"]) == 10
     assert picture.name == "wall-match.png"
 
 

@@ -24,7 +24,7 @@ def thumbnails(
         Path | None, typer.Argument(help="The dataset, or table, that the bundle was trained on.")
     ] = None,
     longest: Annotated[
-        int, typer.Option("--px", min=32, max=1600, help="Longer side; explain --method match needs 480 or more.")
+        int, typer.Option("--px", min=32, max=1600, help="Longer side; explain --method match needs 320 or more.")
     ] = 160,
     remove: Annotated[bool, typer.Option("--remove", help="Take all pictures out of the bundle again.")] = False,
 ) -> None:

@@ -52,10 +52,9 @@ class AnswerPage:
         if len(self.photos) > MOST and not self.many:
             raise BadRecipeError(
                 f"a page shows all of each photo, at most of {MOST}, and there are {len(self.photos):,}; "
-                f"--map FILE.html puts a folder on one map with one "
-                f"table"
+                f"--map FILE.html puts a folder on one map with one table"
             )
-        self._folder = os.path.commonpath([photo.parent for photo in self.photos])
+        self._folder = os.path.commonpath([photo.absolute().parent for photo in self.photos])
 
     @property
     def _synthetic(self) -> bool:
@@ -90,7 +89,7 @@ class AnswerPage:
 
     def _of(self, result: Result) -> dict[str, Any]:
         photo = Path(result.photo)
-        name = os.path.relpath(photo, self._folder)  # no page tells the folders of the machine that made it
+        name = os.path.relpath(photo.absolute(), self._folder)  # no page tells the folders of the machine that made it
         if result.fix is None:
             return {"name": name, "photo": None, "error": str(result.error)}
         if self.many and len(self._shown) >= DRAWN:

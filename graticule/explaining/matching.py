@@ -23,6 +23,7 @@ MOST_FEATURES = 1500
 RATIO = 0.8  # to the second nearest descriptor: Lowe, "Distinctive image features", IJCV 2004, section 7.1
 REACH_PX = 1.5  # from an epipolar line
 STRONG = 15  # agreeing points, and twice as many as any photo from elsewhere
+FEWEST = 10  # photos from elsewhere that tell so
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,17 +65,10 @@ class Evidence:
     others: NDArray[np.int64]
 
     @property
-    def chance(self) -> float:
-        """Probability that the best of so many wrong photos agrees as well, at most; never below what was tried."""
-        as_many = int((self.others >= len(self.found[0].here)).sum())
-        one = (1 + as_many) / (1 + len(self.others))  # Phipson and Smyth, "Permutation p-values should never be zero"
-        return float(1 - (1 - one) ** len(self.found))
-
-    @property
     def strength(self) -> str:
         """``strong``, ``some`` or ``none``."""
         most, best = int(self.others.max(initial=0)), len(self.found[0].here)
-        if best >= STRONG and best >= 2 * most:
+        if best >= STRONG and best >= 2 * most and len(self.others) >= FEWEST:
             return "strong"
         return "some" if best > most and best >= STRONG else "none"
 
@@ -82,7 +76,6 @@ class Evidence:
         """Plain values; ``inliers_elsewhere`` are those of known photos that cannot show the same."""
         return {
             "strength": self.strength,
-            "chance": round(self.chance, 4),
             "words": self.in_words(),
             "known_photos": [one.to_json() for one in self.found],
             "inliers_elsewhere": sorted(self.others.tolist(), reverse=True),

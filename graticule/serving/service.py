@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from graticule.errors import BadRecipeError
+from graticule.errors import BadRecipeError, BadTableError
 from graticule.inference.locate import CORES, Locator, load, share_cores
 from graticule.inference.pictures import Pictures, files_of
 from graticule.photos.table import Photos
@@ -161,7 +161,13 @@ def open_models(
     for bundle in bundles:
         locator = load(bundle)
         coarse = Coarse(coarsest_answer_km, head_key(locator)) if coarsest_answer_km else None
-        pictures = files_of(locator, gallery) if gallery is not None else locator.bundle.thumbnails
+        pictures: Pictures | None = locator.bundle.thumbnails
+        if gallery is not None:
+            try:
+                pictures = files_of(locator, gallery)
+            except BadTableError:
+                if len(bundles) == 1:  # of two that are compared, one may know other photos
+                    raise
         models.append(Model(bundle.resolve().name, locator, coarse, pictures))
     return models
 
