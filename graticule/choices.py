@@ -18,6 +18,6 @@ Precision = Literal["float32", "bfloat16"]
 Runtime = Literal["onnx", "openvino"]
 Engine = Literal["here", "ray"]  # who makes the parts of a job
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
-Answer = Literal["median", "mode", "center", "regressed"]
+Answer = Literal["median", "score", "densest", "mode", "center", "regressed"]
 Together = Literal["place", "sequence"]
 MapScale = Literal["given", "world", "positions"]

@@ -18,7 +18,7 @@ from graticule.explaining.render import explain_photo
 pytest.importorskip("cv2", reason="OpenCV is not installed: pip install 'graticule[match]'")
 
 
-def wall(seed, size=480):
+def wall(seed, size=360):
     """A wall of blotches, as no other."""
     noise = np.random.default_rng(seed).integers(0, 256, (size // 6, size // 6, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize((size, size), Image.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(2))
@@ -80,7 +80,7 @@ def test_evidence_is_as_strong_as_photos_from_elsewhere_let_it_be(best, others, 
 class Walls:
     """A wall for each known photo; that of ``index`` is the one that is asked about."""
 
-    def __init__(self, index, size=480):
+    def __init__(self, index, size=360):
         self.index, self.size = index, size
 
     def jpeg(self, index):

@@ -111,6 +111,7 @@ def matches(
         line = ConnectionPatch(
             a, b, "data", "data", axesA=both[0], axesB=both[1], color=LINES[number % len(LINES)][0], lw=0.8, alpha=0.8
         )
+        line.set_in_layout(False)  # which would measure each of hundreds
         figure.add_artist(line)
         for axes, point in zip(both, (a, b), strict=True):
             axes.plot(*point, ".", ms=3, color=LINES[number % len(LINES)][0])

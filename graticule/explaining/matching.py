@@ -120,7 +120,7 @@ def agreeing(here: Features, there: Features) -> tuple[NDArray[np.int64], NDArra
     MAGSAC++ (Barath et al., CVPR 2020) finds the fundamental matrix.
 
     Returns:
-        The rows of each, both ``(M,)``, and how many pairs looked alike.
+        The rows of each, both ``(M,)``, and how many pairs looked alike; of fewer than ``STRONG`` no geometry is asked.
     """
     none = np.empty(0, np.int64)
     if min(len(here.at), len(there.at)) < 8:
@@ -131,11 +131,11 @@ def agreeing(here: Features, there: Features) -> tuple[NDArray[np.int64], NDArra
     distance = np.sqrt(np.maximum(2 - 2 * top, 0))
     mutual = likeness.argmax(axis=0)[best] == np.arange(len(best))
     rows = np.flatnonzero(mutual & (distance[:, 1] < RATIO * distance[:, 0]))
-    if len(rows) < 8:
+    if len(rows) < STRONG:  # they would be no evidence; most pairs end here, long before the search for a geometry
         return none, none, len(rows)
     cv2 = _opencv()
     _, mask = cv2.findFundamentalMat(
-        here.at[rows], there.at[best[rows]], cv2.USAC_MAGSAC, REACH_PX, 0.999, maxIters=5000
+        here.at[rows], there.at[best[rows]], cv2.USAC_MAGSAC, REACH_PX, 0.999, maxIters=2000
     )
     kept = rows[mask.ravel() > 0] if mask is not None else none
     return kept, best[kept], len(rows)

@@ -1,6 +1,7 @@
 """Maps of what an answer depends on, to lay over the photo in a page."""
 
 import base64
+from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
@@ -17,8 +18,17 @@ MOST_SIDE = 160  # pixels of a map's longer side: single pixels do not show over
 FOR, AGAINST = (213, 94, 0), (0, 114, 178)  # Okabe and Ito's vermilion and blue: all readers can tell them apart
 
 
-def quick(locator: Locator, data: bytes, method: str, progress: Progress = silent) -> Explanation:
+def quick(
+    locator: Locator,
+    data: bytes,
+    method: str,
+    progress: Progress = silent,
+    sketch: Callable[[NDArray[np.float32]], None] | None = None,
+) -> Explanation:
     """A method of :data:`METHODS`, as coarse as a page needs: of occlusion a quarter of the squares of a printed map.
+
+    Args:
+        sketch: of occlusion: told a coarse map on the way.
 
     Raises:
         BadPhotoError: the photo cannot be read.
@@ -28,7 +38,7 @@ def quick(locator: Locator, data: bytes, method: str, progress: Progress = silen
     if method == "occlusion":
         facts, preprocess = inspect(data), locator.bundle.preprocess
         patch = round(min(preprocess.shape_for(facts.height, facts.width)) / 7)
-        options = {"progress": progress, "patch": patch, "stride": max(1, patch // 2)}
+        options = {"progress": progress, "patch": patch, "stride": max(1, patch // 2), "sketch": sketch}
     return METHODS[method](locator, data, **options)
 
 

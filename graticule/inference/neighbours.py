@@ -1,47 +1,61 @@
-"""The known photos that speak for an answer: those that look most like a photo."""
+"""Candidates for the nearest neighbours of millions of photos, by FAISS: product codes in an inverted file.
 
-from dataclasses import dataclass
+Jegou, Douze and Schmid, "Product quantization for nearest neighbor search", TPAMI 2011. A photo takes 72 bytes and is
+read from disk only where a question comes near, so that ten million take 0.7 GB of a disk and little memory. Codes
+are coarse: who asks compares the candidates anew, see :class:`graticule.inference.gallery.Gallery`.
+"""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from graticule.belief.confidence import Known
-from graticule.geo.sphere import Floats, great_circle_km
+from graticule.geo.sphere import Ints
+
+EXACT = 200_000  # photos up to which all are compared
+CODE_BYTES, AXES_A_BYTE = 64, 4
+LEARNED = 50  # photos that each list is learned from
+PROBED = 64  # lists that a question looks into
+BATCH = 65_536
+Rows = Callable[[slice | Ints], NDArray[np.float32]]
 
 
-@dataclass(frozen=True, slots=True)
-class Neighbour:
-    """One known photo that looks like a photo that was asked about.
+class Candidates:
+    """Photos whose codes are near to a question's.
 
-    Attributes:
-        index: its row among the known photos of the bundle.
-        lat, lon: where it was taken, degrees.
-        share: its part in what all known photos together say of the photo, in [0, 1].
-        distance_km: from the answer's point.
+    Args:
+        rows: unit vectors of F numbers of the photos asked for; all are read once, some at a time.
+        count: how many photos there are.
     """
 
-    index: int
-    lat: float
-    lon: float
-    share: float
-    distance_km: float
+    def __init__(self, rows: Rows, count: int, seed: int = 0) -> None:
+        import faiss
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; ``similarity`` is the share."""
-        return {
-            "index": self.index,
-            "lat": round(self.lat, 7),
-            "lon": round(self.lon, 7),
-            "similarity": float(f"{self.share:.4g}"),
-            "distance_km": round(self.distance_km, 4),
-        }
+        lists = int(4 * np.sqrt(count))
+        some = np.random.default_rng(seed).choice(count, min(count, LEARNED * lists), replace=False)
+        learned = rows(np.sort(some))
+        codes = min(CODE_BYTES, learned.shape[1])
+        axes = min(learned.shape[1], AXES_A_BYTE * codes) // codes * codes
+        index = faiss.index_factory(learned.shape[1], f"PCAR{axes},IVF{lists},PQ{codes}")
+        index.train(learned)
+        for start in range(0, count, BATCH):
+            index.add(rows(slice(start, start + BATCH)))
+        with TemporaryDirectory() as folder:  # a file that is mapped stays readable without its name
+            file = str(Path(folder) / "codes.faiss")
+            faiss.write_index(index, file)
+            self._index: Any = faiss.read_index(file, faiss.IO_FLAG_MMAP)
+        faiss.extract_index_ivf(self._index).nprobe = PROBED
+
+    def of(self, asked: NDArray[np.float32], count: int) -> Ints:
+        """For each of M unit vectors ``count`` rows, likeliest first, ``(M, count)``; -1 where there are no more."""
+        rows: Ints = self._index.search(np.ascontiguousarray(asked), count)[1]
+        return rows
 
 
-def neighbours(known: Known, weight: Floats, lat: float, lon: float, count: int) -> tuple[Neighbour, ...]:
-    """The ``count`` known photos that weigh most in one photo's belief, ``(P,)``, first; ``lat, lon`` is its answer."""
-    rows = np.argsort(-weight, kind="stable")[:count]
-    off = great_circle_km(lat, lon, known.lat[rows], known.lon[rows])
-    return tuple(
-        Neighbour(int(row), float(known.lat[row]), float(known.lon[row]), float(weight[row]), float(km))
-        for row, km in zip(rows, off, strict=True)
-    )
+def worth_it(count: int) -> bool:
+    """Whether so many photos are better asked by their codes: they are many, and FAISS is installed."""
+    return count > EXACT and find_spec("faiss") is not None

@@ -158,9 +158,10 @@ def _matrix_root(moments: Tensor) -> Tensor:
     pooling networks by iterative matrix square root normalization", CVPR 2018, equation 4): products alone, so that
     every device and exported model computes the same. Stopped early, it leaves eigenvalues small that are mere noise.
     """
-    size = torch.linalg.matrix_norm(moments, keepdim=True).clamp(min=1e-12)
+    size: Tensor = torch.linalg.matrix_norm(moments, keepdim=True).clamp(min=1e-12)
     one = torch.eye(moments.shape[1], device=moments.device)
-    found, inverse = moments / size, one.expand_as(moments)
+    found: Tensor = moments / size
+    inverse = one.expand_as(moments)
     for _ in range(ROOT_STEPS):
         step = 1.5 * one - 0.5 * inverse @ found
         found, inverse = found @ step, step @ inverse

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from shlex import quote
@@ -34,7 +33,6 @@ CALIBRATION, KNOWN = "calibration.json", "known.safetensors"
 CONFIDENCE = (CALIBRATION, KNOWN)  # both, or neither in a bundle that is not calibrated
 THUMBNAILS = "thumbnails.safetensors"  # of the known photos, where the publisher wants them shown
 CARD = "README.md"
-HUB_NAME = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*(@[\w./-]+)?")  # user/name@revision
 TRAINING = "training"  # checkpoints, history and the table of photos lie there, beside the bundle's own files
 RUN = "run.json"
 
@@ -84,27 +82,6 @@ def read_index(path: Path) -> dict[str, Any]:
 def fetched() -> list[str]:
     """Names of the public models that lie here as bundles."""
     return sorted(path.parent.name for path in fetched_folder().glob(f"*/{INDEX}"))
-
-
-def find_bundle(bundle: Path | str) -> Path:
-    """The folder of a bundle.
-
-    Args:
-        bundle: a path; the name of a public model that was fetched; or ``user/name`` of the hub, which is fetched once,
-            with ``@`` and a revision after it where that shall stay the same.
-
-    Raises:
-        SourceError: it is none of these, and the hub has no such model or cannot be reached.
-    """
-    path = Path(bundle)
-    if path.exists() or not HUB_NAME.fullmatch(str(bundle)) or (len(path.parts) == 2 and path.parent.exists()):
-        return path
-    if len(path.parts) == 1:
-        return fetched_folder() / path if path.name in fetched() else path
-    from graticule.sources.web.hub import hub_snapshot
-
-    repo, _, revision = str(bundle).partition("@")
-    return hub_snapshot(repo, (*FILES, *CONFIDENCE, THUMBNAILS, INDEX, CARD), revision=revision or None)
 
 
 def _no_bundle(path: Path) -> str:

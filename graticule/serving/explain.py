@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from fastapi.responses import StreamingResponse
+from numpy.typing import NDArray
 from PIL import Image
 
 from graticule.errors import BadRecipeError, GraticuleError
@@ -77,11 +78,13 @@ class Work:
     method: str | None
     fix: dict[str, Any]
 
-    def __call__(self, progress: Progress) -> dict[str, Any]:
+    def __call__(
+        self, progress: Progress, sketch: Callable[[NDArray[np.float32]], None] | None = None
+    ) -> dict[str, Any]:
         if self.method is None:
             return {"method": None, "heatmap_png": None, "scores": None, "fix": self.fix}
         locator = self.model.locator
-        found = quick(locator, self.data, self.method, progress)
+        found = quick(locator, self.data, self.method, progress, sketch)
         coarse = self.model.coarse is not None
         scores = {
             "cell": None if coarse else locator.bundle.partition.names[found.target],
@@ -116,7 +119,10 @@ def _until(gone: threading.Event, tell: Callable[[int, int], None] | None = None
 
 
 def streamed(service: Service, work: Work) -> StreamingResponse:
-    """Server-sent events: ``progress`` with done and total, then ``answer``, or ``problem`` with its detail."""
+    """Server-sent events: ``progress`` with done and total, then ``answer``, or ``problem`` with its detail.
+
+    Occlusion sends a coarse map as ``sketch`` on its way, after a quarter of the time.
+    """
     loop = asyncio.get_running_loop()
     events: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
     gone = threading.Event()
@@ -124,10 +130,13 @@ def streamed(service: Service, work: Work) -> StreamingResponse:
     def tell(done: int, total: int) -> None:
         loop.call_soon_threadsafe(events.put_nowait, ("progress", {"done": done, "total": total}))
 
+    def sketch(heat: NDArray[np.float32]) -> None:
+        loop.call_soon_threadsafe(events.put_nowait, ("sketch", {"heatmap_png": overlay(heat, signed=True)}))
+
     async def run() -> None:
         try:
             async with service.one_explanation:
-                events.put_nowait(("answer", await asyncio.to_thread(work, _until(gone, tell))))
+                events.put_nowait(("answer", await asyncio.to_thread(work, _until(gone, tell), sketch)))
         except GoneError:
             pass
         except GraticuleError as error:
