@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from graticule.explaining.answer_page import AnswerPage
     from graticule.inference.albums import Albums
     from graticule.inference.claims import Place
-    from graticule.inference.locate import Locator, Result
+    from graticule.inference.locate import Locator
+    from graticule.inference.said import Result
 
 BESIDE = 6  # known photos on a page
 app = typer.Typer()
@@ -408,8 +409,7 @@ def _asked(photos: list[Path], together: Together | None) -> "tuple[list[Path], 
     """The photos named, and which of them are answered together: as a table says, else those of each folder."""
     import numpy as np
 
-    from graticule.evaluation.baselines import albums_of
-    from graticule.inference.albums import Albums
+    from graticule.inference.albums import Albums, albums_of
     from graticule.photos.table import read_photos
 
     [first, *more] = photos

@@ -9,12 +9,7 @@ from graticule.cli import console
 from graticule.cli.options import check_bundle
 from graticule.errors import BadRecipeError
 
-app = typer.Typer(help="The photos that a bundle knows, and what is shown of them.", no_args_is_help=True)
-
-
-@app.callback()
-def _group() -> None:
-    pass
+app = typer.Typer()
 
 
 @app.command()

@@ -11,8 +11,9 @@ from graticule.explaining.overlays import overlay, quick
 from graticule.files import write_text
 from graticule.inference.claims import own_position
 from graticule.inference.formats import map_link
-from graticule.inference.locate import Locator, Result
+from graticule.inference.locate import Locator
 from graticule.inference.pictures import Pictures
+from graticule.inference.said import Result
 from graticule.inference.views import SHOWN_MASS, SHOWN_REGIONS, Exact, cells_json, fix_json, regions_json
 from graticule.model.loading import Progress, read_bytes, silent
 from graticule.photos.images import data_uri, thumbnail
@@ -66,7 +67,7 @@ class AnswerPage:
             self._seen += 1
             if len(self._shown) < LISTED:
                 self._shown.append(self._of(result))
-            yield replace(result, masses=None)
+            yield replace(result, masses=None, calibration=None)
 
     def write(self, out: Path) -> Path:
         """Write the page.
@@ -95,7 +96,7 @@ class AnswerPage:
         if self.many and len(self._shown) >= DRAWN:
             return {"name": name, "photo": None, "fix": _short(result.fix.to_json())}
         data = read_bytes(photo)
-        view = Exact(self.locator, result.fix, result.masses)
+        view = Exact(self.locator, result.fix, result.masses, result.calibration)
         fix = fix_json(name, view, self.locator.area, own_position(data), pictures=self.pictures)
         coverages = SHOWN_REGIONS[-1:] if self.many else SHOWN_REGIONS
         fix["regions"] = regions_json(view, coverages, DECIMALS if self.many else None)

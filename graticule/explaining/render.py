@@ -62,6 +62,7 @@ def explain_photo(
         BadPhotoError: the photo cannot be read, or its true cell is to be explained and unknown.
         BadRecipeError: as the methods.
         WriteError: the folder cannot be written.
+        KeyboardInterrupt: Ctrl-C; what was drawn until then is kept, a partial map of occlusion too.
     """
     name = name or photo.stem
     data = read_bytes(photo)
@@ -100,20 +101,26 @@ def explain_photo(
         )
     judged: dict[str, Curves] = {}
     asked = [method for method in METHODS if method in methods]
-    if score and asked:
-        judged["random"] = random_curves(locator, data, target=row)
     for method in asked:
         options = {"patch": patch, "stride": stride, "progress": progress} if method == "occlusion" else {}
         heat = METHODS[method](locator, data, target=row, **options)
         facts = _facts(heat)
-        if score:
+        if score and not heat.stopped:
+            if not judged:
+                judged["random"] = random_curves(locator, data, target=row)
             judged[method] = curves(locator, data, heat.heat, target=row)
             facts["scores"] = {key: _areas(judged[key]) for key in (method, "random")}
+        part = ""
+        if heat.stopped:
+            part = f"{heat.settings['squares']:,} of {heat.settings['squares_in_all']:,} squares"
         title = f"{photo.name}\nwhat the {target} cell {case['cell']} depends on (probability {heat.probability:.1%})"
+        title += f"; only {part}" * heat.stopped
         chart = heatmaps.explanation(
             shown, heat.heat, signed=heat.signed, label=heat.unit, method=method, title=title, synthetic=synthetic
         )
         write(method, chart, facts)
+        if heat.stopped:
+            raise KeyboardInterrupt(f"{written[-2]} shows the {part} that were asked about; it is not scored")
     if judged:
         chart = heatmaps.faithfulness({key: (c.share, c.deletion, c.insertion) for key, c in judged.items()})
         written.append(figures.save(chart, out / f"{name}-scores.png"))

@@ -16,7 +16,8 @@ from graticule.geo.outlines import geojson_circle, geojson_outline
 from graticule.geo.sphere import format_km
 from graticule.geo.sphere import map_link as pinned
 from graticule.inference.decode import Fix
-from graticule.inference.locate import REGION, Result
+from graticule.inference.locate import REGION
+from graticule.inference.said import Result
 
 REGION_COVERAGE = float(REGION)
 

@@ -7,14 +7,16 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from graticule.belief.confidence import Calibration
 from graticule.geo import s2
 from graticule.geo.outlines import geojson_outline
 from graticule.geo.sphere import Floats, great_circle_km
 from graticule.inference.claims import Claim, Place
 from graticule.inference.decode import Fix
 from graticule.inference.formats import to_words
-from graticule.inference.locate import Locator, Result
+from graticule.inference.locate import Locator
 from graticule.inference.pictures import Pictures
+from graticule.inference.said import Result
 from graticule.photos.images import data_uri
 
 Cells = NDArray[np.uint64]
@@ -40,13 +42,14 @@ class Exact:
     locator: Locator
     fix: Fix
     masses: Floats | None
+    calibration: Calibration | None
 
     def region(self, coverage: float) -> Cells | None:
         """S2 cells of the smallest region that holds the photo so often; None where nothing is calibrated."""
-        ground, confidence = self.locator.grown, self.locator.bundle.confidence
-        if ground is None or confidence is None or self.masses is None:
+        ground, masses, calibration = self.locator.grown, self.masses, self.calibration
+        if ground is None or masses is None or calibration is None:
             return None
-        return ground.merged(ground.region(self.masses, confidence.calibration.region_mass[str(coverage)]))
+        return ground.merged(ground.region(masses, calibration.region_mass[str(coverage)]))
 
     def density(self) -> tuple[Cells, Floats] | None:
         """S2 cells and the mass of each."""

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from graticule.belief.confidence import Calibration
 from graticule.errors import BadPhotoError
 from graticule.geo.sphere import Floats
 from graticule.inference.albums import Albums
 from graticule.inference.claims import Place
 from graticule.inference.decode import Fix
-from graticule.inference.locate import Locator, Predictions, look_at
+from graticule.inference.locate import Locator, look_at
+from graticule.inference.said import Predictions
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Answer:
 
     Attributes:
         masses: probability of each cell of the bundle's ground, shape ``(G,)``; None where nothing is calibrated.
+        calibration: which masses are regions, by what held-out photos showed; None where nothing is calibrated.
         probability: of each cell of the partition, the network's own, shape ``(C,)``; None of a network without cells.
         seen: what is wrong with the photo, where a largest error was asked for.
     """
@@ -48,6 +51,7 @@ class Answer:
     fix: Fix | None
     error: BadPhotoError | None = None
     masses: Floats | None = field(default=None, repr=False)
+    calibration: Calibration | None = field(default=None, repr=False)
     probability: Floats | None = field(default=None, repr=False)
     seen: tuple[str, ...] = ()
 
@@ -111,5 +115,5 @@ def _answer(
         neighbours=ask.neighbours,
     )
     logs = prediction.log_probability
-    masses = None if sureness is None else sureness.masses[0]
-    return Answer(fix, None, masses, None if logs is None else np.exp(logs[0]), seen)
+    masses, calibration = (sureness.masses[0], sureness.calibration) if sureness else (None, None)
+    return Answer(fix, None, masses, calibration, None if logs is None else np.exp(logs[0]), seen)

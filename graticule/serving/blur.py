@@ -138,6 +138,7 @@ class Coarse:
             near=str(nearest_towns([lat], [lon])[0]),
             places=names,
             neighbours=(),
+            inside=(),
         )
 
     def error_km(self, told: Released, share: float) -> float:

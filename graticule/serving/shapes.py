@@ -43,7 +43,7 @@ def view_of(model: Model, answer: Answer, ask: Ask, claim: Place | None) -> View
     if answer.fix is None:
         raise answer.error or ValueError("there is no answer to look at")
     if model.coarse is None:
-        return Exact(model.locator, answer.fix, answer.masses)
+        return Exact(model.locator, answer.fix, answer.masses, answer.calibration)
     coarse, point = model.coarse, (answer.fix.lat, answer.fix.lon)
     if answer.masses is not None:
         told = coarse.summed(point, model.coarse_ground, answer.masses)
