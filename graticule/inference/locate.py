@@ -121,11 +121,9 @@ class Locator(Network):
                 names=names,
                 neighbours=neighbours,
             )
-            kept = sureness if masses else None
-            waiting |= {
-                int(i): Result(shown[i], fix, None, kept and kept.masses[row], kept and kept.calibration)
-                for row, (i, fix) in enumerate(zip(predictions.index, found, strict=True))
-            }
+            for row, (i, fix) in enumerate(zip(predictions.index, found, strict=True)):
+                kept = (sureness.masses[row], sureness.calibration) if sureness and masses else (None, None)
+                waiting[int(i)] = Result(shown[i], fix, None, *kept)
             waiting |= {i: Result(shown[i], None, error) for i, error in predictions.errors.items()}
             progress(done + len(waiting), len(photos), "photos")
             while done in waiting:
