@@ -19,6 +19,7 @@ from towns import photo
 
 from graticule import zoo
 from graticule.errors import BadWeightsError
+from graticule.geo.areas import read_area
 from graticule.geo.sphere import from_vectors, great_circle_km
 from graticule.inference.locate import Locator
 from graticule.model.bundle import Bundle
@@ -70,6 +71,19 @@ def location_embedding(state, degrees):
             h = functional.linear(h, weight, bias).relu()
         total = total + functional.linear(h, state[f"LocEnc{i}.head.0.weight"], state[f"LocEnc{i}.head.0.bias"])
     return total
+
+
+def test_the_gallery_of_an_area_is_what_lies_there_and_ten_thousand_places_more(files, monkeypatch):
+    monkeypatch.setattr(geoclip, "DENSE", 50)
+    whole, area = zoo.get("geoclip", files), read_area("-60,-180,0,180")
+    south = zoo.get("geoclip", files, within=area)
+    own = whole.partition.lat < 0
+    assert len(south.partition) == pytest.approx(50 + own.sum(), abs=10)
+    assert south.partition.lat.max() < 0
+    torch.testing.assert_close(south.model.head.places[: own.sum()], whole.model.head.places[own])
+    assert south.facts["imported"]["what"].endswith("its places are those within -60,-180,0,180")
+    with pytest.raises(BadWeightsError, match="leave --within out"):
+        zoo.get("megaloc", files, within=area)
 
 
 def test_a_public_model_is_a_bundle_that_answers_and_tells_its_licence(files, tmp_path, monkeypatch):
@@ -250,6 +264,8 @@ def test_streetclip_asks_for_countries_and_then_for_their_towns(tmp_path, monkey
     assert names[int(french.nonzero()[0])] == names[paris]
     # A text is told apart whatever it is asked beside: what pads it is not seen.
     tower = text_tower(read_tensors(tmp_path / "pytorch_model.bin"), tmp_path)
+    parisian = zoo.get("streetclip", tmp_path, agreed="CC-BY-NC-4.0", within=read_area("48,2,49,3")).partition
+    assert {name.rpartition(", ")[2] for name in parisian.names} == {"France"}
     alone = embed(tower, tmp_path / "tokenizer.json", ["Paris"])
     torch.testing.assert_close(alone[0], head.places[paris], atol=1e-5, rtol=1e-4)
     with torch.inference_mode():

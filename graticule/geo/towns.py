@@ -48,8 +48,8 @@ def nearest_towns(lat: ArrayLike, lon: ArrayLike) -> list[Town]:
     ]
 
 
-def largest_towns(per_country: int) -> list[tuple[Town, float, float]]:
-    """The most populous towns of each country with their positions, degrees; the largest of each country first."""
+def largest_towns(per_country: int) -> list[tuple[Town, float, float, int]]:
+    """The most populous towns of each country, the largest first; each with its position, degrees, and its people."""
     import csv
     import gzip
     import json
@@ -66,7 +66,8 @@ def largest_towns(per_country: int) -> list[tuple[Town, float, float]]:
         count[code] += 1
         if count[code] <= per_country and code in countries:
             named = Town(town["city"], town.get("state", ""), countries[code], code)
-            largest.append((named, float(town["latitude"]), float(town["longitude"])))
+            place = float(town["latitude"]), float(town["longitude"])
+            largest.append((named, *place, int(town["population"])))
     return largest
 
 
