@@ -21,7 +21,10 @@ MODEL = PublicModel(
     licence="CC-BY-NC-4.0",
     gigabytes=1.7,
     trained_on="1.1 million street-level photos of 101 countries, not published",
-    figures="Im2GPS3k: 22 / 37 / 61 / 80 % within 25 / 200 / 750 / 2500 km (arXiv 2302.00275)",
+    figures=(
+        "Im2GPS3k: 22 / 37 / 61 / 80 % within 25 / 200 / 750 / 2500 km (arXiv 2302.00275); others found "
+        "22 / 35 / 56 / 75 % with its weights (discussion 4 of its page)"
+    ),
     source="https://huggingface.co/geolocal/StreetCLIP",
     restricted=True,
     gallery=True,
