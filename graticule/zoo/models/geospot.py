@@ -12,7 +12,7 @@ MODEL = PublicModel(
     source="https://huggingface.co/sdan/geospot-base",
     lacks=(
         "its card loads it with a GeoCLIP(encoder_name='siglip2') that is in no public package, so how the tower's "
-        "output is pooled, which layers lead from 1,152 to 512 numbers and which gallery it is asked with are not known; it "
+        "output is pooled, which layers make 512 numbers of 1,152 and which gallery it is asked with is not known; it "
         "needs that class, or a list of the file's tensors and what is done with each"
     ),
 )

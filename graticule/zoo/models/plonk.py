@@ -12,6 +12,6 @@ MODEL = PublicModel(
     source="https://github.com/nicolas-dufour/plonk",
     lacks=(
         "it answers with draws along a flow and a likelihood, not with classes, and no such head is in this version; "
-        "its towers are StreetCLIP's (CC-BY-NC-4.0) for OpenStreetView-5M and DINOv2 ViT-L/14 with registers for the others"
+        "its towers are StreetCLIP's (CC-BY-NC-4.0) for OpenStreetView-5M, DINOv2 ViT-L/14 with registers for others"
     ),
 )
