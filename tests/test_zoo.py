@@ -117,6 +117,14 @@ def test_a_tower_of_timms_names_is_the_same_as_one_of_transformers_names(files):
         assert torch.equal(value, ours.state_dict()[key]), key
 
 
+def test_a_file_of_half_precision_is_the_same_model_rounded(files):
+    whole = zoo.get("geoclip", files).model.head.layers
+    state = load_file(files / "model.safetensors")
+    save_file({key: value.half() for key, value in state.items()}, files / "model.safetensors")
+    half = zoo.get("geoclip", files).model.head.layers
+    torch.testing.assert_close(half[0].weight, whole[0].weight, atol=1e-3, rtol=1e-2)
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
