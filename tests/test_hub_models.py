@@ -73,6 +73,7 @@ def test_a_download_that_breaks_off_goes_on_where_it_stopped(tmp_path, monkeypat
     (tmp_path / "files").mkdir()
     whole = np.random.default_rng(0).bytes(30_000)
     (tmp_path / "files" / "model.safetensors").write_bytes(whole)
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)
     cut = {"model.safetensors": 20_000}
     with serve("ada/town", tmp_path / "files", monkeypatch, tmp_path / "cache", "model", cut) as sent:
         path = hub_file("ada/town", "model.safetensors", kind="model")
