@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 from scipy.spatial.distance import cdist
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.decomposition import PCA
 
 from graticule.belief import kernels
@@ -122,6 +123,16 @@ def test_a_region_is_the_smallest_set_that_holds_its_mass(town):
     assert masses[region].sum() - masses[region][density[region].argmin()] <= 0.5
 
 
+def test_the_ground_to_search_is_what_is_denser_and_the_cell_itself(town):
+    ground = Ground.of(town)
+    masses = ground.masses(town)
+    row = ground.row_of(*(side[:, 0] for side in town.samples(1, seed=10)))
+    density = masses / ground.area_km2
+    for n, found in enumerate(ground.searched_km2(masses, row)):
+        denser = density[n] > density[n, row[n]]
+        assert found == pytest.approx(ground.area_km2[denser].sum() + ground.area_km2[row[n]])
+
+
 def test_a_region_of_few_cells_is_the_same_ground(town):
     ground = Ground.of(town)
     region = ground.region(ground.masses(town)[1], 0.9)
@@ -168,6 +179,32 @@ def test_a_conformal_level_is_the_textbooks_quantile_where_every_photo_is_its_ow
     scores = np.random.default_rng(0).random(99)
     assert conformal_level(scores, np.arange(99), 0.9) == np.sort(scores)[89]  # ceil(100 * 0.9) = 90th
     assert conformal_level(scores[:8], np.arange(8), 0.9) == np.inf
+
+
+def test_sets_of_cells_at_a_conformal_level_are_those_of_mapie():
+    classification = pytest.importorskip("mapie.classification")
+
+    class Given(ClassifierMixin, BaseEstimator):
+        """A classifier whose probabilities are its inputs."""
+
+        classes_ = np.arange(5)
+
+        def fit(self, x, y):
+            return self
+
+        def predict_proba(self, x):
+            return x
+
+        def predict(self, x):
+            return x.argmax(axis=1)
+
+    rng = np.random.default_rng(0)
+    p, fresh = rng.dirichlet(np.full(5, 0.6), 150), rng.dirichlet(np.full(5, 0.6), 40)
+    true = np.array([rng.choice(5, p=row) for row in p])
+    theirs = classification.SplitConformalClassifier(Given(), confidence_level=0.8, conformity_score="lac", prefit=True)
+    _, sets = theirs.conformalize(p, true).predict_set(fresh)
+    level = conformal_level(1 - p[np.arange(150), true], np.arange(150), 0.8)
+    assert (1 - fresh <= level + 1e-9).tolist() == sets[:, :, 0].tolist()
 
 
 def test_regions_at_conformal_levels_cover_what_they_say_whatever_the_belief():

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import sqrtm
 from sklearn.decomposition import PCA
 
 from graticule.belief import confidence
@@ -14,15 +15,21 @@ from graticule.model.encoders import build_encoder, second_moments
 from graticule.model.heads import Head
 
 
-def test_second_moments_are_the_rooted_mean_of_outer_products_of_directions():
-    local = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(0))
-    found = second_moments(local)
+@pytest.mark.parametrize("root", ["matrix", "elements"])
+def test_second_moments_are_the_rooted_mean_of_outer_products_of_directions(root):
+    local = torch.randn(2, 5, 40, generator=torch.Generator().manual_seed(0))
+    found = second_moments(local, root)
     for photo, row in zip(local.numpy(), found.numpy(), strict=True):
         unit = photo / np.linalg.norm(photo, axis=0)
         mean = np.mean([np.outer(place, place) for place in unit.T], axis=0)
-        wanted = np.array([mean[i, j] for i in range(5) for j in range(i, 5)])
-        wanted = np.sign(wanted) * np.sqrt(np.abs(wanted))
-        assert row == pytest.approx(wanted / np.linalg.norm(wanted), abs=1e-5)
+        rooted = sqrtm(mean).real if root == "matrix" else np.sign(mean) * np.sqrt(np.abs(mean))
+        wanted = np.array([rooted[i, j] for i in range(5) for j in range(i, 5)])
+        assert row == pytest.approx(wanted / np.linalg.norm(wanted), abs=1e-5 if root == "elements" else 2e-3)
+
+
+def test_the_root_of_a_black_photo_and_of_fewer_places_than_channels_is_finite():
+    for local in (torch.zeros(1, 6, 9), torch.ones(1, 6, 9), torch.randn(1, 60, 4)):
+        assert second_moments(local).isfinite().all()
 
 
 def test_where_in_a_photo_something_is_does_not_matter_but_what_stands_together_does():

@@ -21,6 +21,7 @@ from test_cli import graticule as command
 import graticule
 from bench.hostile import hostile
 from graticule.geo import s2
+from graticule.geo.sphere import great_circle_km
 from graticule.inference.claims import own_position
 from graticule.photos.table import read_photos
 from graticule.serving import examples, run, shapes
@@ -169,15 +170,17 @@ def test_an_explanation_is_a_picture_over_the_photo(client, method):
     assert answer["scores"]["cell"] == answer["fix"]["cells"][0]["token"]
 
 
-def test_an_explanation_tells_its_progress(client):
+def test_an_explanation_tells_its_progress_and_a_coarse_map_on_the_way(client):
     files = {"photo": PHOTO.read_bytes()}
     headers = {"Accept": "text/event-stream"}
     text = client.post("/v1/explain", files=files, data={"method": "occlusion"}, headers=headers).text
     events = [event.split("\n") for event in text.strip().split("\n\n")]
-    assert [name for name, _ in events] == ["event: progress"] * (len(events) - 1) + ["event: answer"]
+    names = [name.removeprefix("event: ") for name, _ in events]
     done = [json.loads(data.removeprefix("data: ")) for _, data in events]
-    assert done[-2]["done"] == done[-2]["total"]
-    assert done[-1]["heatmap_png"]
+    at = names.index("sketch")
+    assert names == ["progress"] * at + ["sketch"] + ["progress"] * (len(names) - at - 2) + ["answer"]
+    assert done[at - 1]["done"] < done[-2]["done"] / 2 < done[-2]["done"] == done[-2]["total"]
+    assert done[at]["heatmap_png"] != done[-1]["heatmap_png"]
 
 
 def test_hiding_a_part_of_a_photo_moves_the_answer_and_hiding_nothing_that_is_seen_does_not(client):
@@ -303,6 +306,21 @@ def test_a_game_tells_the_truth_after_the_guess_alone(game):
     again = client.post(f"/v1/play/{begun['id']}/0/guess", json=guessed["truth"]).json()
     assert (again["points_you"], again["error_km_you"]) == (5000, 0)
     assert guessed.keys() == examples.GUESS["content"]["application/json"]["example"].keys()
+
+
+def test_the_test_set_is_asked_photo_by_photo_and_says_how_far_off_the_answer_is(game, locator):
+    client, play = game
+    assert client.get("/v1/model").json()["test_photos"] == 7
+    answers = [client.post(f"/v1/test/{i}", json={"model": "town"}).json() for i in range(7)]
+    assert sorted(answer["truth"]["lat"] for answer in answers) == pytest.approx(sorted(play.photos.lat))
+    for answer, row in zip(answers, play.order, strict=True):
+        alone = locator.locate(play.photos.paths()[row])
+        assert (answer["fix"]["lat"], answer["fix"]["lon"]) == (round(alone.lat, 7), round(alone.lon, 7))
+        off = great_circle_km(alone.lat, alone.lon, play.photos.lat[row], play.photos.lon[row])
+        assert answer["error_km"] == round(float(off), 4)
+    assert answers[0].keys() == examples.TEST["content"]["application/json"]["example"].keys()
+    assert b"Acme" not in client.get("/v1/test/0/photo").content
+    assert client.post("/v1/test/7", json={}).status_code == 404
 
 
 def test_the_same_seed_deals_the_same_photos_and_a_made_up_game_none(game):

@@ -19,8 +19,8 @@ from towns import photo
 
 from graticule import zoo
 from graticule.errors import BadWeightsError
-from graticule.geo.areas import read_area
 from graticule.geo.sphere import from_vectors, great_circle_km
+from graticule.geo.territory import read_territory
 from graticule.inference.locate import Locator
 from graticule.model.bundle import Bundle
 from graticule.zoo.models import geoclip, osv5m, streetclip
@@ -75,7 +75,7 @@ def location_embedding(state, degrees):
 
 def test_the_gallery_of_an_area_is_what_lies_there_and_ten_thousand_places_more(files, monkeypatch):
     monkeypatch.setattr(geoclip, "DENSE", 50)
-    whole, area = zoo.get("geoclip", files), read_area("-60,-180,0,180")
+    whole, area = zoo.get("geoclip", files), read_territory("-60,-180,0,180")
     south = zoo.get("geoclip", files, within=area)
     own = whole.partition.lat < 0
     assert len(south.partition) == pytest.approx(50 + own.sum(), abs=10)
@@ -272,7 +272,7 @@ def test_streetclip_asks_for_countries_and_then_for_their_towns(tmp_path, monkey
     assert names[int(french.nonzero()[0])] == names[paris]
     # A text is told apart whatever it is asked beside: what pads it is not seen.
     tower = text_tower(read_tensors(tmp_path / "pytorch_model.bin"), tmp_path)
-    parisian = zoo.get("streetclip", tmp_path, agreed="CC-BY-NC-4.0", within=read_area("48,2,49,3")).partition
+    parisian = zoo.get("streetclip", tmp_path, agreed="CC-BY-NC-4.0", within=read_territory("48,2,49,3")).partition
     assert {name.rpartition(", ")[2] for name in parisian.names} == {"France"}
     alone = embed(tower, tmp_path / "tokenizer.json", ["Paris"])
     torch.testing.assert_close(alone[0], head.places[paris], atol=1e-5, rtol=1e-4)

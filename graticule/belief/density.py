@@ -1,10 +1,11 @@
 """The belief itself: a density on the sphere, made of cells, of known photos that look alike, and of the map alone."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from graticule.belief import kernels
 from graticule.geo.sphere import EARTH_RADIUS_KM, Floats, chord_to_km, chords, from_vectors, unit_vectors
@@ -82,22 +83,29 @@ class Kernels:
     def __len__(self) -> int:
         return len(self.center)
 
+    @cached_property
+    def tops(self) -> Floats:
+        """Density of each kernel at its center, per km2, shape ``(C, SCALES)``."""
+        found: Floats = np.exp(kernels.log_density(0.0, self.width_km))
+        return found
+
     def by_scale(self, lat: ArrayLike, lon: ArrayLike, weights: Floats) -> Floats:
         """Density of each scale at M points, where center c weighs ``weights[m, c]``; per km2, ``(M, SCALES)``.
 
         Args:
-            weights: shape ``(M, C)``, or ``(C,)`` where all points share them.
+            weights: shape ``(M, C)``, or ``(C,)`` where all points share them; several such after one another, of shape
+                ``(T, M, C)``, give ``(T, M, SCALES)`` in little more time than one.
         """
         points = unit_vectors(lat, lon)
-        weights = np.broadcast_to(weights, (len(points), len(self)))
-        out = np.empty((len(points), SCALES))
+        weights = np.broadcast_to(weights, (*weights.shape[:-2], len(points), len(self)))
+        out = np.empty((*weights.shape[:-1], SCALES))
         step = max(1, AT_ONCE // len(self))
         for start in range(0, len(points), step):
             rows = slice(start, start + step)
             distance = chord_to_km(chords(points[rows], self.center))
             for k in range(SCALES):
                 density = np.exp(kernels.log_density(distance, self.width_km[:, k]))
-                out[rows, k] = np.einsum("mc,mc->m", density, weights[rows])
+                out[..., rows, k] = np.einsum("mc,...mc->...m", density, weights[..., rows, :])
         return out
 
     def reach_km(self, shares: ArrayLike) -> Floats:
@@ -129,6 +137,10 @@ class Belief:
 
     def __len__(self) -> int:
         return len(self.cell_weight)
+
+    def take(self, rows: slice | NDArray[np.int64]) -> "Belief":
+        """The same of some of the photos."""
+        return Belief(self.shape, self.cells, self.known, self.cell_weight[rows], self.known_weight[rows])
 
     def log_density(self, lat: ArrayLike, lon: ArrayLike) -> Floats:
         """Of photo n at point n, natural logarithm per km2, shape ``(N,)``; degrees."""
@@ -169,6 +181,17 @@ class Belief:
         around_known = np.add(shape.gallery, shape.map)
         reach = np.concatenate([self.cells.reach_km(shape.cells), self.known.reach_km(around_known)])
         return np.vstack([self.cells.center, self.known.center]), weights, reach
+
+    def heights(self, n: int) -> tuple[Floats, Floats, Floats]:
+        """What photo ``n``'s kernels are made of: centers, density of each at its center, and widths in radians.
+
+        Shapes ``(C + P, 3)``, ``(C + P, SCALES)`` and ``(C + P, SCALES)``; per km2; the share of anywhere is left out.
+        """
+        shape = self.shape
+        of_known = np.outer(self.known_weight[n], shape.gallery) + np.array(shape.map) / len(self.known)
+        tops = np.vstack([np.outer(self.cell_weight[n], shape.cells) * self.cells.tops, of_known * self.known.tops])
+        widths = np.vstack([self.cells.width_km, self.known.width_km]) / EARTH_RADIUS_KM
+        return np.vstack([self.cells.center, self.known.center]), tops, widths
 
     def samples(self, count: int, seed: int = 0) -> tuple[Floats, Floats]:
         """Draws from each photo's density, ``(lat, lon)`` of shape ``(N, count)``, degrees."""

@@ -21,7 +21,9 @@ def serve(
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines ask.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8017,
-    play: Annotated[Path | None, typer.Option(help="A dataset: its test part is played with.")] = None,
+    play: Annotated[
+        Path | None, typer.Option(help="A dataset: with its test part one plays, and compares models.")
+    ] = None,
     gallery: Annotated[
         Path | None, typer.Option(help="The dataset that was trained on: known photos that look alike get pictures.")
     ] = None,
@@ -87,7 +89,7 @@ def serve(
         )
         known = open_gallery(gallery) if gallery else None
         models = open_models(bundles, coarsest_answer_km)
-        game = open_play(play, models[0]) if play else None
+        game = open_play(play, models) if play else None
         application = create_app(Service(models, limits, known), door, play=game, street_map=street_map)
         run(application, host, port, limits, lambda url: typer.echo(f"{url}  (Ctrl+C ends it)"))
 

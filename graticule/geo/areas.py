@@ -1,11 +1,8 @@
-"""Areas that a user names: a box, a GeoJSON file, a country, a state or a town. No network."""
+"""Areas that a user draws: polygons of GeoJSON and S2 cells, and the share of S2 cells that lies in them."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
-from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,177 +10,138 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graticule.errors import BadRecipeError
-from graticule.geo.sphere import EARTH_RADIUS_KM, Floats, great_circle_km
-from graticule.geo.towns import largest_towns, nearest_towns
+from graticule.geo import s2
+from graticule.geo.outlines import polygons_of
+from graticule.geo.sphere import Floats
 
-TOWN_KM = 15.0  # around the middle of a town, whose borders are not known
-MARGIN_DEG = 0.3  # beyond the outermost towns of a country or a state
-ROUGH = 4000  # points by which an area's share of its box is told
-DEGREE_KM = np.radians(1) * EARTH_RADIUS_KM
-Bools = NDArray[np.bool_]
-Box = tuple[float, float, float, float]
+LONG_STEP_DEG = 1.0  # edges are straight in degrees; on a map that keeps areas they bend, so long ones are cut
+NAMES = ("name", "NAME", "id")  # properties of a GeoJSON feature that say what it is
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Area:
-    """A part of the Earth.
-
-    Attributes:
-        name: as it was asked for.
-        box: south, west, north, east around it, degrees; a box with west > east reaches over the 180th meridian.
-        contains: whether points lie inside: degrees ``(N,)`` and ``(N,)`` to bool ``(N,)``.
-    """
+    """A named part of the Earth: polygons in degrees, ``(lon, lat)``, whose longitudes may pass 180; or S2 cells."""
 
     name: str
-    box: Box
-    contains: Callable[[Floats, Floats], Bools]
+    shape: Any = None
+    cells: NDArray[np.uint64] | None = None
 
-    def grid(self, count: int) -> tuple[Floats, Floats]:
-        """About so many points inside, evenly spaced; ``(lat, lon)``, degrees."""
-        south, west, north, east = self.box
-        width = _width(west, east)
-        area_km2 = EARTH_RADIUS_KM**2 * np.radians(width) * np.diff(np.sin(np.radians([south, north])))[0]
-        share = max(self.contains(*self._lattice(np.sqrt(area_km2 / ROUGH))).mean(), 1 / ROUGH)
-        lat, lon = self._lattice(np.sqrt(area_km2 * share / count))
-        inside = self.contains(lat, lon)
-        return lat[inside], lon[inside]
-
-    def _lattice(self, step_km: float) -> tuple[Floats, Floats]:
-        """Points of the box, so far from each other along parallels and between them."""
-        south, west, north, east = self.box
-        rows, width = max(1, round((north - south) * DEGREE_KM / step_km)), _width(west, east)
-        lats = south + (np.arange(rows) + 0.5) * (north - south) / rows
-        counts = np.maximum(1, np.round(width * DEGREE_KM * np.cos(np.radians(lats)) / step_km)).astype(int)
-        lons = [west + (np.arange(n) + 0.5) * width / n for n in counts]
-        return np.repeat(lats, counts), (np.concatenate(lons) + 180) % 360 - 180
+    def shares(self, ground: NDArray[np.uint64]) -> Floats:
+        """Share of each S2 cell of a sorted cover of the sphere that lies in this area, in [0, 1], shape ``(G,)``."""
+        if self.cells is None:
+            return shares_in(ground, self.shape)
+        out = np.zeros(len(ground))
+        for first, last, share in zip(*s2.shares_of(self.cells, ground), strict=True):
+            out[first:last] += share
+        return out
 
 
-def read_area(text: str) -> Area:
-    """The area that a user names.
+def read_areas(text: str) -> list[Area]:
+    """Areas as a user names them: a GeoJSON file of polygons, or tokens of S2 cells with commas between them.
 
-    Args:
-        text: ``S,W,N,E`` in degrees; a GeoJSON file with polygons; or the English name of a country, a state or a town,
-            such as ``Bavaria`` or ``Springfield, Illinois, United States``. Of a country or a state it is where the
-            nearest town is of it; of a town, ``TOWN_KM`` around the most populous one of that name.
+    A ring of a polygon goes the shorter way round between two points, unless they are 360 degrees apart or at a pole;
+    one that goes round a pole holds the pole that is nearer.
 
     Raises:
-        BadRecipeError: it is none of these, or the box or the file cannot be read.
+        BadRecipeError: it is neither, or holds no polygon.
     """
-    if Path(text).suffix.lower() in (".geojson", ".json"):
-        return _of_geojson(Path(text))
+    path = Path(text)
+    if not path.is_file():
+        tokens = [token.strip().lower() for token in text.split(",")]
+        if all(token and len(token) <= 16 and set(token) <= set("0123456789abcdef") for token in tokens):
+            cells = s2.from_tokens(tokens)
+            if s2.are_valid(cells).all():
+                return [Area(token, cells=cells[[i]]) for i, token in enumerate(tokens)]
+        raise BadRecipeError(f"{text} is neither a GeoJSON file nor tokens of S2 cells, such as 89c25,89c27")
     try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        return _named(text)
-    if len(numbers) != 4:
-        raise BadRecipeError(f"a box is S,W,N,E in degrees, such as 37.6,-122.6,37.9,-122.3; found {text!r}")
-    return _of_box(text, (numbers[0], numbers[1], numbers[2], numbers[3]))
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadRecipeError(f"{path} is not GeoJSON: {error}") from error
+    found = _areas_of(tree, path.stem)
+    if not found:
+        raise BadRecipeError(f"{path} holds no Polygon or MultiPolygon of GeoJSON; draw one, such as on geojson.io")
+    return found
 
 
-def _of_box(name: str, box: Box) -> Area:
-    south, west, north, east = box
-    if not (-90 <= south < north <= 90 and abs(west) <= 180 and abs(east) <= 180 and west != east):
-        raise BadRecipeError(
-            f"{name} is no box: it is south,west,north,east with -90 <= south < north <= 90 and longitudes in "
-            f"[-180, 180] degrees"
-        )
+def shares_in(cells: NDArray[np.uint64], shape: Any) -> Floats:
+    """Share of the area of each S2 cell that lies in a polygon, in [0, 1], shape ``(C,)``.
 
-    def contains(lat: Floats, lon: Floats) -> Bools:
-        inside: Bools = (lat >= south) & (lat <= north) & ((lon - west) % 360 <= _width(west, east))
-        return inside
+    Lambert's cylinder, whose map keeps areas, makes it a question of the plane.
 
-    return Area(name, box, contains)
-
-
-def _width(west: float, east: float) -> float:
-    """From west to east, degrees in (0, 360]."""
-    return (east - west) % 360 or 360.0
-
-
-def _of_geojson(file: Path) -> Area:
-    try:
-        polygons = [np.asarray(ring, float)[:, :2] for ring in _rings(json.loads(file.read_text(encoding="utf-8")))]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise BadRecipeError(f"{file} cannot be read as GeoJSON with polygons: {error}") from error
-    if not polygons:
-        raise BadRecipeError(f"{file} holds no Polygon or MultiPolygon, and an area is made of them")
-    points = np.concatenate(polygons)
-    (west, south), (east, north) = points.min(axis=0), points.max(axis=0)
-    box = _of_box(str(file), (float(south), float(west), float(north), float(east))).box
-
-    def contains(lat: Floats, lon: Floats) -> Bools:
-        inside = np.zeros(len(lat), bool)
-        for ring in polygons:  # even-odd: a hole takes back what its outer ring gave
-            for (x0, y0), (x1, y1) in pairwise(ring):
-                if y0 != y1:
-                    inside ^= ((y0 > lat) != (y1 > lat)) & (lon < (x1 - x0) * (lat - y0) / (y1 - y0) + x0)
-        return inside
-
-    return Area(str(file), box, contains)
-
-
-def _rings(tree: Any) -> list[Any]:
-    """Rings of all polygons of a GeoJSON object (RFC 7946), each a list of longitude and latitude."""
-    match tree["type"]:
-        case "FeatureCollection":
-            return [ring for feature in tree["features"] for ring in _rings(feature)]
-        case "Feature":
-            return _rings(tree["geometry"])
-        case "GeometryCollection":
-            return [ring for geometry in tree["geometries"] for ring in _rings(geometry)]
-        case "Polygon":
-            return list(tree["coordinates"])
-        case "MultiPolygon":
-            return [ring for polygon in tree["coordinates"] for ring in polygon]
-        case _:
-            return []
-
-
-def _named(text: str) -> Area:
-    asked, (regions, towns) = text.strip().casefold(), _names()
-    if found := regions.get(asked):
-        where = np.array([place for town in found for place in found[town]])
-        (south, west), (north, east) = where.min(axis=0) - MARGIN_DEG, where.max(axis=0) + MARGIN_DEG
-        box = (max(float(south), -90.0), max(float(west), -180.0), min(float(north), 90.0), min(float(east), 180.0))
-
-        def contains(lat: Floats, lon: Floats) -> Bools:
-            return np.array([not found.keys().isdisjoint(town.parts[:2]) for town in nearest_towns(lat, lon)], bool)
-
-        return Area(text, box, contains)
-    if asked not in towns:
-        likely = get_close_matches(asked, [name for name in [*regions, *towns] if name[:2] == asked[:2]], n=3)
-        hint = f"; did you mean {' or '.join(likely)}?" if likely else "."
-        raise BadRecipeError(
-            f"no country, state or town is called {text!r}{hint} An area is also S,W,N,E in degrees or a GeoJSON file"
-        )
-    lat, lon, _ = towns[asked]
-    high = TOWN_KM / DEGREE_KM
-    wide = high / max(np.cos(np.radians(abs(lat) + high)), 0.01)
-    south, north = max(lat - high, -90.0), min(lat + high, 90.0)
-    west, east = ((side + 180) % 360 - 180 for side in (lon - wide, lon + wide))
-
-    def near(lats: Floats, lons: Floats) -> Bools:
-        inside: Bools = great_circle_km(lat, lon, lats, lons) <= TOWN_KM
-        return inside
-
-    return Area(text, (south, west, north, east), near)
-
-
-@cache
-def _names() -> tuple[dict[str, dict[str, list[tuple[float, float]]]], dict[str, tuple[float, float, int]]]:
-    """By what may be asked, in lower case: countries and states, with the places of their towns by full name; and the
-    most populous town, with its people.
+    Args:
+        shape: Shapely's, in degrees ``(lon, lat)``.
     """
-    countries: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    states: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    towns: dict[str, tuple[float, float, int]] = {}
-    for town, lat, lon, people in largest_towns(10**6):
-        country, state, whole = town.parts
-        countries.setdefault(country.casefold(), {}).setdefault(country, []).append((lat, lon))
-        if town.state:
-            for name in (town.state, state):
-                states.setdefault(name.casefold(), {}).setdefault(state, []).append((lat, lon))
-        for name in (town.name, f"{town.name}, {country}", whole):
-            if people >= towns.get(name.casefold(), (0, 0, -1))[2]:
-                towns[name.casefold()] = (lat, lon, people)
-    return states | countries, towns
+    import shapely
+
+    faces = s2.level_of(cells) == 0  # a pole lies inside two of them, and is a corner of their quarters
+    owner = np.concatenate([np.flatnonzero(~faces), np.repeat(np.flatnonzero(faces), 4)])
+    parts = np.concatenate([cells[~faces], s2.children(cells[faces]).ravel()])
+    squares = shapely.transform(np.array(polygons_of(parts)), _cylinder)
+    inside = np.zeros(len(parts))
+    tree = shapely.STRtree(squares)
+    for turn in (-360.0, 0.0, 360.0):
+        turned = shapely.transform(shape, lambda xy, turn=turn: xy + np.array([turn, 0.0]))
+        area = shapely.transform(shapely.segmentize(turned, LONG_STEP_DEG), _cylinder)
+        shapely.prepare(area)
+        near = tree.query(area, predicate="intersects")
+        whole = shapely.contains(area, squares[near])
+        inside[near[whole]] += shapely.area(squares[near[whole]])
+        cut = near[~whole]
+        inside[cut] += shapely.area(shapely.intersection(area, squares[cut]))
+    share = np.bincount(owner, inside, len(cells)) / np.bincount(owner, shapely.area(squares), len(cells))
+    return np.clip(share, 0, 1)
+
+
+def _cylinder(lon_lat: Floats) -> Floats:
+    return np.stack([np.radians(lon_lat[:, 0]), np.sin(np.radians(lon_lat[:, 1]))], axis=1)
+
+
+def _areas_of(tree: Any, name: str) -> list[Area]:
+    """The areas of a GeoJSON object (RFC 7946); what is no polygon is passed over."""
+    import shapely
+
+    kind = tree.get("type") if isinstance(tree, dict) else None
+    if kind == "FeatureCollection":
+        return [area for i, one in enumerate(tree.get("features") or []) for area in _areas_of(one, f"{name} {i + 1}")]
+    if kind == "Feature":
+        facts = tree.get("properties") or {}
+        named = [str(value) for value in (*(facts.get(key) for key in NAMES), tree.get("id")) if value is not None]
+        return _areas_of(tree.get("geometry"), named[0] if named else name)
+    if kind not in ("Polygon", "MultiPolygon"):
+        return []
+    try:
+        polygons = [tree["coordinates"]] if kind == "Polygon" else tree["coordinates"]
+        shapes = [_polygon([np.asarray(ring, np.float64)[:, :2] for ring in rings]) for rings in polygons]
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise BadRecipeError(
+            f"the polygon {name} cannot be read: {error}; its rings are lists of [lon, lat]"
+        ) from error
+    return [Area(name, shapely.union_all(shapes))]
+
+
+def _polygon(rings: Sequence[Floats]) -> Any:
+    """Shapely's polygon of rings in degrees: the first is its border, the others are holes."""
+    import shapely
+
+    if any(not (np.abs(ring[:, 1]) <= 90).all() for ring in rings):
+        raise ValueError("a latitude lies beyond 90 degrees; GeoJSON has the longitude first")
+    outer, *holes = (_unwrapped(ring) for ring in rings)
+    middle = outer[:, 0].mean()
+    outer = outer - [360 * np.round(middle / 360), 0]
+    middle = outer[:, 0].mean()
+    holes = [hole - [360 * np.round((hole[:, 0].mean() - middle) / 360), 0] for hole in holes]
+    return shapely.make_valid(shapely.Polygon(outer, holes))
+
+
+def _unwrapped(ring: Floats) -> Floats:
+    """A closed ring whose longitudes do not jump; round a pole it goes on along the pole."""
+    ring = ring if (ring[0] == ring[-1]).all() else np.vstack([ring, ring[:1]])
+    step = np.diff(ring[:, 0])
+    at_pole = (np.abs(ring[1:, 1]) == 90) & (np.abs(ring[:-1, 1]) == 90)
+    step = np.where(at_pole | (np.abs(step) == 360), step, (step + 180) % 360 - 180)
+    lon = ring[0, 0] + np.concatenate([[0.0], np.cumsum(step)])
+    found = np.stack([lon, ring[:, 1]], axis=1)
+    if abs(lon[-1] - lon[0]) > 180:
+        pole = np.copysign(90.0, ring[:, 1].mean())
+        found = np.vstack([found, [lon[-1], pole], [lon[0], pole], found[:1]])
+    return found

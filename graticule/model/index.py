@@ -10,13 +10,21 @@ from typing import Any
 from graticule.errors import BundleError
 from graticule.files import fetched_folder
 
-FORMAT = 4
+FORMAT = 5
 OLDEST = 2  # the first format that stays readable; tests/bundles keeps a bundle of each
 # How the index and the recipe's tree of a format become those of the next. FORMAT grows with each entry.
 Step = Callable[[dict[str, Any], dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]]
+
+
+def _with(recipe: dict[str, Any], section: str, **settings: Any) -> dict[str, Any]:
+    """A recipe's tree with what was built in before it became a setting."""
+    return recipe | {section: recipe[section] | settings}
+
+
 STEPS: dict[int, Step] = {
     2: lambda index, recipe: (index, recipe),  # 3 may hold a calibration
     3: lambda index, recipe: (index, recipe),  # 4 keeps known photos along their principal axes
+    4: lambda index, recipe: (index, _with(recipe, "encoder", second_order_root="elements")),  # 5 has the matrix's
 }
 WEIGHTS, CELLS, RECIPE, INDEX = "weights.safetensors", "cells.parquet", "recipe.yaml", "bundle.json"
 FILES = (WEIGHTS, CELLS, RECIPE)

@@ -19,13 +19,14 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from graticule.errors import BadTableError
+from graticule.errors import BadTableError, note
 from graticule.files import atomic_file, parquet_bytes
 from graticule.geo import sphere
 from graticule.photos.cards import card_file, datasheet
 from graticule.photos.degrees import POINT, read_degrees
 from graticule.photos.shards import open_url, url_of
-from graticule.photos.tabular import column_names, missing, note, read_table
+from graticule.photos.synonyms import missing
+from graticule.photos.tabular import column_names, read_table
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -139,6 +140,15 @@ class Photos:
         if not self.has(name):
             raise BadTableError(f"the photos have no column {name!r}; they have: {', '.join(self.frame.columns)}")
         return self.frame[name]
+
+
+def stacked(tables: Sequence[Photos]) -> Photos:
+    """The photos of several tables as one, with nothing but their paths and positions."""
+    frames = [
+        table.frame.select(pl.Series("path", [str(path.resolve()) for path in table.paths()], pl.String), "lat", "lon")
+        for table in tables
+    ]
+    return Photos(pl.concat(frames), Path(), synthetic=any(table.synthetic for table in tables))
 
 
 def read_photos(source: Path, columns: Mapping[str, str] | None = None) -> Photos:

@@ -21,6 +21,7 @@ from graticule.partition import Partition, read_partition
 from graticule.photos.table import Photos
 from graticule.reporting import figures
 from graticule.reporting.browse import Browse, browse_of
+from graticule.reporting.labels import Basemap
 from graticule.reporting.pages import Picture, picture, render, thumbnail
 from graticule.reporting.streets import read_basemap, tracks_of
 
@@ -46,7 +47,11 @@ MEASURES = (  # key in metrics.json, name, what it means
     ("score", "score", "0 to 5000: the mean of 5000 exp(-10 d / D), d the error, D the diagonal of the map"),
     ("bits", "bits of location", "beyond the map of the training photos; below zero it knows less than that map"),
     *((f"coverage_{n}", f"in the {n} % region", f"should be {n} %") for n in (50, 80, 90, 95)),
+    ("median_area_90_km2", "90 % region, median", "the smallest ground that holds nine of ten such photos"),
+    ("median_circle_90_km2", "circle as sure, median", "around the point, as wide as it must be to hold as many"),
+    ("median_searched_km2", "searched until found, median", "likeliest ground first"),
     ("median_expected_error_km", "error that it expects, median", "near the median error, if it knows itself"),
+    ("ece", "calibration error of cells", "how far the network's own probabilities lie from what comes true"),
     ("cross_entropy", "cross-entropy", "nats a photo, of photos inside a cell"),
     ("photos", "photos", ""),
     ("places", "places", "the intervals are resampled by place: its photos are right or wrong together"),
@@ -112,6 +117,7 @@ class Context:
 
     Attributes:
         verdict: of the leak audit, in a sentence.
+        verdicts: what the figures come to, a sentence each.
         held_out: whether the numbers may be called so; none where that cannot be told.
         known_spots: held out, but most of the photos stand within 5 m of a training photo.
         pictures: figures by name: ``cells``, ``photos_per_cell``, ``curves``, ``errors``, ``errors_map``,
@@ -126,6 +132,7 @@ class Context:
     headline_interval: str
     measured_on: str
     verdict: str
+    verdicts: list[str]
     held_out: bool | None
     known_spots: bool
     numbers: list[Row]
@@ -196,6 +203,7 @@ def context_of(bundle_dir: Path, evaluation_dir: Path, photos: Path | None, base
         headline_interval=_interval("median_km", intervals),
         measured_on=_measured_on(metrics),
         verdict=verdict,
+        verdicts=[str(sentence) for sentence in metrics.get("verdicts") or []],
         held_out=metrics.get("held_out", audit.get("held_out")),
         known_spots=(audit.get("nearest_within") or {}).get("within_5_m", 0) > 0.5,
         numbers=_numbers(metrics, intervals),
@@ -211,7 +219,7 @@ def context_of(bundle_dir: Path, evaluation_dir: Path, photos: Path | None, base
     )
 
 
-def _streets(trained: pl.DataFrame | None, read: pl.DataFrame | None, basemap: Path | None) -> figures.Streets | None:
+def _streets(trained: pl.DataFrame | None, read: pl.DataFrame | None, basemap: Path | None) -> Basemap | None:
     """Of the basemap, else of the tracks of the training photos; none where neither is there."""
     known = read if trained is None else trained
     if known is None or not len(known):
@@ -226,7 +234,7 @@ def _pictures(
     rows: pl.DataFrame | None,
     history: pl.DataFrame | None,
     partition: Partition | None,
-    streets: figures.Streets | None,
+    streets: Basemap | None,
     synthetic: bool,
 ) -> tuple[dict[str, Picture], list[str]]:
     pictures: dict[str, Picture] = {}
@@ -271,7 +279,7 @@ def _examples(
     rows: pl.DataFrame | None,
     partition: Partition | None,
     photos: Path | None,
-    streets: figures.Streets | None,
+    streets: Basemap | None,
     synthetic: bool,
 ) -> tuple[list[Example], list[Example]]:
     """The photos with the smallest and the largest errors, one a place, so that they are not all of one street."""
@@ -309,9 +317,7 @@ def _names(rows: pl.DataFrame | None) -> dict[str, str]:
     return {path: os.path.relpath(path, private) if os.path.isabs(path) else path for path in paths}  # noqa: PTH117
 
 
-def _example_map(
-    row: Mapping[str, Any], partition: Partition, streets: figures.Streets | None, synthetic: bool
-) -> Picture:
+def _example_map(row: Mapping[str, Any], partition: Partition, streets: Basemap | None, synthetic: bool) -> Picture:
     """The probability of each cell where the table keeps ``top_cells``, else all cells; truth and guess."""
     truth, guess = (row["lat"], row["lon"]), (row["predicted_lat"], row["predicted_lon"])
     alt = "Map with the true position and the best guess"
@@ -401,6 +407,8 @@ def _value(key: str, value: float) -> str:
         return format_km(value)
     if key.startswith(("within", "top", "coverage")):
         return _percent(value)
+    if key.endswith("_km2"):
+        return f"{value:,.0f} km\u00b2" if value >= 100 else f"{value:.3g} km\u00b2"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if key == "score" else f"{value:.2f}"
 
 

@@ -81,7 +81,7 @@ def create_app(
     Gauge("graticule_waiting_photos", "Photos in the line.", registry=registry).set_function(
         lambda: service.line.waiting
     )
-    _plain_routes(app, service, registry, play is not None, street_map)
+    _plain_routes(app, service, registry, 0 if play is None else len(play.photos), street_map)
     _photo_routes(app, service)
     if play is not None:
         play_routes(app, service, play)
@@ -90,7 +90,7 @@ def create_app(
 
 
 def _plain_routes(
-    app: FastAPI, service: Service, registry: CollectorRegistry, playable: bool, street_map: str | None
+    app: FastAPI, service: Service, registry: CollectorRegistry, test_photos: int, street_map: str | None
 ) -> None:
     @app.get("/healthz", response_class=PlainTextResponse)
     def healthz() -> str:
@@ -118,7 +118,7 @@ def _plain_routes(
             "models": [each.facts for each in service.models],
             "coarsest_answer_km": coarse and coarse.km,
             "limits": {"bytes": limits.bytes, "pixels": limits.pixels, "photos": limits.photos},
-            "play": playable,
+            "test_photos": test_photos,
             "street_map": street_map,
         }
 
@@ -135,8 +135,14 @@ def _photo_routes(app: FastAPI, service: Service) -> None:
         ] = None,
         within_km: Within = None,
         max_error_km: Annotated[
-            float | None, Form(gt=0, le=HALF_EARTH_KM, description="Answers with a larger median error cannot tell.")
+            float | None,
+            Form(
+                gt=0, le=HALF_EARTH_KM, description="Answers with a larger error, by default the median, cannot tell."
+            ),
         ] = None,
+        min_probability: Annotated[
+            float, Form(gt=0, lt=1, description="How probable it must be that the photo lies within max_error_km.")
+        ] = 0.5,
         regions: Annotated[bool, Form(description="The 50 and 90 % regions as GeoJSON.")] = False,
         density: Annotated[bool, Form(description="The belief as some cells for a map, densest first.")] = False,
         neighbours: Annotated[
@@ -150,7 +156,7 @@ def _photo_routes(app: FastAPI, service: Service) -> None:
         own = await asyncio.to_thread(lambda: [own_position(data) for data in files])
         place = None if claim in (None, "", "exif") else parse_place(str(claim), "claim")
         claims: tuple[Place | None, ...] = tuple(own) if claim == "exif" else (place,) * len(files)
-        question = Ask(tuple(files), claims, top, within_km, max_error_km, together)
+        question = Ask(tuple(files), claims, top, within_km, max_error_km, min_probability, together)
         answers = await or_gone(request, service.ask(asked, question), service.limits.seconds)
         names = [photo.filename or f"photo {i}" for i, photo in enumerate(photos)]
         told = asyncio.to_thread(_located, service, asked, question, names, answers, own, regions, density, neighbours)

@@ -17,6 +17,7 @@ FIX: dict[str, Any] = {
     "claim": None,
     "near": "Chinatown, California, United States",
     "places": [{"name": "Chinatown, California, United States", "probability": 0.9986}],
+    "inside": [],
     "cells": [{"token": "808580f57", "lat": 37.7983625, "lon": -122.4017681, "probability": 0.634582}],
     "words": "near Chinatown, California, United States (37.79831, -122.40161)\n"
     "half of such photos lie within 114 m, nine of ten within 323 m",
@@ -29,7 +30,8 @@ def _example(description: str, value: Any) -> dict[str, Any]:
 
 
 MODEL = _example(
-    "What is served. ``coarsest_answer_km`` is null where answers are told as they are.",
+    "What is served. ``coarsest_answer_km`` is null where answers are told as they are; with ``--play`` there are "
+    "``test_photos``.",
     {
         "models": [
             {
@@ -50,7 +52,7 @@ MODEL = _example(
         ],
         "coarsest_answer_km": None,
         "limits": {"bytes": 33554432, "pixels": 50000000, "photos": 32},
-        "play": False,
+        "test_photos": 0,
         "street_map": None,
     },
 )
@@ -77,7 +79,8 @@ PROBABILITY = _example(
 )
 EXPLAIN = _example(
     "``heatmap_png`` is a transparent picture, base64, to be stretched over the photo: vermilion speaks for the "
-    "likeliest cell, blue against it. Events are ``progress`` with ``done`` and ``total``, then ``answer`` with this.",
+    "likeliest cell, blue against it. Events are ``progress`` with ``done`` and ``total``, of occlusion also ``sketch`` with a coarse "
+    "``heatmap_png``, then ``answer`` with this.",
     {
         "method": "occlusion",
         "heatmap_png": "iVBORw0KGgo...",
@@ -105,5 +108,13 @@ GUESS = _example(
         "points_model": 4875,
         "error_km_you": 0.2131,
         "error_km_model": 0.0314,
+    },
+)
+TEST = _example(
+    "The truth of a photo of the test set, and the answer.",
+    {
+        "truth": {"lat": 37.7968, "lon": -122.4021},
+        "error_km": 0.1735,
+        "fix": {name: value for name, value in FIX.items() if name not in ("path", "words", "exif")},
     },
 )

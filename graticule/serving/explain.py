@@ -81,7 +81,9 @@ class Work:
     method: str | None
     fix: dict[str, Any]
 
-    def __call__(self, progress: Progress) -> dict[str, Any]:
+    def __call__(
+        self, progress: Progress, sketch: Callable[[NDArray[np.float32]], None] | None = None
+    ) -> dict[str, Any]:
         if self.method is None:
             return {"method": None, "heatmap_png": None, "scores": None, "fix": self.fix}
         locator = self.model.locator
@@ -89,7 +91,7 @@ class Work:
         if self.method == "occlusion":  # a quarter of the squares that a printed map is made of
             facts, preprocess = inspect(self.data), locator.bundle.preprocess
             patch = round(min(preprocess.shape_for(facts.height, facts.width)) / 7)
-            options = {"progress": progress, "patch": patch, "stride": max(1, patch // 2)}
+            options = {"progress": progress, "patch": patch, "stride": max(1, patch // 2), "sketch": sketch}
         found = METHODS[self.method](locator, self.data, **options)
         coarse = self.model.coarse is not None
         scores = {
@@ -139,7 +141,10 @@ def overlay(heat: NDArray[np.float32], signed: bool) -> str:
 
 
 def streamed(service: Service, work: Work) -> StreamingResponse:
-    """Server-sent events: ``progress`` with done and total, then ``answer``, or ``problem`` with its detail."""
+    """Server-sent events: ``progress`` with done and total, then ``answer``, or ``problem`` with its detail.
+
+    Occlusion sends a coarse map as ``sketch`` on its way, after a quarter of the time.
+    """
     loop = asyncio.get_running_loop()
     events: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
     gone = threading.Event()
@@ -147,10 +152,13 @@ def streamed(service: Service, work: Work) -> StreamingResponse:
     def tell(done: int, total: int) -> None:
         loop.call_soon_threadsafe(events.put_nowait, ("progress", {"done": done, "total": total}))
 
+    def sketch(heat: NDArray[np.float32]) -> None:
+        loop.call_soon_threadsafe(events.put_nowait, ("sketch", {"heatmap_png": overlay(heat, signed=True)}))
+
     async def run() -> None:
         try:
             async with service.one_explanation:
-                events.put_nowait(("answer", await asyncio.to_thread(work, _until(gone, tell))))
+                events.put_nowait(("answer", await asyncio.to_thread(work, _until(gone, tell), sketch)))
         except GoneError:
             pass
         except GraticuleError as error:

@@ -1,4 +1,4 @@
-"""A game: five photos whose place is known, the player's pin against the model's."""
+"""Photos whose place is known: a game of five, the player's pin against the model's; and all, for one model after another."""
 
 import asyncio
 import hashlib
@@ -6,18 +6,25 @@ import hmac
 import json
 import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from fastapi import FastAPI
 from fastapi.responses import Response
+from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
+from graticule.errors import BadTableError
 from graticule.evaluation.evaluate import choose_photos, training_photos
 from graticule.evaluation.metrics import map_score
 from graticule.geo.sphere import great_circle_km, map_scale
+from graticule.inference.claims import Place
+from graticule.inference.decode import Fix
 from graticule.model.loading import read_bytes
 from graticule.photos.images import thumbnail
 from graticule.photos.table import Photos, read_photos
@@ -50,6 +57,11 @@ class Play:
         chosen = np.random.default_rng(seed).choice(len(self.photos), min(rounds, len(self.photos)), replace=False)
         return [int(row) for row in chosen]
 
+    @cached_property
+    def order(self) -> NDArray[np.int64]:
+        """Rows in an order that says nothing, so that the first of them stand for all."""
+        return np.random.default_rng(0).permutation(len(self.photos))
+
     def sign(self, seed: int, rounds: int) -> str:
         """A game's name, from which it is dealt again: nothing is kept."""
         text = json.dumps([seed, rounds]).encode()
@@ -75,14 +87,26 @@ class Play:
         return rows[number]
 
 
-def open_play(dataset: Path, model: Model) -> Play:
-    """The test part of a dataset, as the bundle's training wrote it down, or the whole where it does not know it.
+def open_play(dataset: Path, models: Sequence[Model]) -> Play:
+    """The test part of a dataset, as the first bundle's training wrote it down, or the whole where it does not know it.
+
+    What another bundle trained on is left out.
 
     Raises:
         BadTableError: there are no such photos.
     """
-    photos, training = read_photos(dataset), training_photos(model.locator.bundle)
+    photos, model = read_photos(dataset), models[0]
+    training = training_photos(model.locator.bundle)
     chosen = choose_photos(photos, training, "all" if training is None and not photos.has("split") else "test")
+    for other in models[1:]:
+        if (training := training_photos(other.locator.bundle)) is not None:
+            trained = training.frame.filter(pl.col("split") != "test").select("path", "lat", "lon").unique()
+            found = chosen.frame.select("path", "lat", "lon").join(
+                trained.with_columns(trained=True), on=["path", "lat", "lon"], how="left", maintain_order="left"
+            )
+            chosen = chosen.take(found["trained"].is_null().to_numpy())
+    if not len(chosen):
+        raise BadTableError(f"the bundles trained on all photos of {dataset} that one of them did not; serve one alone")
     scale_km = model.locator.bundle.facts.get("map_diagonal_km")
     if scale_km is None:
         scale_km = map_scale(model.locator.bundle.partition.lat, model.locator.bundle.partition.lon, None)[0]
@@ -103,8 +127,27 @@ class Guess(BaseModel):
     lon: float = Field(ge=-180, le=180)
 
 
+class WhichModel(BaseModel):
+    """The model that answers, by its id; the first where none is named."""
+
+    model: str | None = None
+
+
 def routes(app: FastAPI, service: Service, play: Play) -> None:
-    """Add the addresses of the game."""
+    """Add the addresses of the game and of the test set."""
+
+    def shown(row: int) -> Response:
+        """A photo made anew without what the camera wrote beside it."""
+        data = thumbnail(read_bytes(play.photos.paths()[row]), SHOWN_PX)
+        return Response(data, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
+
+    async def answered(row: int, model: str | None) -> tuple[Place, Fix]:
+        """Where a photo was taken, and what a model says."""
+        asked = service.model(model)
+        ask = Ask((await asyncio.to_thread(read_bytes, play.photos.paths()[row]),), (None,))
+        [answer] = await service.ask(asked, ask)
+        view = await asyncio.to_thread(view_of, asked, answer, ask, None)
+        return (float(play.photos.lat[row]), float(play.photos.lon[row])), view.fix
 
     @app.post("/v1/play", responses={200: examples.PLAY})
     def begin(game: NewGame) -> dict[str, Any]:
@@ -115,19 +158,13 @@ def routes(app: FastAPI, service: Service, play: Play) -> None:
 
     @app.get("/v1/play/{game}/{number}/photo", response_class=Response, responses=PHOTO | problems.MISSING)
     def photo(game: str, number: int) -> Response:
-        """The photo of a round, made anew without what the camera wrote beside it."""
-        data = read_bytes(play.photos.paths()[play.row(game, number)])
-        return Response(thumbnail(data, SHOWN_PX), media_type="image/jpeg", headers={"Cache-Control": "no-store"})
+        """The photo of a round."""
+        return shown(play.row(game, number))
 
     @app.post("/v1/play/{game}/{number}/guess", responses=problems.MISSING | {200: examples.GUESS})
     async def guess(game: str, number: int, pin: Guess, model: str | None = None) -> dict[str, Any]:
         """Put the pin; the answer tells the truth, the model's pin, and both one's points."""
-        row = play.row(game, number)
-        truth = float(play.photos.lat[row]), float(play.photos.lon[row])
-        asked = service.model(model)
-        ask = Ask((await asyncio.to_thread(read_bytes, play.photos.paths()[row]),), (None,))
-        [answer] = await service.ask(asked, ask)
-        fix = (await asyncio.to_thread(view_of, asked, answer, ask, None)).fix
+        truth, fix = await answered(play.row(game, number), model)
         you = float(great_circle_km(pin.lat, pin.lon, *truth))
         its = float(great_circle_km(fix.lat, fix.lon, *truth))
         points = np.round(map_score([you, its], play.scale_km)).astype(int)
@@ -138,4 +175,25 @@ def routes(app: FastAPI, service: Service, play: Play) -> None:
             "points_model": int(points[1]),
             "error_km_you": round(you, 4),
             "error_km_model": round(its, 4),
+        }
+
+    def test_row(number: int) -> int:
+        if not 0 <= number < len(play.order):
+            raise Refusal(404, f"the test set has the photos 0 to {len(play.order) - 1}; found {number}")
+        return int(play.order[number])
+
+    @app.get("/v1/test/{number}/photo", response_class=Response, responses=PHOTO | problems.MISSING)
+    def test_photo(number: int) -> Response:
+        """A photo of the test set; their order is one of chance."""
+        return shown(test_row(number))
+
+    @app.post("/v1/test/{number}", responses=problems.MISSING | {200: examples.TEST})
+    async def test(number: int, which: WhichModel) -> dict[str, Any]:
+        """Where a photo of the test set was taken, what a model says, and how far off that is."""
+        truth, fix = await answered(test_row(number), which.model)
+        error_km = float(great_circle_km(fix.lat, fix.lon, *truth))
+        return {
+            "truth": {"lat": round(truth[0], 7), "lon": round(truth[1], 7)},
+            "error_km": round(error_km, 4),
+            "fix": fix.to_json(),
         }

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graticule.errors import BadWeightsError
-from graticule.geo.areas import Area
+from graticule.geo.territory import Territory
 from graticule.zoo.files import Files
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class PublicModel:
         figures: as its authors published them, with the benchmark; nothing of it was measured here.
         source: where it is described.
         lacks: why it cannot be had; empty where it can.
-        gallery: it compares a photo with places, and ``make(files, within)`` takes those of an area alone.
+        gallery: it compares a photo with places, and ``make(files, within)`` takes those of a territory alone.
     """
 
     name: str
@@ -57,13 +57,15 @@ def public_models() -> dict[str, PublicModel]:
     return {model.name: model for model in sorted(found, key=lambda model: (bool(model.lacks), model.name))}
 
 
-def get(name: str, folder: Path | None = None, *, agreed: str | None = None, within: Area | None = None) -> "Bundle":
+def get(
+    name: str, folder: Path | None = None, *, agreed: str | None = None, within: Territory | None = None
+) -> "Bundle":
     """Make a bundle of a public model.
 
     Args:
         folder: where its files lie; none fetches them from the hub, once.
         agreed: the licence that the user agrees to, where it forbids some uses.
-        within: the area that its places shall be of, where it compares with places.
+        within: the territory that its places shall be of, where it compares with places.
 
     Raises:
         BadWeightsError: there is no such model, or its licence was not agreed to; a file is missing, holds other

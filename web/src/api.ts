@@ -1,6 +1,6 @@
 /** The service behind the page. Every photo goes there anew: nothing is kept. */
 
-import type { Broken, Claim, Explained, Fix, Game, Guessed, Place, Service } from "./types";
+import type { Broken, Claim, Explained, Fix, Game, Guessed, Place, Service, Tested } from "./types";
 
 /** A sentence of the service about what went wrong (RFC 9457), or of ours where there was no answer. */
 export class ServiceError extends Error {
@@ -102,10 +102,12 @@ export interface Why {
   hide?: [number, number, number, number] | undefined;
   model?: string | undefined;
   progress?: (share: number) => void;
+  /** Told a coarse heatmap on the way to a finer one. */
+  sketch?: (png: string) => void;
   signal?: AbortSignal;
 }
 
-export async function explain(photo: Blob, { method, hide, model, progress, signal }: Why): Promise<Explained> {
+export async function explain(photo: Blob, { method, hide, model, progress, sketch, signal }: Why): Promise<Explained> {
   const body = form([photo], "photo", { method, hide: hide?.map((share) => share.toFixed(4)).join(","), model });
   const headers = { Accept: "text/event-stream" };
   const response = await ask("v1/explain", { method: "POST", body, headers, signal: signal ?? null });
@@ -117,6 +119,7 @@ export async function explain(photo: Blob, { method, hide, model, progress, sign
     const said = JSON.parse(data) as Record<string, unknown>;
     if (event === "problem") throw new ServiceError(String(said["detail"]));
     if (event === "answer") answer = said as unknown as Explained;
+    if (event === "sketch") sketch?.(String(said["heatmap_png"]));
     if (event === "progress") progress?.(Number(said["done"]) / Number(said["total"]));
   }
   if (answer) return answer;
@@ -156,3 +159,8 @@ export const roundPhoto = async (game: string, round: number): Promise<Blob> =>
 
 export const guess = async (game: string, round: number, { lat, lon }: Place): Promise<Guessed> =>
   (await ask(`v1/play/${encodeURIComponent(game)}/${round}/guess`, json({ lat, lon }))).json() as Promise<Guessed>;
+
+export const testPhoto = async (number: number): Promise<Blob> => (await ask(`v1/test/${number}/photo`)).blob();
+
+export const tested = async (number: number, model: string, signal: AbortSignal): Promise<Tested> =>
+  (await ask(`v1/test/${number}`, { ...json({ model }), signal })).json() as Promise<Tested>;

@@ -74,8 +74,8 @@ export function App() {
             />
           )}
           {model && tab === "locate" && <Locate album={album} model={model} coarsestKm={service?.coarsest_answer_km ?? null} {...view} />}
-          {model && tab === "play" && <Play key={model.id} model={model} open={service?.play ?? false} {...view} />}
-          {service && model && tab === "compare" && <Compare album={album} models={service.models} onScene={setScene} />}
+          {model && tab === "play" && <Play key={model.id} model={model} open={!!service?.test_photos} {...view} />}
+          {service && model && tab === "compare" && <Compare album={album} models={service.models} testPhotos={service.test_photos} onScene={setScene} />}
         </div>
         <MapView
           scene={scene}

@@ -31,8 +31,8 @@ export interface Service {
   models: Model[];
   coarsest_answer_km: number | null;
   limits: { bytes: number; pixels: number; photos: number };
-  /** Whether there are photos to play with. */
-  play: boolean;
+  /** How many photos of a known place there are, to play with and to compare models on. */
+  test_photos: number;
   /** A template of tiles, `https://.../{z}/{x}/{y}.png`, that the reader may switch on; null where there is none. */
   street_map: string | null;
 }
@@ -105,4 +105,11 @@ export interface Guessed {
   points_model: number;
   error_km_you: number;
   error_km_model: number;
+}
+
+/** A photo of the test set: where it was taken, and what a model says. */
+export interface Tested {
+  truth: Place;
+  error_km: number;
+  fix: Fix;
 }

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from graticule.errors import BadWeightsError
-from graticule.geo.areas import Area
+from graticule.geo.territory import Territory
 from graticule.zoo import Files, PublicModel
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ MODEL = PublicModel(
 DENSE = 10_000  # places that the location encoder adds to the gallery of an area
 
 
-def make(files: Files, within: Area | None = None) -> "Bundle":
+def make(files: Files, within: Territory | None = None) -> "Bundle":
     """GeoCLIP as a bundle: its gallery is the partition, logits are scale times cosine.
 
     Its location encoder can tell any place: within an area, the gallery's places there and ``DENSE`` more.

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any, cast
 
 from graticule.errors import BadWeightsError
-from graticule.geo.areas import Area
+from graticule.geo.territory import Territory
 from graticule.zoo import Files, PublicModel
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ MODEL = PublicModel(
 )
 
 
-def make(files: Files, within: Area | None = None) -> "Bundle":
+def make(files: Files, within: Territory | None = None) -> "Bundle":
     """StreetCLIP as a bundle: towns are its classes, each as likely as its country times itself among that one's.
 
     Names are asked as they are, such as France and Paris, as the model's own example does.

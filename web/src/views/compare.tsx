@@ -6,28 +6,33 @@ import { frame } from "../map/scene";
 import type { Album, Photo } from "../photos";
 import { compare, select } from "../photos";
 import type { Fix, Model, Place } from "../types";
-import { distanceKm, errorInWords, isUnlike, km, position } from "../words";
+import { count, distanceKm, errorInWords, isUnlike, km, median, position } from "../words";
 import { Notice } from "./answer";
+import { CompareTest } from "./compare-test";
 
 interface Props {
   album: Album;
   models: Model[];
+  /** Photos of the test set; 0 where there is none. */
+  testPhotos: number;
   onScene: (scene: Scene) => void;
 }
 
-export function Compare({ album, models, onScene }: Props) {
+export function Compare({ album, models, testPhotos, onScene }: Props) {
   const a = models.find(({ id }) => id === album.model) ?? models[0]!;
   const [otherId, setOtherId] = useState<string>();
   const b = models.find(({ id }) => id === otherId && id !== a.id) ?? models.find(({ id }) => id !== a.id);
-  const photo = album.photos.find(({ id }) => id === album.selected);
+  const [onTest, setOnTest] = useState(false);
+  const photo = onTest ? undefined : album.photos.find(({ id }) => id === album.selected);
   const [fixA, fixB] = [photo?.fixes[a.id], b && photo?.fixes[b.id]];
 
   useEffect(() => {
-    compare(b?.id);
+    compare(onTest ? undefined : b?.id);
     return () => compare(undefined);
-  }, [b?.id]);
+  }, [b?.id, onTest]);
 
   useEffect(() => {
+    if (onTest) return;
     const places = [fixA, fixB].filter((fix): fix is Fix => !!fix);
     const truth = fixA?.exif ?? fixB?.exif;
     onScene({
@@ -40,7 +45,7 @@ export function Compare({ album, models, onScene }: Props) {
       regions: fixA?.regions,
       fit: frame([...places, ...(truth ? [truth] : [])]),
     });
-  }, [fixA, fixB]);
+  }, [fixA, fixB, onTest]);
 
   if (!b) {
     return (
@@ -71,7 +76,19 @@ export function Compare({ album, models, onScene }: Props) {
           </select>
         </label>
       </div>
-      {!album.photos.length && <p>Choose photos first, under Locate.</p>}
+      <fieldset class="row">
+        <legend>Photos</legend>
+        <label class="check">
+          <input type="radio" name="photos" checked={!onTest} onChange={() => setOnTest(false)} />
+          yours
+        </label>
+        <label class="check">
+          <input type="radio" name="photos" checked={onTest} disabled={!testPhotos} onChange={() => setOnTest(true)} />
+          {testPhotos ? `the test set, ${count(testPhotos)} photos that neither trained on` : "a test set (graticule serve … --play DATASET)"}
+        </label>
+      </fieldset>
+      {onTest && <CompareTest key={`${a.id} ${b.id}`} a={a} b={b} photos={testPhotos} onScene={onScene} />}
+      {!onTest && !album.photos.length && <p>Choose photos first, under Locate.</p>}
       {photo && (
         <div class="two">
           <One model={a} fix={fixA} error={photo.errors[a.id]} pin="●" />
@@ -83,7 +100,7 @@ export function Compare({ album, models, onScene }: Props) {
           The two answers lie {km(distanceKm(fixA, fixB))} apart.
         </p>
       )}
-      {both.length > 0 && <Table photos={both} a={a} b={b} selected={album.selected} />}
+      {!onTest && both.length > 0 && <Table photos={both} a={a} b={b} selected={album.selected} />}
     </section>
   );
 }
@@ -110,12 +127,6 @@ function One({ model, fix, error, pin }: { model: Model; fix: Fix | undefined; e
     </div>
   );
 }
-
-const middle = (values: number[]): number | undefined => {
-  const sorted = [...values].sort((x, y) => x - y);
-  const half = Math.floor(sorted.length / 2);
-  return sorted.length % 2 ? sorted[half] : ((sorted[half - 1] ?? NaN) + (sorted[half] ?? NaN)) / 2;
-};
 
 function Table({ photos, a, b, selected }: { photos: Photo[]; a: Model; b: Model; selected: number | undefined }) {
   const rows = photos.map((photo) => {
@@ -153,8 +164,8 @@ function Table({ photos, a, b, selected }: { photos: Photo[]; a: Model; b: Model
           <tfoot>
             <tr>
               <th scope="row" colSpan={2}>Median of {known.length} photos that say where they were taken</th>
-              <td class="n">{km(middle(known.map(([error]) => error)))}</td>
-              <td class="n">{km(middle(known.map(([, error]) => error)))}</td>
+              <td class="n">{km(median(known.map(([error]) => error)))}</td>
+              <td class="n">{km(median(known.map(([, error]) => error)))}</td>
             </tr>
           </tfoot>
         )}

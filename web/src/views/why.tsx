@@ -10,7 +10,7 @@ import { Stage } from "./stage";
 
 const METHODS = {
   saliency: "saliency (quick)",
-  occlusion: "occlusion (slow, clearer)",
+  occlusion: "occlusion (slower, clearer)",
 };
 
 interface Props {
@@ -25,7 +25,7 @@ interface Props {
 
 export function Why({ photo, url, name, fix, model, onMoved }: Props) {
   const [method, setMethod] = useState<keyof typeof METHODS>("saliency");
-  const [heat, setHeat] = useState<Explained>();
+  const [heat, setHeat] = useState<Pick<Explained, "heatmap_png" | "scores">>();
   const [seen, setSeen] = useState(true);
   const [box, setBox] = useState<Box>();
   const [moved, setMoved] = useState<Fix>();
@@ -52,7 +52,8 @@ export function Why({ photo, url, name, fix, model, onMoved }: Props) {
     running.current = control;
     setShare(0);
     try {
-      const said = await explain(photo, { method: hide ? undefined : method, hide, model, progress: setShare, signal: control.signal });
+      const sketch = (heatmap_png: string) => setHeat({ heatmap_png, scores: { signed: true } });
+      const said = await explain(photo, { method: hide ? undefined : method, hide, model, progress: setShare, sketch, signal: control.signal });
       if (hide) {
         setMoved(said.fix);
         onMoved?.(said.fix);
