@@ -107,7 +107,8 @@ def _of_geojson(file: Path) -> Territory:
 
     def contains(lat: Floats, lon: Floats) -> Bools:
         turns = [shapely.contains_xy(shape, lon + turn, lat) for turn in (-360, 0, 360)]
-        return np.logical_or.reduce(turns)
+        inside: Bools = np.logical_or.reduce(turns)
+        return inside
 
     return Territory(str(file), (south, around[0], north, around[1]), contains)
 
