@@ -86,7 +86,7 @@ def serve(
             audit=stack.enter_context(audit.open("a", encoding="utf-8")) if audit else None,
         )
         known = open_gallery(gallery) if gallery else None
-        models = open_models(bundles, coarsest_answer_km)
+        models = open_models(bundles, coarsest_answer_km, batch)
         game = open_play(play, models) if play else None
         application = create_app(Service(models, limits, known), door, play=game, street_map=street_map)
         run(application, host, port, limits, lambda url: typer.echo(f"{url}  (Ctrl+C ends it)"))
