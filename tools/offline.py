@@ -1,6 +1,6 @@
 """Run a module where there is no network but the machine's own, on the installed package instead of the checkout's.
 
-    unshare --map-root-user --net PYTHON tools/offline.py -m pytest tests/test_page.py
+unshare --map-root-user --net PYTHON tools/offline.py -m pytest tests/test_page.py
 """
 
 import fcntl

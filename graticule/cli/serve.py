@@ -21,7 +21,9 @@ def serve(
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines ask.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8017,
-    play: Annotated[Path | None, typer.Option(help="A dataset: with its test part one plays, and compares models.")] = None,
+    play: Annotated[
+        Path | None, typer.Option(help="A dataset: with its test part one plays, and compares models.")
+    ] = None,
     gallery: Annotated[
         Path | None, typer.Option(help="The dataset that was trained on: known photos that look alike get pictures.")
     ] = None,

@@ -81,7 +81,9 @@ class Work:
     method: str | None
     fix: dict[str, Any]
 
-    def __call__(self, progress: Progress, sketch: Callable[[NDArray[np.float32]], None] | None = None) -> dict[str, Any]:
+    def __call__(
+        self, progress: Progress, sketch: Callable[[NDArray[np.float32]], None] | None = None
+    ) -> dict[str, Any]:
         if self.method is None:
             return {"method": None, "heatmap_png": None, "scores": None, "fix": self.fix}
         locator = self.model.locator
