@@ -26,6 +26,7 @@ from graticule.choices import (
     Pooling,
     Precision,
     Resize,
+    Root,
     ScheduleName,
     TargetKind,
     TokenPosition,
@@ -193,6 +194,7 @@ class Encoder(Section):
     pooling: Pooling = "own"
     inner: tuple[str, ...] = ()  # modules within, such as blocks.4, whose mean and spread stand beside the output
     second_order: tuple[str, ...] = ()  # modules by whose second moments photos are compared; heads do not read them
+    second_order_root: Root = "matrix"
     options: dict[str, Any] = {}
     then: Then | None = None
 

@@ -3,6 +3,17 @@
 Each message is written for the person at the keyboard: what was found, what is valid, what to do.
 """
 
+import warnings
+
+
+class Note(UserWarning):
+    """How something was read where its own words left a choice; nothing is wrong."""
+
+
+def note(text: str) -> None:
+    """Say how something was read."""
+    warnings.warn(text, Note, stacklevel=3)
+
 
 class GraticuleError(Exception):
     """Base of all expected failures."""

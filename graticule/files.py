@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ except ImportError:  # Windows
 
 if TYPE_CHECKING:
     import polars as pl
+
+ASIDE = re.compile(r"\..+\.\d+\.part", re.DOTALL)  # what a file or folder is called until it is whole
 
 
 @contextmanager
@@ -65,7 +68,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 def claimed(folder: Path) -> Iterator[None]:
     """Be the only process that writes into a folder, which is made where there is none; one that dies lets go.
 
-    Where a system has no such locks, nobody is kept out.
+    What those who died left half-written there is removed. Where a system has no such locks, nobody is kept out.
 
     Raises:
         WriteError: another process has it, or it cannot be made.
@@ -88,11 +91,23 @@ def claimed(folder: Path) -> Iterator[None]:
             f"another command is writing into {folder} at this moment; wait until it is done, or choose another folder"
         ) from error
     try:
+        if fcntl:
+            _sweep(folder)
         yield
     finally:
         os.close(held)
         if made and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
+
+
+def _sweep(folder: Path) -> None:
+    for aside in folder.rglob(".*.part"):
+        if not ASIDE.fullmatch(aside.name):
+            continue
+        if aside.is_dir():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.unlink(missing_ok=True)
 
 
 def cache_folder() -> Path:

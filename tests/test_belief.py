@@ -122,6 +122,16 @@ def test_a_region_is_the_smallest_set_that_holds_its_mass(town):
     assert masses[region].sum() - masses[region][density[region].argmin()] <= 0.5
 
 
+def test_the_ground_to_search_is_what_is_denser_and_the_cell_itself(town):
+    ground = Ground.of(town)
+    masses = ground.masses(town)
+    row = ground.row_of(*(side[:, 0] for side in town.samples(1, seed=10)))
+    density = masses / ground.area_km2
+    for n, found in enumerate(ground.searched_km2(masses, row)):
+        denser = density[n] > density[n, row[n]]
+        assert found == pytest.approx(ground.area_km2[denser].sum() + ground.area_km2[row[n]])
+
+
 def test_a_region_of_few_cells_is_the_same_ground(town):
     ground = Ground.of(town)
     region = ground.region(ground.masses(town)[1], 0.9)

@@ -1,6 +1,7 @@
 """Benchmarks with local photos: read as their tables mean it, asked about, never trained on."""
 
 import json
+import re
 
 import numpy as np
 import polars as pl
@@ -10,6 +11,7 @@ from test_cli import graticule, write_recipe
 from towns import make_town
 
 from graticule.errors import BadTableError
+from graticule.evaluation.published import QUOTED, comparable, recomputed
 from graticule.photos.table import read_photos
 from graticule.sources.benchmark import import_benchmark
 
@@ -47,6 +49,27 @@ def test_the_published_tables_are_read_as_the_published_results_understand_them(
     facts = json.loads((out / "dataset.json").read_text())
     assert facts["evaluation_only"] is True
     assert facts["table_rows"] == facts["published_photos"] == len(ids)
+
+
+@pytest.mark.parametrize("name", ["im2gps3k__base_L-m", "im2gps3k__base_M-fstar", "im2gps__base_M-fstar"])
+def test_a_line_from_published_predictions_is_the_one_that_their_authors_printed_below_them(real_data, name):
+    file = real_data / f"published_predictions/results__{name}.csv"
+    _, *rows, _, _, printed = (line.split(",") for line in file.read_text().splitlines())
+    truth = pl.DataFrame([(row[0], row[1], row[3]) for row in rows], ["path", "lat", "lon"], orient="row")
+    [line] = recomputed(file, truth.with_columns(pl.col("lat", "lon").cast(pl.Float64)))
+    assert line.within == pytest.approx([float(share) for share in printed[:5]], abs=1e-6)
+
+
+def test_a_line_of_other_photos_is_not_compared(tmp_path):
+    photos = pl.DataFrame({"path": ["a/1.jpg", "2.jpg"], "lat": [1.0, 2.0], "lon": [3.0, 4.0]})
+    (tmp_path / "peer.csv").write_text("IMG_ID,pred_lat,pred_lng\n1.png,1,3\n")
+    with pytest.raises(BadTableError, match="no prediction of 1 of these 2 photos"):
+        recomputed(tmp_path / "peer.csv", photos)
+    with pytest.raises(BadTableError, match="no table in .* each of these 2 photos"):
+        recomputed(tmp_path, photos)
+    [line] = recomputed(tmp_path, photos[:1])
+    assert line.within == (1, 1, 1, 1, 1)
+    assert comparable(QUOTED["im2gps3k"], 2996) == []
 
 
 def test_photos_are_found_by_path_by_name_below_the_folder_and_under_another_suffix(tmp_path):
@@ -93,16 +116,23 @@ def test_a_benchmark_is_evaluated_and_never_trained_on(tmp_path):
     (tmp_path / "im2gps_places365.csv").write_text("IMG_ID,lat,lon\n" + rows)
     done = graticule("data", "im2gps", tmp_path / "set", "--images", tmp_path / "photos")
     assert done.returncode == 0, done.stderr
-    for split in ("test", "all"):
-        asked = graticule("evaluate", tmp_path / "bundle", tmp_path / "set", "--split", split, "--json")
-        assert json.loads(asked.stdout)["photos"] == 12
-    for photos in (tmp_path / "set", tmp_path / "set/photos.parquet"):
-        for command in ("train", "crossval", "leak"):
-            out = ("--out", tmp_path / "other") if command == "train" else ()
-            by = ("--by", "random") if command == "leak" else ()
-            refused = graticule(command, recipe, "--photos", photos, *out, *by)
-            assert refused.returncode == 1
-            assert "set is a benchmark and for evaluation only" in refused.stderr
+    asked = graticule("evaluate", tmp_path / "bundle", tmp_path / "set", "--json")
+    assert json.loads(asked.stdout)["photos"] == 12
+    peer = "".join(f"{i}.jpg,38.9{i:02},-77.04\n" for i in range(12))
+    (tmp_path / "peer.csv").write_text("img_id,predicted_lat,predicted_long\n" + peer)
+    beside = graticule(
+        "benchmark", tmp_path / "bundle", "im2gps", "--images", tmp_path / "photos", "--peers", tmp_path / "peer.csv"
+    )
+    assert beside.returncode == 0, beside.stderr
+    assert "225 of 237 photos are missing; figures on the 12 found" in beside.stdout
+    assert "StreetCLIP" not in beside.stdout
+    assert re.search(r"peer +100.0 +100.0 .*its published predictions", beside.stdout)
+    for command, photos in (("train", "set"), ("crossval", "set/photos.parquet"), ("leak", "set")):
+        out = ("--out", tmp_path / "other") if command == "train" else ()
+        by = ("--by", "random") if command == "leak" else ()
+        refused = graticule(command, recipe, "--photos", tmp_path / photos, *out, *by)
+        assert refused.returncode == 1
+        assert "set is a benchmark and for evaluation only" in refused.stderr
     assert not (tmp_path / "other").exists()
 
 

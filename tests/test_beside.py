@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import numpy as np
 import polars as pl
 import pytest
-from conftest import picture
+from conftest import encoded, exif_of, picture
 from PIL import Image
 from test_cli import graticule
 
@@ -24,7 +24,8 @@ def packet(**facts):
     said = " ".join(f'{name.replace("_", ":")}="{value}"' for name, value in facts.items())
     return (
         '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
-        f'<rdf:Description rdf:about="" xmlns:exif="{EXIF_NS}" xmlns:GPano="{PANO_NS}" {said}/></rdf:RDF></x:xmpmeta>'
+        f'<rdf:Description rdf:about="" xmlns:exif="{EXIF_NS}" xmlns:GPano="{PANO_NS}" '
+        f'xmlns:drone="http://www.dji.com/drone-dji/1.0/" {said}/></rdf:RDF></x:xmpmeta>'
     )
 
 
@@ -56,6 +57,8 @@ def dataset(folder, out, **options):
             {"exif_GPSLatitude": "48.25", "exif_GPSLatitudeRef": "S", "exif_GPSLongitude": "-17.5"},
             (-48.25, -17.5),
         ),
+        ({"exif_GPSLatitude": "48.25", "exif_GPSLongitude": "-17.5"}, (48.25, -17.5)),  # a sign says how both are meant
+        ({"drone_GpsLatitude": "+22.5", "drone_GpsLongtitude": "-113.25"}, (22.5, -113.25)),  # so DJI spelled it
         ({"exif_GPSLatitude": "48.25", "exif_GPSLongitude": "17.5"}, (None, None)),  # of which hemisphere?
         ({"exif_GPSLatitude": "48,12.5E", "exif_GPSLongitude": "17,6.25W"}, (None, None)),
     ],
@@ -77,6 +80,7 @@ def test_a_packet_that_is_none_says_nothing(text):
 
 def test_a_cropped_panorama_looks_where_the_middle_of_what_is_left_looks():
     assert read_xmp(packet(GPano_PoseHeadingDegrees="350")).heading == 350
+    assert read_xmp(packet(exif_GPSImgDirection="12345/100")).heading == 123.45
     right_half = {"FullPanoWidthPixels": 800, "CroppedAreaLeftPixels": 400, "CroppedAreaImageWidthPixels": 400}
     crop = {f"GPano_{name}": value for name, value in right_half.items()}
     assert read_xmp(packet(GPano_PoseHeadingDegrees="350", **crop)).heading == pytest.approx(80)
@@ -122,6 +126,23 @@ def test_a_position_without_its_hemisphere_has_a_reason_of_its_own_and_an_option
     )
 
 
+def test_absolute_paths_of_mapillarys_tools_and_what_they_could_not_place(tmp_path):
+    photo(tmp_path / "ph/a.jpg", 0)
+    photo(tmp_path / "ph/b.jpg", 1)
+    rows = [{"filename": "/elsewhere/ph/a.jpg", "MAPLatitude": 1.5, "MAPLongitude": 2.5},
+            {"filename": "/elsewhere/ph/b.jpg", "MAPLatitude": 3.5, "MAPLongitude": 4.5, "MAPCompassHeading": None},
+            {"filename": "/elsewhere/ph/a.jpg", "error": {"type": "MapillaryDuplicationError"}}]  # fmt: skip
+    (tmp_path / "ph/mapillary_image_description.json").write_text(json.dumps(rows))
+    assert dataset(tmp_path / "ph", tmp_path / "out")["lat"].to_list() == [1.5, 3.5]
+
+
+def test_the_clock_of_the_receiver_tells_the_time_where_the_cameras_does_not():
+    exif = exif_of(10.0, 20.0)
+    exif.get_ifd(0x8825).update({29: "2020:05:01", 7: (10.0, 0.0, 5.0)})
+    found = images.inspect(encoded(picture(), exif=exif))
+    assert found.captured_at == datetime(2020, 5, 1, 10, 0, 5, tzinfo=UTC)
+
+
 LONG = "a photo with a long name that somebody gave it once.jpg"  # 55 letters
 
 
@@ -137,6 +158,8 @@ LONG = "a photo with a long name that somebody gave it once.jpg"  # 55 letters
         ("IMG_1.jpg", "IMG_1.jpg.suppl.json", True),
         ("IMG_1(2).jpg", "IMG_1.jpg.supplemental-metadata(2).json", True),
         ("IMG_1-edited.jpg", "IMG_1.jpg.json", True),
+        ("IMG_1-bearbeitet(2).jpg", "IMG_1.jpg(2).json", True),
+        ("IMG_1.JPG", "IMG_1.json", True),
         (LONG, LONG[:46] + ".json", True),
         (LONG, LONG[:20] + ".json", False),
         ("IMG_1.jpg", "IMG_10.jpg.json", False),

@@ -6,8 +6,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from conftest import encoded, picture
 
 import graticule
 from graticule.errors import BadRecipeError, BundleError
@@ -77,13 +79,13 @@ def test_an_older_bundle_is_lifted_step_by_step(copy, monkeypatch):
 @pytest.mark.parametrize("number", [1, 0, None, "2", True])
 def test_a_format_that_was_never_kept_is_refused(copy, number):
     sign(copy, format=number)
-    with pytest.raises(BundleError, match=f"has format {number!r}; this version of graticule reads formats 2 to 4$"):
+    with pytest.raises(BundleError, match=f"has format {number!r}; this version of graticule reads formats 2 to 5$"):
         Bundle.read(copy)
 
 
 def test_a_newer_format_asks_for_a_newer_graticule(copy):
     sign(copy, format=bundle_index.FORMAT + 1)
-    with pytest.raises(BundleError, match="has format 5; .* upgrade graticule"):
+    with pytest.raises(BundleError, match="has format 6; .* upgrade graticule"):
         Bundle.read(copy)
 
 
@@ -150,6 +152,35 @@ def test_a_calibrated_bundle_refuses_to_tell_where_it_would_be_too_far_off():
     assert "unlike the training photos" in strange.cannot_tell
     with pytest.raises(BadRecipeError, match="not calibrated"):
         list(graticule.load(KEPT / "format-2").results([folder / "photo.jpg"], max_error_km=1.0))
+
+
+def test_an_answer_must_be_as_probable_as_is_asked_within_the_largest_error():
+    folder = KEPT / "format-3"
+    locator = graticule.load(folder)
+    fix = locator.locate(folder / "photo.jpg")
+
+    def told(max_error_km, least):
+        [result] = locator.results([folder / "photo.jpg"], max_error_km=max_error_km, min_probability=least)
+        return result.fix.cannot_tell
+
+    for least, error_km in ((0.5, fix.median_error_km), (0.9, fix.p90_error_km)):  # what the fix says itself
+        assert told(error_km * 1.001, least) is None
+        assert "of such photos lie more than" in told(error_km * 0.999, least)
+    between = (fix.median_error_km * fix.p90_error_km) ** 0.5
+    assert told(between, 0.5) is None
+    assert told(between, 0.9).startswith("10% of such photos lie more than")
+
+
+def test_night_is_told_where_it_keeps_a_bundle_from_telling_and_a_black_photo_always():
+    locator = graticule.load(KEPT / "format-3")
+    scene = picture(320, 240, 0)
+    black, dark = encoded((scene * 0.05).astype(np.uint8)), encoded((scene * 0.35).astype(np.uint8))
+    wide, narrow = (
+        [r.fix.cannot_tell or "" for r in locator.results([black, dark], max_error_km=km)] for km in (2e4, 1e-3)
+    )
+    assert wide[0].startswith("nothing can be recognised in it (black)")
+    assert "dark" not in wide[1]
+    assert "km off, and it was taken in the dark" in narrow[1] or "m off, and it was taken in the dark" in narrow[1]
 
 
 @pytest.mark.parametrize("name", bundle_index.CONFIDENCE)

@@ -13,7 +13,9 @@ from safetensors.torch import save_file
 from shapely.geometry import shape
 from towns import make_town, tiny_recipe
 
+from graticule.errors import BadRecipeError
 from graticule.geo import s2
+from graticule.geo.areas import read_areas
 from graticule.geo.towns import area_in_words, nearest_towns
 from graticule.inference.claims import own_position
 from graticule.inference.formats import WRITERS, to_csv, to_geojson, to_words
@@ -78,11 +80,27 @@ def test_a_wider_circle_is_more_probable(locator, town):
     assert found[-1] == pytest.approx(1, abs=0.01)
 
 
+def test_every_format_tells_how_probable_areas_are(locator, town):
+    fix = locator.locate(town.paths()[0])
+    around = s2.to_tokens(s2.parents(s2.leaf_cells([fix.lat], [fix.lon]), 2))[0]
+    results = list(locator.results(town.paths()[:2], inside=read_areas(f"{around},1")))
+    near, far = results[0].fix.inside
+    assert (near.name, far.name) == (around, "1")
+    assert near.probability > 0.9 > 0.1 > far.probability
+    assert json.loads("".join(WRITERS["json"](results)))[0]["inside"][0]["probability"] == round(near.probability, 6)
+    header, row, _ = "".join(to_csv(results, inside=[around, "1"])).splitlines()
+    assert header.endswith(f",inside {around},inside 1")
+    assert float(row.split(",")[-2]) == round(near.probability, 6)
+    assert f"inside {around}: " in "".join(to_words(results))
+
+
 def test_of_an_answer_that_is_not_calibrated_only_the_distance_of_a_claim_is_told(town):
     recipe = tiny_recipe(train={"epochs": 1})
     bare = Locator(fit_calibrated(recipe, town.take(np.arange(60)), None))
     [claim] = claimed(bare, town.paths()[:1], [(0.0, 0.0)])
     assert claim.distance_km > 0
+    with pytest.raises(BadRecipeError, match="how probable an area is"):
+        list(bare.results(town.paths()[:1], inside=read_areas("1")))
     assert (claim.within_km, claim.probability, claim.region) == (None, None, None)
     assert claim.in_words().endswith("from the answer, which is not calibrated")
 

@@ -22,6 +22,7 @@ from graticule.cli.console import print_metrics
 from graticule.explaining.render import doubts
 
 RECIPES = Path(__file__).parents[1] / "graticule" / "recipes"
+KEPT = Path(__file__).parent / "bundles"
 
 
 def graticule(*arguments):
@@ -179,6 +180,19 @@ def test_prediction_writes_every_format(shop, tmp_path, format):
 )
 def test_a_claim_that_cannot_be_weighed_is_one_sentence(shop, claim, said):
     done = graticule("predict", shop / "bundle", shop / "photos/000.jpg", "--claim", claim)
+    assert done.returncode == 1
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--min-probability", "0.9"], "give that distance too, such as --max-error-km 25"),
+        (["--min-probability", "90", "--max-error-km", "1"], "lies between 0 and 1, such as 0.9; found 90"),
+    ],
+)
+def test_a_least_probability_that_says_nothing_is_one_sentence(options, said):
+    done = graticule("predict", KEPT / "format-3", KEPT / "format-3" / "photo.jpg", *options)
     assert done.returncode == 1
     assert said in done.stderr
 

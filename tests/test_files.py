@@ -6,7 +6,7 @@ import hashlib
 import pytest
 
 from graticule.errors import WriteError
-from graticule.files import atomic_file, atomic_folder, sha256_of, write_bytes, write_json, write_text
+from graticule.files import atomic_file, atomic_folder, claimed, sha256_of, write_bytes, write_json, write_text
 
 
 def names(folder):
@@ -87,3 +87,15 @@ def test_json_has_no_nan(tmp_path):
 def test_a_hash_is_that_of_the_bytes(tmp_path):
     write_bytes(tmp_path / "x", b"abc")
     assert sha256_of(tmp_path / "x") == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_who_has_a_folder_alone_removes_what_the_killed_left_half_written(tmp_path):
+    (tmp_path / "data").mkdir()
+    for name in (".a.parquet.17.part", "data/.b.parquet.4711.part", "mine.part", ".mine.part", "data/a.parquet"):
+        (tmp_path / name).touch()
+    (tmp_path / ".onnx.17.part").mkdir()
+    (tmp_path / ".onnx.17.part/features.onnx").touch()
+    with claimed(tmp_path):
+        left = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
+    assert left == [".mine.part", "a.parquet", "mine.part"]
+    assert names(tmp_path) == [".mine.part", "data", "mine.part"]

@@ -6,7 +6,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import KernelDensity
 
 from graticule.geo.sphere import great_circle_km
-from graticule.inference import gallery
+from graticule.inference import gallery, neighbours
 from graticule.inference.gallery import Gallery, Kernel
 
 RNG = np.random.default_rng(0)
@@ -80,3 +80,20 @@ def test_the_mode_lies_between_neighbours_on_both_sides_of_the_antimeridian():
 def test_rows_must_match():
     with pytest.raises(ValueError, match="one row a photo"):
         Gallery(np.ones((3, 2), np.float32), np.zeros(2), np.zeros(3), np.arange(3))
+
+
+def test_of_many_photos_codes_name_candidates_and_the_cosines_stay_exact(monkeypatch):
+    pytest.importorskip("faiss")
+    features, lat, lon = town(count=3000, noise=0.6)
+    known, asked, places = features[:2800], features[2800:], np.arange(2800) // 4
+    exact = Gallery(known, lat[:2800], lon[:2800], places)
+    wanted, kernel = exact.nearest(asked), exact.best_kernel()
+    monkeypatch.setattr(neighbours, "EXACT", 1000)
+    monkeypatch.setattr(neighbours, "PROBED", 40)
+    coded = Gallery(known, lat[:2800], lon[:2800], places)
+    assert (coded.nearest(asked) == wanted).mean() > 0.95
+    [(index, cosines), *_] = coded._neighbours(asked[:5], 10)
+    center = known.mean(axis=0)
+    theirs = np.take_along_axis(cosine_similarity(asked[:5] - center, known - center), index[:5], axis=1)
+    np.testing.assert_allclose(cosines[:5], theirs[: len(cosines)], atol=1e-5)
+    assert coded.best_kernel() == kernel

@@ -9,7 +9,7 @@ from test_cli import graticule
 
 import graticule as package
 from graticule.errors import BundleError, SourceError
-from graticule.model.index import find_bundle
+from graticule.inference.bundles import find_bundle
 from graticule.photos.cards import write_card
 
 KEPT = Path(__file__).parent / "bundles" / "format-3"

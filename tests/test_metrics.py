@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from torchmetrics.functional.classification import multiclass_accuracy
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
 from graticule.evaluation.metrics import (
     bootstrap_intervals,
     by_group,
+    calibration_error,
     cross_entropies,
     map_score,
     median_difference,
@@ -29,6 +30,14 @@ def test_the_score_of_a_city_map_is_that_of_the_field_notes():
 
 def test_the_score_of_the_world_falls_by_e_in_1492_7_km():
     assert map_score([1492.7], WORLD_MAP_DIAGONAL_KM) == pytest.approx([5000 / np.e])
+
+
+def test_the_calibration_error_is_that_of_torchmetrics():
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.full(6, 0.3), 400)
+    true = rng.integers(0, 6, 400)
+    theirs = multiclass_calibration_error(torch.tensor(p), torch.tensor(true), num_classes=6, n_bins=15, norm="l1")
+    assert calibration_error(p.max(axis=1), p.argmax(axis=1) == true) == pytest.approx(float(theirs), abs=1e-6)
 
 
 def test_a_guess_on_the_edge_counts_as_within():

@@ -36,9 +36,9 @@ def photos(**columns):
 
 @pytest.mark.parametrize("read", [read_photos, read_points])
 def test_a_table_without_lat_says_what_it_has_and_what_to_type(table, read):
-    path = table("path,Latitude?,lon\na.jpg,1,2\n")
+    path = table("path,Breadth,lon\na.jpg,1,2\n")
     assert sentence(path, read) == (
-        f"{path} has no column 'lat'; it has: path, Latitude?, lon. Name the right one with --lat NAME"
+        f"{path} has no column 'lat'; it has: path, Breadth, lon. Name the right one with --lat NAME"
     )
 
 

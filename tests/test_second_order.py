@@ -1,10 +1,13 @@
 """Photos compared by second moments of local features, along whitened principal axes."""
 
 import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import sqrtm
 from sklearn.decomposition import PCA
 
 from graticule.belief import confidence
@@ -14,15 +17,21 @@ from graticule.model.encoders import build_encoder, second_moments
 from graticule.model.heads import Head
 
 
-def test_second_moments_are_the_rooted_mean_of_outer_products_of_directions():
-    local = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(0))
-    found = second_moments(local)
+@pytest.mark.parametrize("root", ["matrix", "elements"])
+def test_second_moments_are_the_rooted_mean_of_outer_products_of_directions(root):
+    local = torch.randn(2, 5, 40, generator=torch.Generator().manual_seed(0))
+    found = second_moments(local, root)
     for photo, row in zip(local.numpy(), found.numpy(), strict=True):
         unit = photo / np.linalg.norm(photo, axis=0)
         mean = np.mean([np.outer(place, place) for place in unit.T], axis=0)
-        wanted = np.array([mean[i, j] for i in range(5) for j in range(i, 5)])
-        wanted = np.sign(wanted) * np.sqrt(np.abs(wanted))
-        assert row == pytest.approx(wanted / np.linalg.norm(wanted), abs=1e-5)
+        rooted = sqrtm(mean).real if root == "matrix" else np.sign(mean) * np.sqrt(np.abs(mean))
+        wanted = np.array([rooted[i, j] for i in range(5) for j in range(i, 5)])
+        assert row == pytest.approx(wanted / np.linalg.norm(wanted), abs=1e-5 if root == "elements" else 2e-3)
+
+
+def test_the_root_of_a_black_photo_and_of_fewer_places_than_channels_is_finite():
+    for local in (torch.zeros(1, 6, 9), torch.ones(1, 6, 9), torch.randn(1, 60, 4)):
+        assert second_moments(local).isfinite().all()
 
 
 def test_where_in_a_photo_something_is_does_not_matter_but_what_stands_together_does():
@@ -99,3 +108,20 @@ def test_an_encoder_holds_nothing_of_a_pass_that_is_over():
     encoder(torch.rand(2, 3, 64, 64))
     copy.deepcopy(encoder)  # which refuses tensors that hang in a graph
     assert not encoder._seen
+
+
+def test_threads_that_ask_one_network_at_once_get_each_its_own_features():
+    encoder = build_encoder("test_efficientnet", "none", inner=["blocks.1"], second_order=["blocks.1"]).eval()
+    photos = torch.rand(2, 1, 3, 64, 48, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        alone = [encoder(photo) for photo in photos]
+    both = threading.Barrier(2)
+
+    def wait(*_):
+        both.wait(60)  # until both have passed blocks.1
+
+    encoder.body.blocks[2].register_forward_pre_hook(wait)
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(torch.no_grad()(encoder), photos))
+    for one, expected in zip(found, alone, strict=True):
+        assert torch.allclose(one, expected, atol=1e-6)

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from towns import make_town, tiny_recipe
 
 from graticule.evaluation.folds import crossval
-from graticule.evaluation.sureness import belief_metrics, selective
+from graticule.evaluation.sureness import accuracy_coverage, belief_metrics, circle_km2, selective
 from graticule.inference.locate import Locator
 from graticule.model.features import FeatureStore
 from graticule.training.calibrate import fit_calibrated
@@ -40,6 +40,10 @@ def test_folds_of_a_frozen_encoder_tell_bits_and_coverage_near_what_they_say(tow
     assert low <= found["bits"] <= high
     assert found["median_area_90_km2"] > 0
     assert len(found["risk_coverage"]) == 10
+    recall = [row["recall"] for row in found["recall_against_area"]]
+    assert recall == sorted(recall)
+    assert found["median_searched_km2"] < found["median_area_90_km2"]
+    assert 0 < found["ece"] < 1
 
 
 def test_a_recipe_that_remembers_no_photo_keeps_none(town, frozen):
@@ -87,6 +91,22 @@ def test_the_surest_photos_are_those_with_the_least_expected_error():
     assert found["risk_coverage"][-1] == np.median(error)
     assert found["risk_coverage"][4] == 1.5  # of the surest half: 1 and 2
     assert found["area_under_risk_coverage_km"] == pytest.approx(np.mean(found["risk_coverage"]))
+
+
+def test_accuracy_against_coverage_is_one_where_all_that_is_right_is_surest():
+    error = np.array([0.01, 0.02, 5.0, 0.03])
+    found = accuracy_coverage(np.array([1.0, 2.0, 4.0, 3.0]), error)
+    assert found["within_1_km"] == pytest.approx((1 + 1 + 1 + 3 / 4) / 4)
+    assert "within_25_km" not in found  # all are: it tells no two models apart
+    assert accuracy_coverage(np.array([4.0, 2.0, 1.0, 3.0]), error)["within_1_km"] < found["within_1_km"]
+
+
+def test_circles_as_sure_are_as_wide_as_they_must_be_to_hold_as_many():
+    radius = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
+    error = radius / 2
+    error[-1] = 100.0
+    assert circle_km2(radius, error, 0.75) == pytest.approx(np.pi * 2.0**2, rel=1e-4)  # half as wide: radius 2 of 4
+    assert circle_km2(np.full(3, 1e5), np.full(3, 1e5), 0.9) == pytest.approx(4 * np.pi * 6371.0088**2)
 
 
 def test_without_a_belief_its_metrics_are_null():

@@ -11,11 +11,12 @@ import numpy as np
 import polars as pl
 import pyogrio
 import pytest
+from conftest import encoded, picture
 
-from graticule.errors import BadTableError
+from graticule.errors import BadTableError, Note
 from graticule.photos.degrees import read_degrees
 from graticule.photos.table import positions, read_photos
-from graticule.photos.tabular import TableNote, read_table
+from graticule.photos.tabular import read_table
 from graticule.sources.ingest import find_file
 
 NEED = ("path", "lat", "lon")
@@ -49,6 +50,11 @@ def text_of(frame=FRAME, separator=",", comma=False, **names):
         ("Path", "Lat", "Lon"),
         ("file", "GPSLatitude", "GPSLongitude"),
         ("photo", "y", "x"),
+        ("SourceFile", "GPSLatitude", "GPSLongitude"),
+        ("Image Name", "Latitude (deg)", "Longitude (deg)"),
+        ("Dateiname", "Breitengrad", "Längengrad"),
+        ("archivo", "latitud", "longitud"),
+        ("which", "decimalLatitude", "gps.lng"),  # by its values: all are names of photos
     ],
 )
 def test_a_usual_other_name_is_taken_and_said(tmp_path, names):
@@ -63,6 +69,79 @@ def test_two_candidates_are_refused_with_both_named(tmp_path):
     frame.write_csv(tmp_path / "t.csv")
     with pytest.raises(BadTableError, match=r"both latitude and gps_lat may be the lat; say which with --lat latitude"):
         read_table(tmp_path / "t.csv", need=NEED)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("latlon", '"{lat}, {lon}"'),
+        ("Coordinates", '"[{lon}, {lat}]"'),  # no latitude is -122
+        ("wkt_geom", "POINT ({lon} {lat})"),
+        ("geom", "SRID=4326;POINT Z ({lon} {lat} 12.5)"),
+        ("GPSPosition", '"{lat} N, {lon} E"'),
+    ],
+)
+def test_positions_in_one_column_are_two(tmp_path, name, text):
+    rows = FRAME.with_columns(pl.col("lat", "lon").abs()) if "N," in text else FRAME
+    lines = [f"{path},{text.format(lat=lat, lon=lon)}" for path, lat, lon in rows.iter_rows()]
+    (tmp_path / "t.csv").write_text("\n".join([f"path,{name}", *lines]))
+    with pytest.warns(Note, match="is read as l"):
+        found = positions(read_table(tmp_path / "t.csv", need=NEED), tmp_path)
+    np.testing.assert_allclose(found, rows.select("lat", "lon").to_numpy().T)
+
+
+def test_a_table_without_a_header_or_of_something_else_says_so(tmp_path):
+    (tmp_path / "t.csv").write_text("a.jpg,37.7,-122.4\nb.jpg,37.8,-122.5\n")
+    with pytest.raises(BadTableError, match=r"begins with values \(a.jpg, 37.7, -122.4\).*path,lat,lon above them"):
+        read_table(tmp_path / "t.csv", need=NEED)
+    (tmp_path / "t.txt").write_bytes(encoded(picture()))
+    with pytest.raises(BadTableError, match="is a photo, not a text table"):
+        read_table(tmp_path / "t.txt", need=NEED)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        FRAME.write_csv().encode("utf-16-le"),
+        ("sep=;\n" + FRAME.write_csv(separator=";")).encode(),
+        ("# of a walk\n#\n" + FRAME.write_csv()).encode(),
+        FRAME.write_csv().replace("\n", "\r").encode(),
+        FRAME.write_csv(separator=" ").replace(" ", "   ").encode(),
+    ],
+    ids=["UTF-16 without its mark", "Excel's separator line", "comments", "returns alone", "spaces"],
+)
+def test_text_of_other_habits(tmp_path, data):
+    (tmp_path / "t.csv").write_bytes(data)
+    check(tmp_path / "t.csv")
+
+
+ROWS = FRAME.to_dicts()
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"images": [{"file_name": row["path"], "gps": {"lat": row["lat"], "lng": row["lon"]}} for row in ROWS]},
+        {"info": [{"year": 1}], "photos": ROWS},
+        {row["path"]: {"latitude": row["lat"], "longitude": row["lon"]} for row in ROWS},
+        {row["path"]: [row["lat"], row["lon"]] for row in ROWS},
+        FRAME.to_dict(as_series=False),
+    ],
+    ids=["nested", "one of two lists", "by name", "pairs by name", "columns"],
+)
+def test_json_in_many_wrappings(tmp_path, tree):
+    (tmp_path / "t.json").write_text(json.dumps(tree))
+    check(tmp_path / "t.json")
+
+
+def test_features_a_line(tmp_path):
+    lines = [
+        {"type": "Feature", "geometry": {"type": "Point", "coordinates": [row["lon"], row["lat"]]},
+         "properties": {"path": row["path"]}}
+        for row in ROWS
+    ]  # fmt: skip
+    (tmp_path / "t.geojsonl").write_text("".join("\x1e" + json.dumps(line) + "\n" for line in lines))
+    check(tmp_path / "t.geojsonl")
 
 
 def test_a_column_of_our_own_name_is_never_passed_over(tmp_path):
@@ -218,11 +297,21 @@ def test_files_are_found_as_other_systems_write_their_names(tmp_path):
     assert find_file(tmp_path, "ph\\none.jpg") == tmp_path / "ph\\none.jpg"
 
 
+def test_files_are_found_whatever_their_capitals_and_without_their_suffix(tmp_path):
+    (tmp_path / "Photos").mkdir()
+    for name in ("IMG_1.JPG", "b.jpg", "b.png"):
+        (tmp_path / "Photos" / name).touch()
+    first = tmp_path / "Photos/IMG_1.JPG"
+    for written in ("photos/img_1.jpg", "Photos\\IMG_1.jpg", "Photos/IMG_1"):
+        assert find_file(tmp_path, written) == first
+    assert find_file(tmp_path, "Photos/b") == tmp_path / "Photos/b"  # two fit
+
+
 def test_a_table_is_trained_on_with_the_same_habits(tmp_path):
     (tmp_path / "t.csv").write_text(
         text_of(separator=";", comma=True, path="filename", lat="Latitude", lon="Longitude")
     )
-    with pytest.warns(TableNote):
+    with pytest.warns(Note):
         photos = read_photos(tmp_path / "t.csv")
     assert photos.frame.select("path", "lat", "lon").equals(FRAME)
     assert os.fspath(photos.root) == str(tmp_path)

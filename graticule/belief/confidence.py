@@ -163,6 +163,14 @@ class Calibration:
             how=str(tree["how"]),
         )
 
+    def error_factor(self, share: float) -> float:
+        """What the distance that holds a share of the belief is to be multiplied by, so that it holds as many truths.
+
+        Measured at 0.5 and 0.9; its logarithm is straight between them and level beyond.
+        """
+        logs = np.log([max(self.median_factor, 1e-9), max(self.p90_factor, 1e-9)])
+        return float(np.exp(np.interp(share, [0.5, 0.9], logs)))
+
     def unlike_training(self, nearest: Floats) -> Floats | None:
         """Share of held-out photos that were nearer to a known one than each of these, in [0, 1], shape ``(N,)``.
 

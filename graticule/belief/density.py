@@ -1,6 +1,7 @@
 """The belief itself: a density on the sphere, made of cells, of known photos that look alike, and of the map alone."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -81,6 +82,12 @@ class Kernels:
 
     def __len__(self) -> int:
         return len(self.center)
+
+    @cached_property
+    def tops(self) -> Floats:
+        """Density of each kernel at its center, per km2, shape ``(C, SCALES)``."""
+        found: Floats = np.exp(kernels.log_density(0.0, self.width_km))
+        return found
 
     def by_scale(self, lat: ArrayLike, lon: ArrayLike, weights: Floats) -> Floats:
         """Density of each scale at M points, where center c weighs ``weights[m, c]``; per km2, ``(M, SCALES)``.
@@ -169,6 +176,17 @@ class Belief:
         around_known = np.add(shape.gallery, shape.map)
         reach = np.concatenate([self.cells.reach_km(shape.cells), self.known.reach_km(around_known)])
         return np.vstack([self.cells.center, self.known.center]), weights, reach
+
+    def heights(self, n: int) -> tuple[Floats, Floats, Floats]:
+        """What photo ``n``'s kernels are made of: centers, density of each at its center, and widths in radians.
+
+        Shapes ``(C + P, 3)``, ``(C + P, SCALES)`` and ``(C + P, SCALES)``; per km2; the share of anywhere is left out.
+        """
+        shape = self.shape
+        of_known = np.outer(self.known_weight[n], shape.gallery) + np.array(shape.map) / len(self.known)
+        tops = np.vstack([np.outer(self.cell_weight[n], shape.cells) * self.cells.tops, of_known * self.known.tops])
+        widths = np.vstack([self.cells.width_km, self.known.width_km]) / EARTH_RADIUS_KM
+        return np.vstack([self.cells.center, self.known.center]), tops, widths
 
     def samples(self, count: int, seed: int = 0) -> tuple[Floats, Floats]:
         """Draws from each photo's density, ``(lat, lon)`` of shape ``(N, count)``, degrees."""

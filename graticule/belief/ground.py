@@ -109,6 +109,18 @@ class Ground:
             found[n] = before[np.flatnonzero(order == own)[0]]
         return found
 
+    def searched_km2(self, masses: Floats, row: Ints) -> Floats:
+        """Area of the smallest region that holds a ground cell, with that cell; of each photo, ``(N,)``.
+
+        So much is to be searched, densest ground first, until a truth in that cell is found: the area of recall
+        against area (RvA; Bianco, Eigen, Gormish, arXiv 2407.13862).
+        """
+        found = np.empty(len(row))
+        for n, own in enumerate(row):
+            order, _ = self._by_density(masses[n])
+            found[n] = self.area_km2[order[: np.flatnonzero(order == own)[0] + 1]].sum()
+        return found
+
     def region(self, masses: Floats, mass: float) -> Ints:
         """Rows of the smallest set of ground cells that holds more than ``mass`` of one photo's masses ``(G,)``."""
         order, before = self._by_density(masses)
@@ -118,6 +130,13 @@ class Ground:
         """Probability by one photo's masses ``(G,)`` that it was taken within a circle; degrees."""
         near = great_circle_km(lat, lon, self.lat, self.lon) < radius_km + self._reach_km
         return float(masses[near] @ s2.shares_within(self.cells[near], lat, lon, radius_km))
+
+    def mass_of(self, masses: Floats, cells: Cells) -> Floats:
+        """Probability of S2 cells of any levels by one photo's masses ``(G,)``, shape ``(C,)``."""
+        first, last, share = s2.shares_of(cells, self.cells)
+        held = np.concatenate([[0.0], np.cumsum(masses)])
+        found: Floats = (held[last] - held[first]) * share
+        return found
 
     @cached_property
     def _reach_km(self) -> Floats:
@@ -161,10 +180,7 @@ class Ground:
             finest -= 1
             fine = s2.level_of(cells) > finest
             cells = np.unique(np.concatenate([cells[~fine], s2.parents(cells[fine], finest)]))
-        held = np.concatenate([[0.0], np.cumsum(masses)])
-        first = np.searchsorted(self.cells, s2.range_min(cells), "left")
-        last = np.searchsorted(self.cells, s2.range_max(cells), "right")
-        return cells, held[last] - held[first]
+        return cells, self.mass_of(masses, cells)
 
     def distance_quantiles(self, masses: Floats, lat: Floats, lon: Floats, shares: tuple[float, ...]) -> Floats:
         """Distances from each photo's point that hold these shares of its belief, km, shape ``(N, len(shares))``."""

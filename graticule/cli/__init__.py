@@ -9,7 +9,7 @@ import typer
 
 from graticule.cli import answer, archives, commands, data, explain, fetch, pack, runs, scale, serve, start, zoo
 from graticule.cli.group import Commands
-from graticule.errors import GraticuleError
+from graticule.errors import GraticuleError, Note
 from graticule.files import explained
 
 app = typer.Typer(
@@ -76,5 +76,5 @@ def _fail(error: Exception) -> NoReturn:
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     if category.__module__.startswith("graticule"):
-        note = category.__name__.endswith("Note")
+        note = issubclass(category, Note)
         typer.secho(f"{'note' if note else 'warning'}: {message}", fg=None if note else "yellow", err=True)

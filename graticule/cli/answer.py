@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from graticule.choices import Precision, Runtime, Together
+from graticule.choices import Answer, Precision, Runtime, Together
 from graticule.cli import console
 from graticule.cli.options import (
     TABLES,
@@ -19,6 +19,7 @@ from graticule.cli.options import (
     Cores,
     Exported,
     PhotosAPart,
+    Point,
     check_bundle,
     expand,
     position,
@@ -43,7 +44,15 @@ Joined = Annotated[
 ]
 MaxErrorKm = Annotated[
     float | None,
-    typer.Option(min=0, help="Say 'cannot tell' where half of such photos lie farther off, and of strange photos."),
+    typer.Option(
+        min=0, help="Say 'cannot tell' where half of such photos lie farther off, and of strange or empty photos."
+    ),
+]
+MinProbability = Annotated[
+    float | None,
+    typer.Option(
+        help="How probable it must be that a photo lies within --max-error-km, else 'cannot tell'. [default: 0.5]"
+    ),
 ]
 ClaimOf = Annotated[
     str | None,
@@ -59,6 +68,14 @@ WithinKm = Annotated[
 ]
 
 
+Inside = Annotated[
+    str | None,
+    typer.Option(
+        help="How probable an area is: a GeoJSON file of polygons, or tokens of S2 cells such as 89c25,89c27."
+    ),
+]
+
+
 @app.command()
 def predict(
     bundle: Path,
@@ -68,9 +85,12 @@ def predict(
     top: Top = None,
     together: Joined = None,
     max_error_km: MaxErrorKm = None,
+    min_probability: MinProbability = None,
     claim: ClaimOf = None,
     within_km: WithinKm = None,
+    inside: Inside = None,
     regions: Regions = False,
+    answer: Point = None,
     precision: Arithmetic = "float32",
     runtime: Exported = None,
     engine: ByEngine = None,
@@ -82,7 +102,7 @@ def predict(
     if not photos:
         raise BadTableError(f"no photo is named; graticule predict {quote(str(bundle))} PHOTO, a folder, or a table")
     if engine:
-        given = {"--together": together, "--claim": claim, "--regions": regions or None}
+        given = {"--together": together, "--claim": claim, "--inside": inside, "--regions": regions or None}
         if other := [name for name, value in given.items() if value is not None]:
             raise BadRecipeError(
                 f"--engine answers photo by photo, without {' and '.join(other)}; leave one of them out"
@@ -90,14 +110,35 @@ def predict(
         from graticule.inference.parts import Job
 
         job = partial(
-            Job, kind="answers", precision=precision, runtime=runtime, top=top or 1, max_error_km=max_error_km
+            Job,
+            kind="answers",
+            precision=precision,
+            runtime=runtime,
+            top=top or 1,
+            max_error_km=max_error_km,
+            answer=answer,
+            min_probability=_least(min_probability, max_error_km),
         )
         in_parts(job, bundle, photos, out, engine, cores, part)
         return
     _answer(
-        bundle, photos, format, out, top, together, max_error_km, claim, within_km, regions, precision, runtime,
+        bundle,
+        photos,
+        format,
+        out,
+        top,
+        together,
+        max_error_km,
+        min_probability,
+        claim,
+        within_km,
+        inside,
+        regions,
+        answer,
+        precision,
+        runtime,
         names=format == "words",
-    )  # fmt: skip
+    )
 
 
 @app.command()
@@ -109,9 +150,12 @@ def locate(
     top: Top = None,
     together: Joined = None,
     max_error_km: MaxErrorKm = None,
+    min_probability: MinProbability = None,
     claim: ClaimOf = None,
     within_km: WithinKm = None,
+    inside: Inside = None,
     regions: Regions = False,
+    answer: Point = None,
     precision: Arithmetic = "float32",
     runtime: Exported = None,
 ) -> None:
@@ -120,9 +164,23 @@ def locate(
     if not photos:
         raise BadTableError("no photo is named; graticule locate PHOTO, a folder, or a table")
     _answer(
-        model, photos, format, out, top, together, max_error_km, claim or "own", within_km, regions, precision, runtime,
+        model,
+        photos,
+        format,
+        out,
+        top,
+        together,
+        max_error_km,
+        min_probability,
+        claim or "own",
+        within_km,
+        inside,
+        regions,
+        answer,
+        precision,
+        runtime,
         names=True,
-    )  # fmt: skip
+    )
 
 
 def _only_one() -> Path:
@@ -148,28 +206,34 @@ def _answer(
     top: int | None,
     together: Together | None,
     max_error_km: float | None,
+    min_probability: float | None,
     claim: str | None,
     within_km: float | None,
+    inside: str | None,
     regions: bool,
+    answer: Answer | None,
     precision: Precision,
     runtime: Runtime | None,
     *,
     names: bool,
 ) -> None:
+    from graticule.geo.areas import read_areas
     from graticule.inference.formats import WRITERS, Writer, to_csv, to_geojson, to_words
     from graticule.inference.locate import load
 
+    least = _least(min_probability, max_error_km)
     top = top or (1 if format in ("table", "csv") else 5)
+    areas = read_areas(inside) if inside else []
     wanted, albums = _asked(photos, together)
     claims = None if claim is None else _claims(claim, wanted)
-    locator = load(bundle, precision=precision, runtime=runtime)
+    locator = load(bundle, precision=precision, runtime=runtime, answer=answer)
     write: Writer = WRITERS.get(format, to_csv)
     if format == "words":
         write = partial(to_words, knows=locator.area)
     elif format == "geojson":
         write = partial(to_geojson, regions=regions)
     elif format in ("table", "csv"):
-        write = partial(to_csv, top=top, claims=claims is not None)
+        write = partial(to_csv, top=top, claims=claims is not None, inside=[area.name for area in areas])
     broken: list[Result] = []
 
     def counted(results: "Iterable[Result]") -> "Iterator[Result]":
@@ -184,8 +248,10 @@ def _answer(
             albums=albums,
             top=top,
             max_error_km=max_error_km,
+            min_probability=least,
             claims=claims,
             within_km=within_km,
+            inside=areas,
             names=names,
             progress=progress,
         )
@@ -210,6 +276,20 @@ def _answer(
             typer.secho(f"{result.photo}: {result.error}", fg="red", err=True)
         typer.secho(f"{len(broken)} of {len(wanted)} photos could not be read", fg="red", err=True)
         raise typer.Exit(1)
+
+
+def _least(min_probability: float | None, max_error_km: float | None) -> float:
+    """The probability that is asked for."""
+    if min_probability is None:
+        return 0.5
+    if max_error_km is None:
+        raise BadRecipeError(
+            "--min-probability says how probable a photo must lie within --max-error-km; give that distance too, such "
+            "as --max-error-km 25"
+        )
+    if not 0 < min_probability < 1:
+        raise BadRecipeError(f"--min-probability lies between 0 and 1, such as 0.9; found {min_probability:g}")
+    return min_probability
 
 
 def _claims(claim: str, photos: list[Path]) -> "list[Place | None]":
@@ -257,6 +337,8 @@ def _print_fixes(results: "list[Result]", top: int) -> None:
     for (name, *_), result in zip(rows, (result for result in results if result.fix), strict=True):
         if result.fix and result.fix.claim:
             typer.echo(f"the place claimed for {name}: {result.fix.claim.in_words()}")
+        for area in result.fix.inside if result.fix else ():
+            typer.echo(f"{name} inside {area.name}: {area.probability:.1%}")
 
 
 def _asked(photos: list[Path], together: Together | None) -> "tuple[list[Path], Albums | None]":

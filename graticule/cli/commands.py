@@ -9,7 +9,7 @@ import typer
 
 from graticule.choices import Keep, PartitionKind, Together, Tracker
 from graticule.cli import console
-from graticule.cli.options import RECIPE, SPLIT_BY, Arithmetic, Column, Exported, Json, Sets, check_bundle
+from graticule.cli.options import RECIPE, SPLIT_BY, Arithmetic, Column, Exported, Json, Point, Sets, check_bundle
 
 app = typer.Typer()
 
@@ -190,6 +190,7 @@ def evaluate(
     allow_leak: Annotated[
         bool, typer.Option("--allow-leak", help="Measure photos of drives that training has seen, and say so.")
     ] = False,
+    answer: Point = None,
     precision: Arithmetic = "float32",
     runtime: Exported = None,
     as_json: Json = False,
@@ -202,7 +203,7 @@ def evaluate(
     from graticule.evaluation.evaluate import evaluate_folder
     from graticule.model.features import default_store
 
-    folder = out or bundle / "evaluation" / split
+    folder = out or bundle / "evaluation" / (f"{split}-{answer}" if answer else split)
     with console.progress("photos") as progress:
         found = evaluate_folder(
             bundle,
@@ -213,6 +214,7 @@ def evaluate(
             baseline=baseline is not None,
             together=together,
             store=default_store(),
+            answer=answer,
             precision=precision,
             runtime=runtime,
             progress=progress,

@@ -59,10 +59,14 @@ def print_metrics(facts: dict[str, Any]) -> None:
             name = f"coverage_{level}"
             rows.append((f"in the {level} % region", percent(facts[name]) + span(name, percent)))
         rows.append(("90 % region, median", area(facts["median_area_90_km2"])))
+        rows.append(("circle as sure, median", area(facts["median_circle_90_km2"])))
+        rows.append(("searched until found", area(facts["median_searched_km2"])))
         rows.append(("surest half, median", distance(facts["risk_coverage"][4])))
     for name in ("top1", "top3", "top5"):
         if facts.get(name) is not None:
             rows.append((f"top-{name[3:]} cell", f"{facts[name]:.1%}" + span(name, percent)))
+    if facts.get("ece") is not None:
+        rows.append(("its calibration error", f"{facts['ece']:.3f}"))
     if facts.get("cross_entropy") is not None:
         rows.append(("cross-entropy", f"{facts['cross_entropy']:.3f} nats"))
     if facts.get("center_distance_km") is not None:
@@ -150,7 +154,12 @@ def progress(name: str) -> Iterator[Any]:
         def show(done: int, total: int, note: str = "") -> None:
             bars.update(task, completed=done, total=total, description=note or name)
 
-        yield show
+        try:
+            yield show
+        except BaseException:
+            if not bars.tasks[0].completed:  # an empty bar above an error says nothing
+                bars.update(task, visible=False)
+            raise
 
 
 def print_json(value: Any) -> None:

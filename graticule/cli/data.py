@@ -7,7 +7,7 @@ import typer
 
 from graticule.cli import console
 from graticule.cli.group import Commands
-from graticule.cli.options import SPLIT_BY, Column, Json, MaxRefused, Track, position
+from graticule.cli.options import SPLIT_BY, ClockOffset, Column, Gpx, Json, MaxRefused, Track, position
 from graticule.errors import BadRecipeError, BadTableError
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ app = typer.Typer(
 def data_folder(
     folder: Path,
     out: Path,
-    gpx: Annotated[list[Path] | None, typer.Option(help="A GPX track of the drive. May be repeated.")] = None,
-    clock_offset: Annotated[float, typer.Option(help="Seconds to add to the camera's clock to get UTC.")] = 0,
+    gpx: Gpx = None,
+    clock_offset: ClockOffset = 0,
     hemisphere: Annotated[str, typer.Option(help="NE, NW, SE or SW, for positions whose EXIF lacks it.")] = "",
     max_refused: MaxRefused = 0.05,
 ) -> None:
@@ -47,6 +47,33 @@ def data_folder(
             tracks=gpx or (),
             clock_offset=timedelta(seconds=clock_offset),
             hemisphere=hemisphere,
+        )
+    console.print_dataset(out)
+
+
+@app.command("video")
+def data_video(
+    source: Annotated[Path, typer.Argument(help="A video, or a folder of them.")],
+    out: Path,
+    every_m: Annotated[float, typer.Option(help="Metres from one frame to the next.")] = 10,
+    gpx: Gpx = None,
+    clock_offset: ClockOffset = 0,
+    max_refused: MaxRefused = 0.05,
+) -> None:
+    """Take frames of dashcam and action camera videos: by a GPX of the video's name beside it, or GPS inside it."""
+    from datetime import timedelta
+
+    from graticule.sources.video import import_videos
+
+    with console.progress("videos") as progress:
+        import_videos(
+            source,
+            out,
+            every_km=every_m / 1000,
+            tracks=gpx or (),
+            clock_offset=timedelta(seconds=clock_offset),
+            max_refused=max_refused,
+            progress=lambda done, total: progress(done, total, ""),
         )
     console.print_dataset(out)
 

@@ -5,10 +5,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from graticule.choices import Engine, Precision, Runtime
+from graticule.choices import Answer, Engine, Precision, Runtime
 from graticule.errors import BadRecipeError, BadTableError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Gpx = Annotated[list[Path] | None, typer.Option(help="A GPX track of the drive. May be repeated.")]
+ClockOffset = Annotated[float, typer.Option(help="Seconds to add to the camera's clock to get UTC.")]
 MaxRefused = Annotated[float, typer.Option(min=0, max=1, help="Stop if more than this share of photos is refused.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Change one setting: train.epochs=2. May be repeated.")]
 Column = typer.Option(help="The table's own name of this column.")
@@ -23,6 +25,16 @@ Arithmetic = Annotated[
 Exported = Annotated[
     Runtime | None,
     typer.Option("--runtime", help="Compute features by the model that graticule export wrote; faster on processors."),
+]
+
+
+Point = Annotated[
+    Answer | None,
+    typer.Option(
+        "--answer",
+        help="The point: median (least distance to expect), score (most points of a map game), densest, mode (mean of "
+        "the likeliest cell), center (its middle), regressed. [default: the bundle's own]",
+    ),
 ]
 
 
@@ -88,7 +100,8 @@ def check_bundle(bundle: Path) -> Path:
     Raises:
         BundleError: there is none.
     """
-    from graticule.model.index import find_bundle, read_index
+    from graticule.inference.bundles import find_bundle
+    from graticule.model.index import read_index
 
     found = find_bundle(bundle)
     read_index(found)

@@ -1,14 +1,18 @@
-"""The commands around models that others have trained: list, fetch, calibrate."""
+"""The commands around models that others have trained: list, fetch, calibrate, compare."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from graticule.cli import console
 from graticule.cli.options import Json, check_bundle
 from graticule.errors import BadRecipeError, BadWeightsError
-from graticule.model.index import CARD, CONFIDENCE, FILES, HUB_NAME, INDEX, KNOWN
+from graticule.inference.bundles import HUB_NAME
+from graticule.model.index import CARD, CONFIDENCE, FILES, INDEX, KNOWN
+
+if TYPE_CHECKING:
+    from graticule.evaluation.published import Line
 
 app = typer.Typer()
 
@@ -121,6 +125,85 @@ def calibrate(
         f"how sure that is: with {places:,} places its 90 % region holds between {low:.0%} and {high:.0%} of photos "
         f"like these, nine times of ten; more places bring the two nearer"
     )
+
+
+@app.command()
+def benchmark(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder, or the name of a public model that was fetched.")],
+    name: Annotated[Literal["im2gps", "im2gps3k", "yfcc4k"], typer.Argument(help="A published test set.")],
+    images: Annotated[Path, typer.Option(help="Folder of its photos.")],
+    table: Annotated[
+        Path | None, typer.Option(help="Its table: IMG_ID, lat, lon; by default beside the photos.")
+    ] = None,
+    peers: Annotated[
+        list[Path] | None,
+        typer.Option(help="Published predictions (img_id, predicted_lat, ...), or a folder of such tables. Repeat."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the table and what was predicted.")] = None,
+    allow_leak: Annotated[
+        bool, typer.Option("--allow-leak", help="Measure photos of places that training has seen, and say so.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Print a benchmark's published table with the line of a bundle, all lines of the same photos."""
+    where = check_bundle(bundle)
+    if out is not None:
+        _check_empty(out)
+    from tempfile import TemporaryDirectory
+
+    import polars as pl
+
+    from graticule.evaluation.evaluate import evaluate
+    from graticule.evaluation.published import QUOTED, comparable, own_line, recomputed
+    from graticule.files import write_json
+    from graticule.model.bundle import Bundle
+    from graticule.model.features import default_store
+    from graticule.photos.table import read_photos
+    from graticule.sources.benchmark import BENCHMARKS, import_benchmark
+
+    with TemporaryDirectory() as aside, console.progress("photos") as progress:
+        found = import_benchmark(name, Path(aside) / name, images, table=table, max_refused=1, progress=progress)
+        measured = evaluate(
+            Bundle.read(where), read_photos(found), split="all", allow_leak=allow_leak, store=default_store(),
+            progress=progress,
+        )  # fmt: skip
+    read, published = measured.rows.filter(pl.col("error").is_null()), BENCHMARKS[name].photos
+    lines = [line for path in peers or [] for line in recomputed(path, read)]
+    quoted = comparable(QUOTED[name], len(read))
+    lines = [*sorted([*quoted, *lines], key=lambda line: line.within[1] or 0), own_line(str(bundle), measured.metrics)]
+    facts = {"benchmark": name, "published_photos": published, "missing": published - len(read)}
+    facts |= {"lines": [line.to_json() for line in lines], "metrics": measured.metrics}
+    if out is not None:
+        write_json(measured.write(out) / "table.json", facts)
+    if as_json:
+        console.print_json(facts)
+        return
+    if len(read) < published:
+        typer.echo(
+            f"{published - len(read):,} of {published:,} photos are missing; figures on the {len(read):,} found. "
+            f"{len(QUOTED[name])} published lines are of all, and so left out"
+        )
+    _print_lines(lines)
+    low, high = measured.metrics["intervals"].get("within_25_km", (0, 1))
+    typer.echo(f"% within each distance; {bundle} within 25 km: {low:.1%} to {high:.1%} (95 % interval)")
+    typer.echo(measured.metrics["held_out_reason"])
+
+
+def _print_lines(lines: "list[Line]") -> None:
+    from graticule.evaluation.metrics import WITHIN_KM
+
+    def percent(share: float | None) -> str:
+        return "-" if share is None else f"{100 * share:.1f}"
+
+    rows: list[tuple[str, ...]] = [
+        (
+            line.name, *map(percent, line.within), "-" if line.median_km is None else console.distance(line.median_km),
+            "-" if line.bits is None else f"{line.bits:.2f}", percent(line.coverage_90), line.source,
+        )
+        for line in lines
+    ]  # fmt: skip
+    radii = (f"{km:,} km" for km in WITHIN_KM)
+    console.print_table(("model", *radii, "median", "bits", "in 90 % region", "from"), rows)
 
 
 @app.command()

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from graticule.choices import Precision, Runtime, Together
+from graticule.choices import Answer, Precision, Runtime, Together
 from graticule.errors import BadTableError, LeakError
 from graticule.evaluation.baselines import with_baselines
 from graticule.evaluation.predictions import predict_rows, summary
 from graticule.files import write_json, write_parquet
 from graticule.geo.sphere import map_scale
-from graticule.inference.locate import Locator
+from graticule.inference.locate import Locator, answering
 from graticule.model.bundle import Bundle
 from graticule.model.features import FeatureStore
 from graticule.model.index import RUN, TRAINING
@@ -139,10 +139,15 @@ def evaluate_folder(
     store: FeatureStore | None = None,
     precision: Precision = "float32",
     runtime: Runtime | None = None,
+    answer: Answer | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
-    """:func:`evaluate` from paths to paths; the bundle's model card is renewed with what it holds by then."""
-    bundle, photos = Bundle.read(bundle_path), read_photos(dataset)
+    """:func:`evaluate` from paths to paths; the bundle's model card is renewed with what it holds by then.
+
+    Args:
+        answer: which point to answer with; by default the recipe's.
+    """
+    bundle, photos = answering(Bundle.read(bundle_path), answer), read_photos(dataset)
     found = evaluate(
         bundle,
         photos,

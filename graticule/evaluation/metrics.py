@@ -108,6 +108,22 @@ def cross_entropies(log_probabilities: NDArray[np.floating[Any]], true_row: Arra
     return out
 
 
+def calibration_error(confidence: ArrayLike, right: ArrayLike, bins: int = 15) -> float:
+    """Expected calibration error: how far confidence lies from the share that is right, in [0, 1].
+
+    The mean over equally wide bins of confidence, weighted by their photos (Naeini, Cooper, Hauskrecht, "Obtaining well
+    calibrated probabilities using Bayesian binning", AAAI 2015; Guo et al., arXiv 1706.04599, equation 3).
+
+    Args:
+        confidence: probability of the likeliest cell of each photo, shape ``(N,)``.
+        right: whether the photo lies in it, shape ``(N,)``.
+    """
+    sure, hit = np.asarray(confidence, np.float64), np.asarray(right, np.float64)
+    bin_of = np.minimum((sure * bins).astype(int), bins - 1)
+    off = np.bincount(bin_of, sure - hit, bins)
+    return float(np.abs(off).sum() / len(sure))
+
+
 def bootstrap_intervals(
     error_km: ArrayLike,
     map_diagonal_km: float,

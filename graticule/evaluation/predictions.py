@@ -7,9 +7,18 @@ import polars as pl
 
 from graticule.errors import BadTableError
 from graticule.evaluation.baselines import BASELINES
-from graticule.evaluation.metrics import TOP, bootstrap_intervals, by_group, cross_entropies, position_metrics, top_hits
+from graticule.evaluation.metrics import (
+    TOP,
+    bootstrap_intervals,
+    by_group,
+    calibration_error,
+    cross_entropies,
+    position_metrics,
+    top_hits,
+)
 from graticule.evaluation.sureness import COVERED, belief_metrics, belief_values
 from graticule.geo.sphere import Floats, from_vectors, great_circle_km
+from graticule.inference.decode import likeliest
 from graticule.inference.locate import Locator, Predictions
 from graticule.model.loading import Progress, silent
 from graticule.partition import NO_CELL
@@ -17,7 +26,8 @@ from graticule.photos.table import MARKED, Photos
 
 SHOWN_CELLS = 20  # likeliest cells kept for each photo, for the probability maps of the report
 BELIEF = (  # columns of a calibrated bundle; null of any other
-    "log_density", "prior_log_density", *COVERED, "area_90_km2", "median_error_km", "p90_error_km", "unlike_training"
+    "log_density", "prior_log_density", *COVERED, "area_90_km2", "searched_km2", "median_error_km", "p90_error_km",
+    "unlike_training",
 )  # fmt: skip
 CARRIED = ("place", "sequence", "country", "heading", "captured_at", MARKED)
 
@@ -68,7 +78,7 @@ def predict_rows(locator: Locator, photos: Photos, *, progress: Progress = silen
             number[name][index] = values
         if log_probability is None:
             continue
-        likely[index] = np.argsort(-log_probability, axis=1, kind="stable")[:, :shown]
+        likely[index] = likeliest(log_probability, shown)
         likely_probability[index] = np.exp(np.take_along_axis(log_probability, likely[index], axis=1))
         best[index] = likely[index, 0]
         number["probability"][index] = likely_probability[index, 0]
@@ -106,13 +116,15 @@ def _of_belief(locator: Locator, predictions: Predictions, lat: Floats, lon: Flo
     if belief is None or sureness is None or confidence is None:
         return {}
     ground = locator.ground(belief)
-    needed = ground.needed_mass(sureness.masses, ground.row_of(lat, lon))
+    row = ground.row_of(lat, lon)
+    needed = ground.needed_mass(sureness.masses, row)
     levels = zip(COVERED, confidence.calibration.region_mass.values(), strict=True)
     found = {
         "log_density": belief.log_density(lat, lon),
         "prior_log_density": belief.log_prior(lat, lon),
         **{name: (needed <= mass).astype(np.float64) for name, mass in levels},
         "area_90_km2": sureness.area_km2,
+        "searched_km2": ground.searched_km2(sureness.masses, row),
         "median_error_km": sureness.median_error_km,
         "p90_error_km": sureness.p90_error_km,
     }
@@ -140,6 +152,7 @@ def summary(rows: pl.DataFrame, scale_km: float) -> dict[str, Any]:
         "places": int(read["place_code"].n_unique()),
         "outside_cells": int(read["true_cell"].null_count()),
         **{f"top{k}": read[f"top{k}"].mean() for k in TOP},  # null, as the next, where the network has no cells
+        "ece": calibration_error(read["probability"].to_numpy(), hits["top1"]) if "top1" in hits else None,
         "cross_entropy": read["nll"].mean(),  # of the photos inside a cell; outside it would be infinite
         **position_metrics(error_km, scale_km),
         "map_diagonal_km": scale_km,

@@ -163,7 +163,7 @@ def _check_columns(path: Path, found: list[str], names: Mapping[str, str], group
         raise BadTableError(f"{path} has no column {group!r} to group by; its columns are {', '.join(found)}")
     if not missing:
         return
-    likely = {_role(name): name for name in reversed(found)}
+    likely = {role_of(name): name for name in reversed(found)}
     options = [f"--{role.replace('_', '-')} {likely[role]}" for role in missing if role in likely]
     advice = (
         f"Did you mean {' '.join(options)}?"
@@ -176,7 +176,7 @@ def _check_columns(path: Path, found: list[str], names: Mapping[str, str], group
     )
 
 
-def _role(name: str) -> str:
-    """What a column is likely to hold: ``gt_long`` is ``lon``, ``pred-latitude`` is ``predicted_lat``."""
+def role_of(name: str) -> str:
+    """What a column of a table is likely to hold: ``gt_long`` is ``lon``, ``pred-latitude`` is ``predicted_lat``."""
     words = [SYNONYMS.get(word, word) for word in re.findall("[a-z]+", name.lower())]
     return "_".join(sorted(filter(None, words), reverse=True))

@@ -6,10 +6,13 @@ import numpy as np
 import polars as pl
 
 from graticule.belief.confidence import COVERAGES
-from graticule.geo.sphere import Floats
+from graticule.evaluation.metrics import WITHIN
+from graticule.geo.sphere import EARTH_RADIUS_KM, Floats
 
 BINS = 10
 COVERED = [f"coverage_{round(100 * level)}" for level in COVERAGES]  # columns: whether the region holds the truth
+COVERED_90 = "coverage_90"
+SEARCHED_KM2 = (0.01, 0.1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6, 1e7)  # recall is told within so much ground
 
 
 def belief_metrics(read: pl.DataFrame) -> dict[str, Any]:
@@ -22,16 +25,24 @@ def belief_metrics(read: pl.DataFrame) -> dict[str, Any]:
     values = belief_values(read)
     if not values:
         names = ["log_density", "prior_log_density", "bits", *COVERED]
-        return dict.fromkeys([*names, "median_area_90_km2", "median_expected_error_km"])
+        names += ["median_area_90_km2", "median_circle_90_km2", "median_searched_km2", "median_expected_error_km"]
+        return dict.fromkeys(names)
     expected, error_km = (read[name].to_numpy() for name in ("median_error_km", "error_km"))
+    searched = read["searched_km2"].to_numpy()
     return {
         "log_density": read["log_density"].mean(),
         "prior_log_density": read["prior_log_density"].mean(),
         **{name: float(value.mean()) for name, value in values.items()},
         "median_area_90_km2": read["area_90_km2"].median(),
+        "median_circle_90_km2": circle_km2(read["p90_error_km"].to_numpy(), error_km, float(values[COVERED_90].mean())),
+        "median_searched_km2": float(np.median(searched)),
+        "recall_against_area": [
+            {"area_km2": area, "recall": float((searched <= area).mean())} for area in SEARCHED_KM2
+        ],
         "median_expected_error_km": float(np.median(expected)),
         "expected_against_actual": _by_tenths(expected, error_km),
         **selective(expected, error_km),
+        "area_under_accuracy_coverage": accuracy_coverage(expected, error_km),
     }
 
 
@@ -53,6 +64,32 @@ def selective(expected_km: Floats, error_km: Floats) -> dict[str, Any]:
     counts = np.ceil(len(ranked) * np.arange(1, BINS + 1) / BINS).astype(int)
     risks = [float(np.median(ranked[:count])) for count in counts]
     return {"risk_coverage": risks, "area_under_risk_coverage_km": float(np.mean(risks))}
+
+
+def accuracy_coverage(expected_km: Floats, error_km: Floats) -> dict[str, float]:
+    """Area under the curve of accuracy against coverage, for each radius of :data:`WITHIN` that tells photos apart.
+
+    The accuracy of the surest k photos is the share of them within the radius; the area is its mean over all k, in
+    [0, 1], where chance has the share of all.
+    """
+    ranked = error_km[np.argsort(expected_km, kind="stable")]
+    counts = np.arange(1, len(ranked) + 1)
+    right = {name: ranked <= km for name, km in WITHIN.items()}
+    return {name: float((np.cumsum(hit) / counts).mean()) for name, hit in right.items() if 0 < hit.mean() < 1}
+
+
+def circle_km2(radius_km: Floats, error_km: Floats, share: float) -> float:
+    """Median area of circles around the points that hold a share of the truths, each as wide as the belief has it.
+
+    What regions are worth: circles that hold as many truths and know as well which photos are hard.
+
+    Args:
+        radius_km: that a belief gives each photo, shape ``(N,)``; all are then stretched alike.
+        error_km: distance of each point from the truth, shape ``(N,)``.
+    """
+    stretch = np.quantile(error_km / np.maximum(radius_km, 1e-9), share)
+    reach_rad = np.minimum(stretch * radius_km / EARTH_RADIUS_KM, np.pi)
+    return float(np.median(2 * np.pi * EARTH_RADIUS_KM**2 * (1 - np.cos(reach_rad))))
 
 
 def _by_tenths(expected_km: Floats, error_km: Floats) -> list[dict[str, float]]:

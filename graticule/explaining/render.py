@@ -154,7 +154,7 @@ def _case(locator: Locator, data: bytes, name: str, truth: Point | None, target:
     if target == "true" and true_row == NO_CELL:
         raise BadPhotoError("no position", f"{name} was taken in no cell of this bundle; ask for --target predicted")
     row = true_row if target == "true" else int(probability.argmax())
-    fix = decode.fixes(predictions.points, probability[None], partition, top=5)[0]
+    fix = decode.fixes(predictions.points, predictions.log_probability, partition, top=5)[0]
     error_km = float(great_circle_km(fix.lat, fix.lon, *truth)) if truth else None
     return {
         "photo": name,

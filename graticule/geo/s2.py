@@ -290,6 +290,21 @@ def shares_within(cells: Cells, lat: float, lon: float, radius_km: float) -> Flo
     return share
 
 
+def shares_of(cells: Cells, ground: Cells) -> tuple[Ints, Ints, Floats]:
+    """How cells of any level lie in a sorted cover of the sphere by G cells, none of which lies in another.
+
+    Returns:
+        ``(first, last, share)``, each ``(C,)``: cell c is ``ground[first:last]``; where it is smaller than one of them,
+        this one, and ``share`` of its area; else the share is 1.
+    """
+    first = np.searchsorted(ground, range_min(cells), "left")
+    last = np.searchsorted(ground, range_max(cells), "right")
+    around = np.minimum(np.searchsorted(range_max(ground), cells, "left"), len(ground) - 1)
+    smaller = first == last
+    share = np.where(smaller, areas_km2(cells) / areas_km2(ground[around]), 1.0)
+    return np.where(smaller, around, first), np.where(smaller, around + 1, last), share
+
+
 def _marker(cells: Cells) -> Cells:
     """The lowest set bit, whose place tells the level."""
     return cells & (~cells + _ONE)

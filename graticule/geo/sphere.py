@@ -72,6 +72,18 @@ def great_circle_km(lat_a: ArrayLike, lon_a: ArrayLike, lat_b: ArrayLike, lon_b:
     return km
 
 
+def bearing(lat_a: ArrayLike, lon_a: ArrayLike, lat_b: ArrayLike, lon_b: ArrayLike) -> Floats:
+    """The initial course from a to b along the great circle, degrees clockwise from north in [0, 360).
+
+    Shapes broadcast. Snyder, "Map Projections: A Working Manual" (1987), equation 5-4b.
+    """
+    lat_a, lat_b, turn = (np.radians(np.asarray(v, np.float64)) for v in (lat_a, lat_b, np.subtract(lon_b, lon_a)))
+    east = np.cos(lat_b) * np.sin(turn)
+    north = np.cos(lat_a) * np.sin(lat_b) - np.sin(lat_a) * np.cos(lat_b) * np.cos(turn)
+    course: Floats = np.degrees(np.arctan2(east, north)) % 360
+    return course
+
+
 def chords(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
     """Straight distances between unit vectors ``(M, 3)`` or ``(3,)`` and ``(C, 3)``, shape ``(M, C)`` or ``(C,)``.
 

@@ -40,13 +40,18 @@ def feature_table(locator: Locator, photos: Sequence[Path], *, progress: Progres
 
 
 def answer_table(
-    locator: Locator, photos: Sequence[Path], *, top: int = 1, max_error_km: float | None = None
+    locator: Locator,
+    photos: Sequence[Path],
+    *,
+    top: int = 1,
+    max_error_km: float | None = None,
+    min_probability: float = 0.5,
 ) -> pl.DataFrame:
     """One row a photo, in their order: what ``graticule predict --format csv`` writes, typed.
 
     A photo that cannot be read has the reason in ``error`` and nothing else; any other has no error.
     """
-    results = locator.results(photos, top=max(top, 1), max_error_km=max_error_km)
+    results = locator.results(photos, top=max(top, 1), max_error_km=max_error_km, min_probability=min_probability)
     rows = list(to_rows(results, top))
     more: dict[str, type[pl.DataType]] = {}
     for n in range(2, top + 1):

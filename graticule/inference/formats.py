@@ -6,7 +6,7 @@ Each writer gives the text in pieces, one or more a photo, so that a million pho
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from textwrap import indent
 from typing import Any
 from xml.sax.saxutils import escape
@@ -34,15 +34,16 @@ def to_json(results: Iterable[Result]) -> Iterator[str]:
 CLAIM_FIELDS = ("claim_distance_km", "claim_within_km", "claim_probability", "claim_region")
 
 
-def to_csv(results: Iterable[Result], top: int = 1, claims: bool = False) -> Iterator[str]:
+def to_csv(results: Iterable[Result], top: int = 1, claims: bool = False, inside: Sequence[str] = ()) -> Iterator[str]:
     """One row a photo with its ``top`` likeliest cells; empty fields and ``error`` where there is no fix.
 
     The likeliest is ``cell`` and ``probability``, the next ``cell_2`` and ``probability_2``, ...; with ``claims``,
-    ``CLAIM_FIELDS`` stand last.
+    ``CLAIM_FIELDS`` follow, and ``inside NAME`` for each area of these names.
     """
     names = [("cell", "probability"), *((f"cell_{n}", f"probability_{n}") for n in range(2, top + 1))]
     text = io.StringIO()
     fields = [*FIELDS, *(name for pair in names[1:] for name in pair), *(CLAIM_FIELDS if claims else ())]
+    fields += [f"inside {name}" for name in inside]
     writer = csv.DictWriter(text, fields, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     for row in to_rows(results, top):
@@ -60,6 +61,7 @@ def to_rows(results: Iterable[Result], top: int = 1) -> Iterator[dict[str, Any]]
         row = _plain(result)
         for (cell, probability), guess in zip(names, result.fix.cells if result.fix else (), strict=False):
             row |= {cell: guess.token, probability: round(guess.probability, 6)}
+        row |= {f"inside {area['name']}": area["probability"] for area in row.get("inside") or ()}
         yield row | {f"claim_{name}": value for name, value in (row.get("claim") or {}).items()}
 
 
@@ -119,6 +121,7 @@ def to_words(results: Iterable[Result], knows: str = "its training photos") -> I
             if fix.places:
                 lines.append("likely: " + "; ".join(f"{place.name} {place.probability:.0%}" for place in fix.places))
             lines.append(_map_link(fix))
+        lines += [f"inside {area.name}: {area.probability:.1%}" for area in fix.inside]
         if fix.claim:
             lines.append(f"claimed: {fix.claim.lat:.5f}, {fix.claim.lon:.5f}; {fix.claim.in_words()}")
         yield "\n  ".join([str(result.photo), *lines]) + "\n\n"

@@ -1,19 +1,25 @@
 """Photos whose place is known, asked by likeness: the nearest neighbour, and the density of several. Pure arrays.
 
+Up to ``neighbours.EXACT`` photos, or without the extra ``faiss``, a question is compared with all of them. Of more,
+codes name ``PROPOSED`` times as many candidates as neighbours are asked for, and only these are compared.
+
 The baseline of Hays and Efros, "IM2GPS" (CVPR 2008): a network that does not beat it is not worth its training.
 """
 
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from graticule.geo.sphere import EARTH_RADIUS_KM, Floats, Ints, chord_to_km, from_vectors, unit_vectors
+from graticule.inference import neighbours
 
-AT_ONCE = 2**24  # similarities held at a time
+AT_ONCE = 2**24  # similarities held at a time, or numbers of candidates
+PROPOSED = 10
 TRIED_NEIGHBOURS = (3, 10, 30, 100)
 TRIED_SOFTNESS = (0.02, 0.05, 0.1)
 TRIED_WIDTHS = (0.5, 2.0, 8.0)  # of the kernel, in units of the median distance between neighbouring places
@@ -80,7 +86,10 @@ class Gallery:
         """
         asked = np.random.default_rng(seed).permutation(len(self.lat))[:MOST_QUESTIONS]
         width_km = self._spacing_km()
-        ((index, likeness),) = self._neighbours(self.features[asked], max(TRIED_NEIGHBOURS), asked, len(asked))
+        parts = [*self._neighbours(self.features[asked], max(TRIED_NEIGHBOURS), asked, len(asked))]
+        index, likeness = (np.concatenate(part) for part in zip(*parts, strict=True))
+        told = np.isfinite(likeness[:, 0])  # whose candidates are not all of their own place
+        index, likeness, asked = index[told], likeness[told], asked[told]
         truth = self._points[asked]
         kernels = [
             Kernel(k, softness, wide * width_km)
@@ -131,18 +140,38 @@ class Gallery:
         Args:
             own: rows of the gallery that the features belong to, whose places are then left out.
         """
-        known = _unit(self.features - self._center)
-        k = min(k, len(known))
-        step = at_once or max(1, AT_ONCE // max(len(known), 3 * k * k))  # pairs of neighbours come later
+        width = self.features.shape[1]
+        k = min(k, len(self.features))
+        by_codes = neighbours.worth_it(len(self.features))
+        compared = PROPOSED * k * width if by_codes else max(len(self.features), 3 * k * k)  # pairs come later
+        step = at_once if at_once and not by_codes else max(1, AT_ONCE // compared)
+        known = None if by_codes else self._rows(slice(None))
         for start in range(0, len(features), step):
-            likeness = (_unit(features[start : start + step] - self._center) @ known.T).astype(np.float64)
+            questions = _unit(features[start : start + step] - self._center)
+            if known is not None:
+                rows = np.broadcast_to(np.arange(len(known)), (len(questions), len(known)))
+                likeness = (questions @ known.T).astype(np.float64)
+            else:
+                rows = self._candidates.of(questions, min(PROPOSED * k, len(self.features)))
+                of_each = self._rows(rows.ravel()).reshape(*rows.shape, width)
+                likeness = np.einsum("mf,mcf->mc", questions, of_each).astype(np.float64)
+                likeness[rows < 0] = -np.inf
             if own is not None:
                 mine = self.places[own[start : start + step]]
-                likeness[mine[:, None] == self.places[None]] = -np.inf
+                likeness[mine[:, None] == self.places[rows]] = -np.inf
             top = np.argpartition(-likeness, k - 1, axis=1)[:, :k]
             found = np.take_along_axis(likeness, top, axis=1)
             order = np.argsort(-found, axis=1, kind="stable")
-            yield np.take_along_axis(top, order, axis=1), np.take_along_axis(found, order, axis=1)
+            best = np.take_along_axis(top, order, axis=1)
+            yield np.take_along_axis(rows, best, axis=1), np.take_along_axis(found, order, axis=1)
+
+    @cached_property
+    def _candidates(self) -> neighbours.Candidates:
+        return neighbours.Candidates(self._rows, len(self.features))
+
+    def _rows(self, some: slice | Ints) -> NDArray[np.float32]:
+        """Features of these photos around the mean, as unit vectors."""
+        return _unit(self.features[some] - self._center)
 
 
 def _unit(vectors: ArrayLike) -> NDArray[Any]:

@@ -1,6 +1,5 @@
 """Photos in, fixes out: the only way from a bundle to an answer."""
 
-import ctypes
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,24 +15,25 @@ from graticule.belief.confidence import cell_kernels
 from graticule.belief.density import Belief, Kernels
 from graticule.belief.ground import Ground
 from graticule.choices import Answer, Precision, Runtime
+from graticule.config import parse_recipe
 from graticule.errors import BadPhotoError, BadRecipeError
 from graticule.geo import s2
+from graticule.geo.areas import Area
 from graticule.geo.sphere import Floats, from_vectors
 from graticule.geo.towns import area_in_words, nearest_towns
 from graticule.inference import decode
 from graticule.inference.albums import LEAST, Albums, Motion
+from graticule.inference.bundles import find_bundle
 from graticule.inference.claims import Place, measure, weigh
 from graticule.inference.decode import Fix, Points, Sureness
-from graticule.inference.names import Names
+from graticule.inference.names import Names, PlaceGuess
 from graticule.model.bundle import Bundle
 from graticule.model.exporting import open_runtime
 from graticule.model.features import FeatureStore, encode
-from graticule.model.index import find_bundle
-from graticule.model.loading import Photo, Progress, silent
+from graticule.model.loading import Photo, Progress, read_bytes, silent
 
 REGION = "0.9"  # coverage of the region that a fix carries
-CORES = torch.get_num_threads()
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # glibc's malloc.h
+TOGETHER = 32  # features that the head is asked about at once: a large gallery is then read once for all of them
 CHUNK = 1024  # photos answered at a time: bounds memory when a folder holds a million
 
 
@@ -118,6 +118,7 @@ class Locator:
         self.bundle.model.runtime = runtime and (runtime, open_runtime(bundle, runtime, precision))
         self._ground: Ground | None = None
         self._names: Names | None = None
+        self._shares: tuple[Sequence[Area], Floats] | None = None  # of the ground's cells in the areas asked last
 
     @overload
     def locate(self, photos: str | Path | bytes, *, top: int = 5) -> Fix: ...  # type: ignore[overload-overlap]
@@ -158,8 +159,10 @@ class Locator:
         albums: Albums | None = None,
         top: int = 5,
         max_error_km: float | None = None,
+        min_probability: float = 0.5,
         claims: Sequence[Place | None] | None = None,
         within_km: float | None = None,
+        inside: Sequence[Area] = (),
         names: bool = False,
         progress: Progress = silent,
     ) -> Iterator[Result]:
@@ -168,13 +171,16 @@ class Locator:
         Args:
             albums: which photos to answer together; each by itself where there are none.
             max_error_km: fixes whose median error is larger say that they cannot tell (:attr:`Fix.cannot_tell`).
+            min_probability: that the photo lies within ``max_error_km``; 0.5 asks for the median error.
             claims: for each photo the place that is claimed for it, ``(lat, lon)`` in degrees; each fix then says how
                 the claim fits (:attr:`Fix.claim`).
             within_km: radius of the circle around a claim; by default the answer's own median error.
+            inside: areas (:func:`graticule.geo.areas.read_areas`); each fix says how probably the photo was taken in
+                them (:attr:`Fix.inside`).
             names: name the places (:attr:`Fix.near`, :attr:`Fix.places`); takes a second the first time.
 
         Raises:
-            BadRecipeError: albums for a bundle without cells, or a largest error of one that is not calibrated.
+            BadRecipeError: albums for a bundle without cells; areas or a largest error of one that is not calibrated.
         """
         waiting: dict[int, Result] = {}
         shown = [f"photo {i}" if isinstance(p, bytes) else p for i, p in enumerate(photos)]
@@ -183,7 +189,15 @@ class Locator:
         for predictions in self._in_chunks(inputs, albums):
             claimed = None if claims is None else [claims[i] for i in predictions.index]
             found, _ = self.fixes(
-                predictions, top=top, max_error_km=max_error_km, claims=claimed, within_km=within_km, names=names
+                predictions,
+                top=top,
+                max_error_km=max_error_km,
+                min_probability=min_probability,
+                seen=None if albums or max_error_km is None else [look_at(inputs[i]) for i in predictions.index],
+                claims=claimed,
+                within_km=within_km,
+                inside=inside,
+                names=names,
             )
             waiting |= {int(i): Result(shown[i], fix, None) for i, fix in zip(predictions.index, found, strict=True)}
             waiting |= {i: Result(shown[i], None, error) for i, error in predictions.errors.items()}
@@ -198,25 +212,45 @@ class Locator:
         *,
         top: int = 5,
         max_error_km: float | None = None,
+        min_probability: float = 0.5,
+        seen: Sequence[Sequence[str]] | None = None,
         claims: Sequence[Place | None] | None = None,
         within_km: float | None = None,
+        inside: Sequence[Area] = (),
         names: bool = False,
     ) -> tuple[list[Fix], Sureness | None]:
         """The answers of one batch in its own order, and what they rest on; arguments as of :meth:`results`.
 
         Args:
+            seen: what is wrong with each photo (:func:`look_at`), told where there is no answer; nothing of an album,
+                whose other photos may tell.
             claims: one for each photo of the batch.
         """
-        probability = None if predictions.log_probability is None else np.exp(predictions.log_probability)
         sureness = self.sureness(predictions)
-        found = decode.fixes(predictions.points, probability, self.bundle.partition, top, sureness)
+        found = decode.fixes(predictions.points, predictions.log_probability, self.bundle.partition, top, sureness)
         if claims is not None:
             found = self._with_claims(found, sureness, claims, within_km)
+        if inside:
+            found = self._inside(found, sureness, inside)
         if names and found:
             found = self._named(found, sureness)
         if max_error_km is not None:
-            found = [fix.if_within(max_error_km) for fix in found]
+            errors = [fix.median_error_km for fix in found] if min_probability == 0.5 else None
+            errors = errors or self._errors_km(predictions, sureness, min_probability)
+            found = [
+                fix.if_within(max_error_km, min_probability, error_km=error, seen=reasons)
+                for fix, error, reasons in zip(found, errors, seen or [()] * len(found), strict=True)
+            ]
         return found, sureness
+
+    def _errors_km(self, predictions: Predictions, sureness: Sureness | None, share: float) -> list[float | None]:
+        """Distances from the points that a share of such photos lie within; None of a bundle that is not calibrated."""
+        confidence, at = self.bundle.confidence, predictions.points
+        if sureness is None or confidence is None or self._ground is None:
+            return [None] * len(at.lat)
+        held = self._ground.distance_quantiles(sureness.masses, at.lat, at.lon, (share,))[:, 0]
+        errors: list[float | None] = (held * confidence.calibration.error_factor(share)).tolist()
+        return errors
 
     def _with_claims(
         self, fixes: list[Fix], sureness: Sureness | None, claims: Sequence[Place | None], within_km: float | None
@@ -230,6 +264,24 @@ class Locator:
                 claim = weigh(claim, self._ground, sureness.masses[i], confidence.calibration, radius_km)
             found.append(replace(fix, claim=claim))
         return found
+
+    def _inside(self, fixes: list[Fix], sureness: Sureness | None, areas: Sequence[Area]) -> list[Fix]:
+        ground = self._ground
+        if fixes and (sureness is None or ground is None):
+            raise BadRecipeError(
+                "this answer is not calibrated, so nothing is known of how probable an area is: leave --inside out, or "
+                "train with enough photos and a validation part"
+            )
+        if sureness is None or ground is None:
+            return fixes
+        if self._shares is None or self._shares[0] is not areas:
+            self._shares = areas, np.array([area.shares(ground.cells) for area in areas])
+        probability = sureness.masses @ self._shares[1].T
+        guesses = [
+            tuple(PlaceGuess(area.name, min(float(p), 1.0)) for area, p in zip(areas, row, strict=True))
+            for row in probability
+        ]
+        return [replace(fix, inside=guess) for fix, guess in zip(fixes, guesses, strict=True)]
 
     def _named(self, fixes: list[Fix], sureness: Sureness | None) -> list[Fix]:
         towns = nearest_towns([fix.lat for fix in fixes], [fix.lon for fix in fixes])
@@ -322,18 +374,20 @@ class Locator:
                 f"{bundle.recipe.name} is an encoder and answers nothing by itself; name it in a recipe, "
                 f"encoder: {{bundle: {bundle.path or 'FOLDER'}}}, and train on photos of your place"
             )
-        for index, features, errors in encode(
+        encoded = encode(
             bundle.model, bundle.preprocess, photos, batch_size=self.at_once, store=self.store, progress=progress
-        ):
+        )
+        for index, features, errors in _together(encoded):
             if not len(index):
                 none = np.empty(0)
                 yield Predictions(index, Points(none, none, none), None, None, errors)
                 continue
             output = bundle.model.head(features)
-            logs = position = None
+            logs = probability = position = None
             if output.logits is not None:
                 logits = output.logits.double() / bundle.recipe.temperature
-                logs = torch.log_softmax(logits, dim=1).cpu().numpy()
+                said = torch.log_softmax(logits, dim=1)
+                logs, probability = said.cpu().numpy(), said.exp().cpu().numpy()
             if output.position is not None:
                 position = output.position.cpu().numpy()
             belief = unlike = None
@@ -343,16 +397,17 @@ class Locator:
                     bundle.model.encoder.descriptor(features).cpu().numpy()
                 ) or (None, None)
                 shape = confidence.calibration.shape
-                said = bundle.partition.coarse_logits(output.logits.double().cpu().numpy())
-                belief = believe(shape, *self._centers, said, cosines)
+                coarse = bundle.partition.coarse_logits(output.logits.double().cpu().numpy())
+                belief = believe(shape, *self._centers, coarse, cosines)
                 unlike = None if nearest is None else confidence.calibration.unlike_training(nearest)
-            if confidence and belief and answer == "median":
-                found = decode.belief_points(belief, confidence.calibration.focus)
+            if confidence and belief and answer in ("median", "score", "densest"):
+                scale_rad = decode.score_scale_rad(bundle.partition)
+                found = decode.belief_points(belief, confidence.calibration.focus, answer, scale_rad)
                 expected_km = confidence.calibration.mean_factor * found.expected_error_km
                 points = replace(found, expected_error_km=expected_km)
             else:
                 points = decode.points(
-                    None if logs is None else np.exp(logs),
+                    probability,
                     bundle.partition,
                     answer,
                     position=position,
@@ -414,43 +469,69 @@ class Locator:
         return out
 
 
-def share_cores(parts: int) -> None:
-    """Let networks that the calling thread asks use one part of the cores; of one part, all.
+def look_at(photo: Photo) -> tuple[str, ...]:
+    """What is wrong with a photo, as of :func:`graticule.photos.quality.seen_in`."""
+    from graticule.photos.quality import seen_in
 
-    Small networks on two cores do less than twice the work of one: threads with a core each answer more photos. The
-    last digits of an answer depend on how many cores worked on it.
-    """
-    torch.set_num_threads(max(1, CORES // parts))
-
-
-def keep_memory() -> bool:
-    """Let the C library keep what a network gives back, and whether it does (glibc; no other is asked).
-
-    It hands large arrays back to the kernel after each layer and gets them anew, a page fault every 4 KiB, the more the
-    more photos there are in a batch. Kept, a batch of 16 photos costs a processor a quarter less a photo than one of 4;
-    a process then holds what its largest batch needed. Call it before there are threads: those that come later share
-    one heap, since the others' heaps are too small for a batch.
-    """
     try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return False
-    most = 2**31 - 1
-    return all([mallopt(M_MMAP_THRESHOLD, most // 2), mallopt(M_TRIM_THRESHOLD, most), mallopt(M_ARENA_MAX, 1)])
+        return seen_in(read_bytes(photo))
+    except BadPhotoError:
+        return ()
+
+
+Encoded = tuple[NDArray[np.int64], torch.Tensor, dict[int, BadPhotoError]]
+
+
+def _together(batches: Iterator[Encoded]) -> Iterator[Encoded]:
+    """The same in batches of ``TOGETHER`` photos, or a little more; those that could not be read first."""
+    waiting: list[Encoded] = []
+    for index, features, errors in batches:
+        if errors:
+            yield np.empty(0, np.int64), features[:0], errors
+        if len(index):
+            waiting.append((index, features, {}))
+        if sum(len(some) for some, _, _ in waiting) >= TOGETHER:
+            yield _joined(waiting)
+            waiting = []
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(batches: Sequence[Encoded]) -> Encoded:
+    index, features, _ = zip(*batches, strict=True)
+    return np.concatenate(index), torch.cat(features), {}
 
 
 def load(
-    path: str | Path, *, device: str | None = None, precision: Precision = "float32", runtime: Runtime | None = None
+    path: str | Path,
+    *,
+    device: str | None = None,
+    precision: Precision = "float32",
+    runtime: Runtime | None = None,
+    answer: Answer | None = None,
 ) -> Locator:
     """Open a bundle for answering; ``device``, ``precision`` and ``runtime`` as for :class:`Locator`.
 
     Args:
         path: a folder; the name of a public model that ``graticule get`` fetched; or ``user/name`` or
             ``user/name@revision`` of the Hugging Face hub.
+        answer: which point to answer with; by default the recipe's.
 
     Raises:
         BundleError: there is no whole bundle at ``path``, or no exported model for the runtime.
-        BadRecipeError: the runtime is not installed.
+        BadRecipeError: the runtime is not installed, or the network has no such point.
         SourceError: the hub has none, or cannot be reached.
     """
-    return Locator(Bundle.read(find_bundle(path)), device=device, precision=precision, runtime=runtime)
+    bundle = answering(Bundle.read(find_bundle(path)), answer)
+    return Locator(bundle, device=device, precision=precision, runtime=runtime)
+
+
+def answering(bundle: Bundle, answer: Answer | None) -> Bundle:
+    """The same bundle, which answers with another point than its recipe says.
+
+    Raises:
+        BadRecipeError: its network has no such point.
+    """
+    if answer is None:
+        return bundle
+    return replace(bundle, recipe=parse_recipe(bundle.recipe.model_dump() | {"answer": answer}, where="--answer"))

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from graticule.choices import Engine, Precision, Runtime
+from graticule.choices import Answer, Engine, Precision, Runtime
 from graticule.errors import BadRecipeError, DeviceError
 from graticule.files import write_json, write_parquet
 from graticule.inference.batch import answer_table, feature_table
@@ -45,10 +45,12 @@ class Job:
     runtime: Runtime | None = None
     top: int = 1
     max_error_km: float | None = None
+    min_probability: float = 0.5
+    answer: Answer | None = None
 
     def open(self) -> Locator:
         """The bundle, opened once for all parts."""
-        return load(self.bundle, precision=self.precision, runtime=self.runtime)
+        return load(self.bundle, precision=self.precision, runtime=self.runtime, answer=self.answer)
 
     def file(self, number: int) -> Path:
         """Where a part lies."""
@@ -59,7 +61,13 @@ class Job:
         if self.kind == "features":
             frame = feature_table(locator, photos)
         else:
-            frame = answer_table(locator, photos, top=self.top, max_error_km=self.max_error_km)
+            frame = answer_table(
+                locator,
+                photos,
+                top=self.top,
+                max_error_km=self.max_error_km,
+                min_probability=self.min_probability,
+            )
         write_parquet(self.file(number), frame)
         return len(frame), int(frame["error"].count())
 

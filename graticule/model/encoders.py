@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from threading import get_ident
 from typing import Any, TypeVar
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, resolve_model_data_config
 from torch import Tensor, nn
 
-from graticule.choices import Interpolation, Pooling
+from graticule.choices import Interpolation, Pooling, Root
 from graticule.errors import BadRecipeError
 from graticule.model.packaged import packaged_state
 from graticule.model.salad import Salad
@@ -24,6 +25,7 @@ from graticule.model.salad import Salad
 HALF = (0.5, 0.5, 0.5)
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # what timm looks for in a folder of a hub, best first
 _Rows = TypeVar("_Rows", Tensor, NDArray[np.float32])
+ROOT_STEPS = 5  # of Newton and Schulz: Li et al., "Towards faster training", CVPR 2018, section 4.2
 GEM_POWER = 3.0  # Radenovic, Tolias, Chum, "Fine-tuning CNN image retrieval", TPAMI 2019, section 3.2
 
 
@@ -35,6 +37,7 @@ class Encoder(nn.Module):
             beside the pooled output: texture and layout that a classifier's last layer has forgotten.
         second_order: modules whose outputs' second moments stand after all that: which local features go together in
             a photo. Heads do not read them; photos are compared by them.
+        second_order_root: see :func:`second_moments`.
 
     Attributes:
         num_features: length of a feature.
@@ -54,13 +57,15 @@ class Encoder(nn.Module):
         input_size: tuple[int, int, int],
         interpolation: Interpolation = "bilinear",
         second_order: Sequence[str] = (),
+        second_order_root: Root = "matrix",
     ) -> None:
         super().__init__()
         self.input_size, self.interpolation = input_size[1:], interpolation
         self.body: nn.Module = body
         self.pooling, self.inner, self.second_order = pooling, tuple(inner), tuple(second_order)
+        self.second_order_root: Root = second_order_root
         self.mean, self.std = mean, std
-        self._seen: dict[str, Tensor] = {}
+        self._seen: dict[tuple[int, str], Tensor] = {}  # by thread: a service asks one network in several
         if pooling == "salad" and getattr(body, "num_prefix_tokens", 0) != 1:
             raise BadRecipeError("pooling: salad takes the patches and the class token of a transformer; name one")
         self.salad = Salad(int(body.num_features)) if pooling == "salad" else None  # type: ignore[arg-type]
@@ -78,7 +83,7 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         parts = [*self._read(images), *self._moments()]
-        self._seen.clear()  # else the graph of a training step would live until the next
+        self._forget()  # else the graph of a training step would live until the next
         return torch.cat(parts, dim=1)
 
     def descriptor(self, features: _Rows) -> _Rows:
@@ -88,12 +93,13 @@ class Encoder(nn.Module):
     def _read(self, images: Tensor) -> list[Tensor]:
         parts = self._pooled(images)
         for name in self.inner:
-            local = self._places(self._seen[name])
+            local = self._places(self._seen[get_ident(), name])
             parts += [local.mean(dim=2), local.std(dim=2, correction=0)]
         return parts
 
     def _moments(self) -> list[Tensor]:
-        return [second_moments(self._places(self._seen[name])) for name in self.second_order]
+        seen = (self._places(self._seen[get_ident(), name]) for name in self.second_order)
+        return [second_moments(local, self.second_order_root) for local in seen]
 
     def _pooled(self, images: Tensor) -> list[Tensor]:
         if self.pooling == "own":
@@ -114,7 +120,11 @@ class Encoder(nn.Module):
         return local.flatten(2)
 
     def _keep(self, name: str, _: nn.Module, __: object, output: Tensor) -> None:
-        self._seen[name] = output
+        self._seen[get_ident(), name] = output
+
+    def _forget(self) -> None:
+        for name in {*self.inner, *self.second_order}:
+            self._seen.pop((get_ident(), name), None)
 
     @torch.no_grad()
     def _probe(self, input_size: tuple[int, int, int]) -> tuple[int, int]:
@@ -122,23 +132,46 @@ class Encoder(nn.Module):
         was_training = self.training
         pooled = sum(part.shape[1] for part in self.eval()._read(torch.zeros(1, *input_size)))
         moments = sum(part.shape[1] for part in self._moments())
-        self._seen.clear()
+        self._forget()
         self.train(was_training)
         return pooled + moments, pooled
 
 
-def second_moments(local: Tensor) -> Tensor:
+def second_moments(local: Tensor, root: Root = "matrix") -> Tensor:
     """Second moments of local features ``(B, C, P)``, shape ``(B, C (C + 1) / 2)``, of unit length.
 
-    Each local feature counts by its direction alone; of every two channels the mean of their product, its root with
-    its sign, so that a large even wall does not drown the rest (Lin, RoyChowdhury, Maji, "Bilinear CNN models", ICCV
-    2015, section 3; Carreira et al., "Semantic segmentation with second-order pooling", ECCV 2012).
+    Each local feature counts by its direction alone; of every two channels the mean of their product (Lin,
+    RoyChowdhury, Maji, "Bilinear CNN models", ICCV 2015, section 3; Carreira et al., "Semantic segmentation with
+    second-order pooling", ECCV 2012). A root keeps a large even wall from drowning the rest.
+
+    Args:
+        root: ``matrix``, the square root of the matrix (Li et al., "Is second-order information helpful", ICCV 2017);
+            or ``elements``, of each mean with its sign.
     """
-    unit = nn.functional.normalize(local.float(), dim=1)
-    moments = unit @ unit.transpose(1, 2) / unit.shape[2]
-    first, second = torch.triu_indices(*moments.shape[1:])
-    flat = moments[:, first, second]
-    return nn.functional.normalize(flat.sign() * flat.abs().sqrt(), dim=1)
+    with torch.autocast(local.device.type, enabled=False):
+        unit = nn.functional.normalize(local.float(), dim=1)
+        moments = unit @ unit.transpose(1, 2) / unit.shape[2]
+        rooted = _matrix_root(moments) if root == "matrix" else moments.sign() * moments.abs().sqrt()
+    channels = int(local.shape[1])
+    upper = torch.from_numpy(np.flatnonzero(np.triu(np.ones((channels, channels))))).to(local.device)
+    return nn.functional.normalize(rooted.flatten(1)[:, upper], dim=1)
+
+
+def _matrix_root(moments: Tensor) -> Tensor:
+    """Square roots of symmetric matrices without negative eigenvalues ``(B, C, C)``, up to a factor of each.
+
+    By the coupled iteration of Newton and Schulz (Li, Xie, Wang, Gao, "Towards faster training of global covariance
+    pooling networks by iterative matrix square root normalization", CVPR 2018, equation 4): products alone, so that
+    every device and exported model computes the same. Stopped early, it leaves eigenvalues small that are mere noise.
+    """
+    size: Tensor = torch.linalg.matrix_norm(moments, keepdim=True).clamp(min=1e-12)
+    one = torch.eye(moments.shape[1], device=moments.device)
+    found: Tensor = moments / size
+    inverse = one.expand_as(moments)
+    for _ in range(ROOT_STEPS):
+        step = 1.5 * one - 0.5 * inverse @ found
+        found, inverse = found @ step, step @ inverse
+    return found
 
 
 def build_encoder(
@@ -148,6 +181,7 @@ def build_encoder(
     inner: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
     second_order: Sequence[str] = (),
+    second_order_root: Root = "matrix",
 ) -> Encoder:
     """Make an encoder by its timm or torchvision name.
 
@@ -157,22 +191,23 @@ def build_encoder(
             :mod:`graticule.model.packaged`), ``none``, or the path of a state dict or of a
             hub's folder with one, converted as timm converts what it fetches.
         pooling: ``own`` is the network's; the others pool its last feature map or tokens.
-        inner, second_order: see :class:`Encoder`.
+        inner, second_order, second_order_root: see :class:`Encoder`.
         options: more arguments for the network, such as ``img_size``.
 
     Raises:
         BadRecipeError: an unknown name, weights that cannot be fetched or do not fit, or a pooling the network lacks.
     """
     plain = name.removeprefix("torchvision/")
+    moments = (second_order, second_order_root)
     torchvision_names = torchvision.models.list_models(module=torchvision.models)
     if plain == name and timm.is_model(name.partition(".")[0]):
-        return _from_timm(name, weights, pooling, inner, dict(options or {}), second_order)
+        return _from_timm(name, weights, pooling, inner, dict(options or {}), moments)
     if plain in torchvision_names:
         if weights == "package":
             raise BadRecipeError("encoder.weights: package is for timm encoders; say pretrained, or name a file")
         if pooling != "own":
             raise BadRecipeError(f"pooling: {pooling} is for timm encoders; {plain} of torchvision has its own")
-        return _from_torchvision(plain, weights, inner, dict(options or {}), second_order)
+        return _from_torchvision(plain, weights, inner, dict(options or {}), moments)
     near = difflib.get_close_matches(plain, sorted({*timm.list_models(), *torchvision_names}), n=3, cutoff=0.5)
     hint = f"near ones: {', '.join(near)}" if near else "timm.list_models() lists the names"
     raise BadRecipeError(f"no encoder is called {name!r}; {hint}")
@@ -184,7 +219,7 @@ def _from_timm(
     pooling: Pooling,
     inner: Sequence[str],
     options: dict[str, Any],
-    second_order: Sequence[str],
+    moments: tuple[Sequence[str], Root],
 ) -> Encoder:
     options = {"num_classes": 0} | {k: v for k, v in options.items() if k != "num_classes"}
     state = None
@@ -218,11 +253,11 @@ def _from_timm(
     bicubic = weights != "none" and config["interpolation"] == "bicubic"
     interpolation: Interpolation = "bicubic" if bicubic else "bilinear"
     mean, std = (body.pretrained_cfg.get(name, HALF) for name in ("mean", "std"))
-    return Encoder(body, pooling, inner, mean, std, size, interpolation, second_order)
+    return Encoder(body, pooling, inner, mean, std, size, interpolation, *moments)
 
 
 def _from_torchvision(
-    name: str, weights: str, inner: Sequence[str], options: dict[str, Any], second_order: Sequence[str]
+    name: str, weights: str, inner: Sequence[str], options: dict[str, Any], moments: tuple[Sequence[str], Root]
 ) -> Encoder:
     try:
         body = torchvision.models.get_model(name, weights="DEFAULT" if weights == "pretrained" else None, **options)
@@ -249,7 +284,7 @@ def _from_torchvision(
         mean, std = tuple(said.mean), tuple(said.std)
         side, interpolation = said.crop_size[0], said.interpolation.value
     side = int(getattr(body, "image_size", side))  # that of a transformer is built in
-    return Encoder(body, "own", inner, mean, std, (3, side, side), interpolation, second_order)
+    return Encoder(body, "own", inner, mean, std, (3, side, side), interpolation, *moments)
 
 
 def _read_state(path: Path, classifier: tuple[str, ...]) -> dict[str, Tensor]:

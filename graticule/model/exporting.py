@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from graticule.choices import Precision, Runtime
 from graticule.errors import BadRecipeError, BundleError
-from graticule.files import atomic_folder, sha256_of, write_json
+from graticule.files import atomic_folder, claimed, sha256_of, write_json
 from graticule.model.bundle import Bundle
 from graticule.model.geolocator import Geolocator
 from graticule.model.index import WEIGHTS, read_index
@@ -47,12 +47,13 @@ def export(path: Path, to: Runtime) -> Path:
 
     Raises:
         BundleError: there is no whole bundle, or the exported model does not give its features.
+        WriteError: another command exports it at this moment.
         BadRecipeError: the package of the runtime is not installed, or it cannot run this encoder.
     """
     bundle = Bundle.read(path)
     _package(to)
     out = path / EXPORTED / to
-    with atomic_folder(out) as aside:
+    with claimed(out.parent), atomic_folder(out) as aside:
         whole = aside / NAMES["onnx"]
         _to_onnx(bundle, whole)
         if to == "openvino":

@@ -35,7 +35,7 @@ def feature_key(model: Geolocator, preprocess: Preprocess) -> str:
     """Hash of all that a feature depends on besides the photo."""
     digest = hashlib.sha256(repr((preprocess, model.encoder.pooling, model.encoder.inner)).encode())
     if model.encoder.second_order:
-        digest.update(repr(model.encoder.second_order).encode())
+        digest.update(repr((model.encoder.second_order, model.encoder.second_order_root)).encode())
     if model.precision != "float32":
         digest.update(model.precision.encode())
     if model.runtime:

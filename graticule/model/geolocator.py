@@ -124,6 +124,7 @@ def _build(recipe: Recipe, num_cells: int, fetch: bool) -> Geolocator:
             inner=wanted.inner,
             options=wanted.options,
             second_order=wanted.second_order,
+            second_order_root=wanted.second_order_root,
         )
     if donor:
         _take_encoder(encoder, donor)

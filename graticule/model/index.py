@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from shlex import quote
@@ -11,20 +10,27 @@ from typing import Any
 from graticule.errors import BundleError
 from graticule.files import fetched_folder
 
-FORMAT = 4
+FORMAT = 5
 OLDEST = 2  # the first format that stays readable; tests/bundles keeps a bundle of each
 # How the index and the recipe's tree of a format become those of the next. FORMAT grows with each entry.
 Step = Callable[[dict[str, Any], dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]]
+
+
+def _with(recipe: dict[str, Any], section: str, **settings: Any) -> dict[str, Any]:
+    """A recipe's tree with what was built in before it became a setting."""
+    return recipe | {section: recipe[section] | settings}
+
+
 STEPS: dict[int, Step] = {
     2: lambda index, recipe: (index, recipe),  # 3 may hold a calibration
     3: lambda index, recipe: (index, recipe),  # 4 keeps known photos along their principal axes
+    4: lambda index, recipe: (index, _with(recipe, "encoder", second_order_root="elements")),  # 5 has the matrix's
 }
 WEIGHTS, CELLS, RECIPE, INDEX = "weights.safetensors", "cells.parquet", "recipe.yaml", "bundle.json"
 FILES = (WEIGHTS, CELLS, RECIPE)
 CALIBRATION, KNOWN = "calibration.json", "known.safetensors"
 CONFIDENCE = (CALIBRATION, KNOWN)  # both, or neither in a bundle that is not calibrated
 CARD = "README.md"
-HUB_NAME = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*(@[\w./-]+)?")  # user/name@revision
 TRAINING = "training"  # checkpoints, history and the table of photos lie there, beside the bundle's own files
 RUN = "run.json"
 
@@ -75,27 +81,6 @@ def read_index(path: Path) -> dict[str, Any]:
 def fetched() -> list[str]:
     """Names of the public models that lie here as bundles."""
     return sorted(path.parent.name for path in fetched_folder().glob(f"*/{INDEX}"))
-
-
-def find_bundle(bundle: Path | str) -> Path:
-    """The folder of a bundle.
-
-    Args:
-        bundle: a path; the name of a public model that was fetched; or ``user/name`` of the hub, which is fetched once,
-            with ``@`` and a revision after it where that shall stay the same.
-
-    Raises:
-        SourceError: it is none of these, and the hub has no such model or cannot be reached.
-    """
-    path = Path(bundle)
-    if path.exists() or not HUB_NAME.fullmatch(str(bundle)) or (len(path.parts) == 2 and path.parent.exists()):
-        return path
-    if len(path.parts) == 1:
-        return fetched_folder() / path if path.name in fetched() else path
-    from graticule.sources.web.hub import hub_snapshot
-
-    repo, _, revision = str(bundle).partition("@")
-    return hub_snapshot(repo, (*FILES, *CONFIDENCE, INDEX, CARD), revision=revision or None)
 
 
 def _no_bundle(path: Path) -> str:

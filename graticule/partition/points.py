@@ -91,11 +91,14 @@ class PointPartition(MeasuredPartition):
         return from_vectors(up[:, None] + reach * rim)
 
     @cached_property
-    def _gathered(self) -> tuple[CellPartition, Ints] | None:
+    def _gathered(self) -> tuple[CellPartition, Ints, Ints] | None:
+        """Cells, the points in their order, and where each cell's points begin in it; none of few points."""
         if len(self) <= MOST_ALONE:
             return None
         cells = CellPartition.fit(self.lat, self.lon, split_above=len(self) // GATHERED, drop_below=1)
-        return cells, cells.assign(self.lat, self.lon)
+        row = cells.assign(self.lat, self.lon)
+        order = np.argsort(row, kind="stable")
+        return cells, order, np.searchsorted(row[order], np.arange(len(cells)))
 
     def coarse(self) -> Partition:
         """Cells of S2 that hold some dozens of points each, where there are more points than a belief can follow."""
@@ -105,12 +108,10 @@ class PointPartition(MeasuredPartition):
         """The logarithm of the sum of what each cell's points weigh."""
         if self._gathered is None:
             return logits
-        cells, row = self._gathered
-        order = np.argsort(row, kind="stable")
-        starts = np.searchsorted(row[order], np.arange(len(cells)))
+        _, order, starts = self._gathered
         top = logits.max(axis=1, keepdims=True)
-        weight = np.add.reduceat(np.exp(logits - top)[:, order], starts, axis=1)
-        found: Floats = np.log(np.maximum(weight, 1e-300)) + top
+        weight = np.exp(logits - top).take(order, axis=1)
+        found: Floats = np.log(np.maximum(np.add.reduceat(weight, starts, axis=1), 1e-300)) + top
         return found
 
     def _to_metadata(self) -> dict[str, str]:

@@ -26,7 +26,7 @@ _LETTER = re.compile(
     r"(?:(?P<before>[A-Z])\s*)?(?P<degrees>[+-]?\d+(?:[.,]\d+)?)\s*°?\s*(?P<after>[A-Z])?", re.IGNORECASE
 )
 _SEXAGESIMAL = re.compile(
-    r"(?:(?P<before>[A-Z])\s*)?(?P<degrees>[+-]?\d+)\s*(?:°|º|:|\s)\s*(?P<minutes>\d+(?:[.,]\d+)?)\s*(?:'|′|’|:|\s|$)?\s*"
+    r"(?:(?P<before>[A-Z])\s*)?(?P<degrees>[+-]?\d+)\s*(?:°|º|:|deg(?:rees)?|\s)\s*(?P<minutes>\d+(?:[.,]\d+)?)\s*(?:'|′|’|:|\s|$)?\s*"
     r"(?:(?P<seconds>\d+(?:[.,]\d+)?)\s*(?:\"|″|”|''|′′|’’)?)?\s*(?P<after>[A-Z])?",
     re.IGNORECASE,
 )

@@ -118,7 +118,7 @@ def inspect(data: bytes, hemisphere: str = "") -> PhotoFacts:
         str(image.format),
         lat=None if lon is None else lat,
         lon=None if lat is None else lon,
-        captured_at=_moment(_text(shot.get(0x9003)), _text(shot.get(0x9011))),
+        captured_at=_moment(_text(shot.get(0x9003)), _text(shot.get(0x9011))) or _gps_moment(gps),
         heading=None if heading is None else heading % 360,
         camera=" ".join(filter(None, (_text(exif.get(tag)) for tag in (0x010F, 0x0110)))) or None,
         no_hemisphere=unsigned if lat is None or lon is None else None,
@@ -436,3 +436,12 @@ def _moment(date: str, offset: str) -> datetime | None:
         return datetime.fromisoformat("{}-{}-{}T{}:{}:{}".format(*found.groups()) + (zone[0] if zone else ""))
     except ValueError:  # 0000:00:00: the clock was never set
         return None
+
+
+def _gps_moment(gps: dict[int, Any]) -> datetime | None:
+    """GPSDateStamp and GPSTimeStamp, which are UTC (Exif 2.32, section 4.6.6)."""
+    try:
+        hour, minute, second = (int(float(part)) for part in gps[7])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError):
+        return None
+    return _moment(f"{_text(gps.get(29))} {hour:02}:{minute:02}:{second:02}", "+00:00")

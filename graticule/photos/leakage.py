@@ -26,6 +26,7 @@ DUPLICATE_KM = 0.1
 DUPLICATES_LEAK = 0.05  # share of test photos with a near-duplicate in training from which a test is not held out
 SAME_SPOT_KM = 1e-6
 WORST = 6  # pairs kept of each kind
+UNTIDY = r"//|/$|^$|(^|/)\.\.?(/|$)"  # paths that os.path.abspath writes otherwise
 SHOWN = ("path", "lat", "lon", "captured_at", "sequence", "place", "attribution", "licence")
 
 
@@ -282,8 +283,13 @@ def _in_training(train: Photos, test: Photos, key: Callable[[Photos], pl.Series]
 
 
 def _locations(photos: Photos) -> pl.Series:
-    """Where each photo's file lies, from the root of the file system."""
-    return pl.Series([os.path.abspath(path) for path in photos.paths()], dtype=pl.String)  # noqa: PTH100 a link is kept
+    """Where each photo's file lies, from the root of the file system; a link stays one."""
+    root, paths = os.path.abspath(photos.root), photos.frame["path"]  # noqa: PTH100
+    odd = paths.str.contains(UNTIDY) if os.sep == "/" else pl.Series([True]).new_from_index(0, len(paths))
+    # Ten million objects of pathlib would take gigabytes: they are for the few paths that need them.
+    tidied = pl.Series([os.path.abspath(photos.root / path) for path in paths.filter(odd)], dtype=pl.String)  # noqa: PTH100
+    here = pl.when(paths.str.starts_with("/")).then(paths).otherwise(pl.lit(root.rstrip("/") + "/") + paths)
+    return pl.select(here).to_series().scatter(odd.arg_true(), tidied)
 
 
 def _digests(photos: Photos) -> pl.Series:

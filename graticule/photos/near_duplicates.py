@@ -22,7 +22,9 @@ Bools = NDArray[np.bool_]
 MOST_PAIRS = 2_000_000  # compared at a time, to bound memory
 
 
-def near_hashes(hashes: ArrayLike, bits: int) -> Iterator[tuple[Ints, Ints]]:
+def near_hashes(
+    hashes: ArrayLike, bits: int, groups: NDArray[np.integer[Any]] | None = None
+) -> Iterator[tuple[Ints, Ints]]:
     """All pairs of hashes that differ in at most ``bits`` bits, each once, some at a time.
 
     Cut into ``bits + 1`` bands, two such hashes agree in one band at least; so only hashes that share a band are
@@ -31,6 +33,8 @@ def near_hashes(hashes: ArrayLike, bits: int) -> Iterator[tuple[Ints, Ints]]:
     Args:
         hashes: uint64, shape ``(N,)``.
         bits: from 0 to 63.
+        groups: codes, shape ``(N,)``; hashes of different groups are no pair. By bands alone, ten times the photos
+            have a hundred times the pairs to compare.
 
     Yields:
         Row numbers ``(i, j)``, each of shape ``(P,)``.
@@ -44,9 +48,8 @@ def near_hashes(hashes: ArrayLike, bits: int) -> Iterator[tuple[Ints, Ints]]:
     edges = np.linspace(0, 64, bits + 2).astype(int)
     bands = [np.uint64(((1 << (hi - lo)) - 1) << lo) for lo, hi in itertools.pairwise(edges.tolist())]
     for number, band in enumerate(bands):
-        order = np.argsort(values & band, kind="stable")
-        ranked = values[order]
-        _, start, count = np.unique(ranked & band, return_index=True, return_counts=True)
+        order, start = _runs(values & band, groups)
+        ranked, count = values[order], np.diff(np.r_[start, len(values)])
         end = np.repeat(start + count, count)
         left = np.arange(len(values))
         for shift in range(1, int(count.max(initial=1))):
@@ -78,11 +81,18 @@ def near_duplicates(
     lats, lons, places = np.asarray(lat, np.float64), np.asarray(lon, np.float64), _codes(place, np.size(lat))
     earlier: list[Ints] = []
     later: list[Ints] = []
-    for i, j in _expanded(np.asarray(hashes, np.uint64), bits):
-        near = sphere.great_circle_km(lats[i], lons[i], lats[j], lons[j]) <= within_km
-        near |= (places[i] >= 0) & (places[i] == places[j])
-        earlier.append(np.minimum(i, j)[near])
-        later.append(np.maximum(i, j)[near])
+    told: list[Ints] = []  # what photos were grouped by before: such pairs are not told again
+    for groups in (*_grids(lats, lons, within_km), places):
+        rows = np.flatnonzero(places >= 0) if groups is places else np.arange(len(lats))
+        for first, second in _expanded(np.asarray(hashes, np.uint64)[rows], bits, groups[rows]):
+            i, j = rows[first], rows[second]
+            near = sphere.great_circle_km(lats[i], lons[i], lats[j], lons[j]) <= within_km
+            near |= (places[i] >= 0) & (places[i] == places[j])
+            for before in told:
+                near &= before[i] != before[j]
+            earlier.append(np.minimum(i, j)[near])
+            later.append(np.maximum(i, j)[near])
+        told.append(groups)
     like = np.full(len(lats), -1)
     if earlier:
         first, second = np.concatenate(earlier), np.concatenate(later)
@@ -117,11 +127,10 @@ def one_picture_for_many_places(
     pairs = [np.stack(pair) for pair in near_hashes(unique, bits)]
     i, j = np.concatenate(pairs, axis=1) if pairs else np.zeros((2, 0), np.int64)
     graph: Any = sparse.coo_array((np.ones(len(i)), (i, j)), shape=(len(unique), len(unique)))
-    group = sparse.csgraph.connected_components(graph, directed=False)[1][member]
-    order = np.argsort(group, kind="stable")
-    for rows in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
-        if len(rows) < places:
-            continue
+    order, start = _runs(sparse.csgraph.connected_components(graph, directed=False)[1][member])
+    end = np.r_[start[1:], len(order)]
+    for large in np.flatnonzero(end - start >= places):
+        rows = order[start[large] : end[large]]
         same = rows[(np.abs(tone[rows] - np.median(tone[rows], axis=0)) <= 3).all(axis=1)]
         copies[same] = _far_apart(lats[same], lons[same], apart_km, places)
     return copies
@@ -137,12 +146,35 @@ def _far_apart(lat: Floats, lon: Floats, apart_km: float, places: int) -> bool:
     return True
 
 
-def _expanded(hashes: NDArray[np.uint64], bits: int) -> Iterator[tuple[Ints, Ints]]:
-    """Pairs of photos, from pairs of unique hashes: a thousand equal hashes are searched for once."""
-    unique, member, count = np.unique(hashes, return_inverse=True, return_counts=True)
-    order, start = np.argsort(member, kind="stable"), np.cumsum(count) - count
+def _grids(lat: Floats, lon: Floats, within_km: float) -> Iterator[Ints]:
+    """Codes of cubic cells in four shifted grids; two points within reach share a cell of one grid at least.
+
+    A side is four times the reach and each grid is moved by a quarter of it, so a pair lies across a wall of at most one
+    of them in each of the three directions (after Chan, Approximate Nearest Neighbor Queries Revisited, 1998).
+    """
+    points = sphere.unit_vectors(lat, lon) + 1
+    side = 4 * 1.001 * max(within_km, 0.001) / sphere.EARTH_RADIUS_KM
+    for shift in range(4):
+        x, y, z = (points / side + shift / 4).astype(np.int64).T
+        yield (x << 42) ^ (y << 21) ^ z  # a code that stands for two cells gives pairs to compare and no more
+
+
+def _runs(*keys: Any) -> tuple[Ints, Ints]:
+    """An order that brings equal rows of keys together, each in their own order, and where each run begins."""
+    given = [key for key in keys if key is not None]
+    order = np.lexsort(given)
+    fresh = np.ones(len(order), bool)
+    fresh[1:] = np.logical_or.reduce([key[order[1:]] != key[order[:-1]] for key in given])
+    return order, np.flatnonzero(fresh)
+
+
+def _expanded(hashes: NDArray[np.uint64], bits: int, groups: Ints) -> Iterator[tuple[Ints, Ints]]:
+    """Pairs of photos of one group, from pairs of unique hashes: a thousand equal hashes are searched for once."""
+    order, start = _runs(hashes, groups)
+    count = np.diff(np.r_[start, len(hashes)])
+    unique, of = hashes[order[start]], groups[order[start]]
     twice = np.flatnonzero(count > 1)
-    for u, v in itertools.chain([(twice, twice)], near_hashes(unique, bits)):
+    for u, v in itertools.chain([(twice, twice)], near_hashes(unique, bits, of)):
         times = count[u] * count[v]
         ends = np.cumsum(times)
         for begin in range(0, int(times.sum()), MOST_PAIRS):

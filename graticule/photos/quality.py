@@ -200,8 +200,9 @@ class Checks:
         for name in reasons:
             if name not in REASONS:
                 raise BadRecipeError(f"there is no reason {name!r} to mark photos for; there are {', '.join(REASONS)}")
-        marks = ["; ".join(r for r in found if r in reasons) or None for found in self.frame["reasons"].to_list()]
-        return pl.Series(MARKED, marks, pl.String)
+        among = pl.element().filter(pl.element().is_in(list(reasons)))
+        joined = self.frame["reasons"].list.eval(among).list.join("; ")
+        return joined.replace("", None).alias(MARKED)
 
 
 def measure(rgb: images.Pixels) -> Measures:
@@ -242,16 +243,18 @@ def measure(rgb: images.Pixels) -> Measures:
 
 
 def check(photos: Photos, limits: Limits | None = None, *, progress: Progress | None = None) -> Checks:
-    """Look at every photo of a dataset; nothing is changed.
-
-    Holds about a kilobyte a photo. A mark that is there already changes nothing.
+    """Look at every photo of a dataset; nothing is changed. A mark that is there already changes nothing.
 
     Args:
         limits: the defaults of :class:`Limits` where not given.
         progress: called with (photos done, photos in all).
     """
     limits = limits or Limits()
-    measures = _table([*_measure_all(photos.paths(), progress)])
+    return _judged(photos, measure_all(photos, progress), limits)
+
+
+def _judged(photos: Photos, measures: pl.DataFrame, limits: Limits) -> Checks:
+    """What follows from the measures of all photos, their places, times and attributes."""
     found, unknown = _from_pixels(measures, limits), dict[str, str | None]()
     found["impossible position"], unknown["leaps within a sequence"] = _impossible(photos, limits)
     teaches_none = np.logical_or.reduce([found[name] for name in MARKING if name in found])
@@ -262,19 +265,23 @@ def check(photos: Photos, limits: Limits | None = None, *, progress: Progress | 
     unknown |= _by_attribute(photos, found)
 
     names = [name for name in REASONS if name in found]
-    reasons = [
-        [name for name, yes in zip(names, row, strict=True) if yes]
-        for row in zip(*(found[n] for n in names), strict=True)
-    ]
-    paths = photos.frame["path"].to_list()
+    table = pl.DataFrame({name: found[name] for name in names})
+    named = pl.concat_list(pl.when(name).then(pl.lit(name)) for name in names).list.drop_nulls()
+    paths = photos.frame["path"]
     frame = measures.with_columns(
-        pl.Series("path", paths, pl.String),
-        pl.Series("reasons", reasons, pl.List(pl.String)),
-        pl.Series("like", [paths[row] if row >= 0 else None for row in like.tolist()], pl.String),
+        paths,
+        table.select(named.alias("reasons")).to_series(),
+        paths.gather(pl.Series(like).replace(-1, None)).alias("like"),
     )
     first = ("path", "reasons", "like", "error")
     frame = frame.select(*first, *(name for name in frame.columns if name not in first))
     return Checks(frame, limits, {name: why for name, why in unknown.items() if why})
+
+
+def seen_in(data: bytes, limits: Limits | None = None) -> tuple[str, ...]:
+    """The names in :data:`REASONS` that one photo's pixels give; none if it cannot be read."""
+    found = _from_pixels(_table([_measure(data)]), limits or Limits())
+    return tuple(name for name, yes in found.items() if yes[0] and name != "unreadable")
 
 
 def check_folder(
@@ -323,20 +330,30 @@ def _dataset(folder: Path) -> Photos:
     return photos
 
 
-def _measure_all(files: Sequence[Path], progress: Progress | None) -> Iterator[Measures | BadPhotoError]:
-    """Look at every file, in order. Threads do: decoding lets go of the interpreter lock."""
+def measure_all(photos: Photos, progress: Progress | None = None) -> pl.DataFrame:
+    """Measures of every photo, in order. Threads look: decoding lets go of the interpreter lock."""
+    parts = [_table([])]
     with warnings.catch_warnings(), ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        for start in range(0, len(files), AT_ONCE):
-            for done, found in enumerate(pool.map(_measure_file, files[start : start + AT_ONCE]), start + 1):
-                yield found
+        for start in range(0, len(photos), AT_ONCE):
+            found = []
+            for one in pool.map(_measure_file, photos.take(range(start, min(start + AT_ONCE, len(photos)))).paths()):
+                found.append(one)
                 if progress:
-                    progress(done, len(files))
+                    progress(start + len(found), len(photos))
+            parts.append(_table(found))
+    return pl.concat(parts)
 
 
 def _measure_file(file: Path) -> Measures | BadPhotoError:
     try:
-        data = images.read_file(file)
+        return _measure(images.read_file(file))
+    except BadPhotoError as refusal:
+        return refusal
+
+
+def _measure(data: bytes) -> Measures | BadPhotoError:
+    try:
         # Google's Photo Sphere metadata is XMP in the file's head; only panoramas have it.
         return replace(measure(images.decode(data, shortest_side=SIDE)), gpano=b"GPano:" in data[:262144])
     except BadPhotoError as refusal:

@@ -19,13 +19,14 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from graticule.errors import BadTableError
+from graticule.errors import BadTableError, note
 from graticule.files import atomic_file, parquet_bytes
 from graticule.geo import sphere
 from graticule.photos.cards import card_file, datasheet
 from graticule.photos.degrees import POINT, read_degrees
 from graticule.photos.shards import open_url, url_of
-from graticule.photos.tabular import column_names, missing, note, read_table
+from graticule.photos.synonyms import missing
+from graticule.photos.tabular import column_names, read_table
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -1,13 +1,12 @@
 """Any table of positions as a frame: CSV in many habits, Parquet, Arrow, JSON, GeoJSON, spreadsheets, map files.
 
-What had to be understood (another name of a column, another encoding, blank lines) is said in a :class:`TableNote`.
+What had to be understood (another name of a column, another encoding, blank lines) is said in a note
+(:class:`graticule.errors.Note`).
 """
 
-import difflib
 import gzip
-import json
+import re
 import struct
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -16,14 +15,11 @@ from typing import Any
 import polars as pl
 from numpy.typing import NDArray
 
-from graticule.errors import BadTableError
+from graticule.errors import BadTableError, note
 from graticule.photos.images import SUFFIXES
+from graticule.photos.objects import read_json
+from graticule.photos.synonyms import column_of, from_values, usual
 
-OTHER_NAMES = {
-    "path": ("file", "filename", "file_name", "image", "img", "image_path", "img_path", "filepath", "photo"),
-    "lat": ("latitude", "y", "gps_lat", "gps_latitude", "gpslatitude", "lat_deg"),
-    "lon": ("longitude", "lng", "long", "x", "gps_lon", "gps_longitude", "gpslongitude", "lon_deg"),
-}
 READABLE = (
     "CSV, TSV, Parquet, Arrow, JSON lines, GeoJSON, and with the extra graticule[tables] Excel, GPX, KML, GeoPackage"
 )
@@ -39,17 +35,10 @@ MAGIC = {
     b"%PDF": "a PDF",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook",
     b"\x89HDF": "an HDF5 file",
+    b"\xff\xd8\xff": "a photo",
+    b"\x89PNG": "a picture",
 }
 MARKS = ((b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
-
-
-class TableNote(UserWarning):
-    """How a table was read where its own words left a choice; nothing is wrong."""
-
-
-def note(text: str) -> None:
-    """Say how a table was read."""
-    warnings.warn(text, TableNote, stacklevel=3)
 
 
 def read_table(
@@ -64,8 +53,8 @@ def read_table(
 
     A column of a text file becomes numbers only where every value survives the way back: ``007`` stays text,
     and large ids never pass through a float. A needed column that is missing is taken from the one column with a usual
-    other name (:data:`OTHER_NAMES`). Rows without any of the needed values, repeated headers and a line of totals at
-    the end are dropped.
+    other name (:mod:`graticule.photos.synonyms`), else by its values. Rows without any of the needed values, repeated
+    headers and a line of totals at the end are dropped.
 
     Args:
         columns: our names to the table's own. A renamed column takes the place of one with our name.
@@ -85,18 +74,22 @@ def read_table(
     try:
         frame = reader(file) if reader else None
         found = column_names(file, encoding) if frame is None else frame.columns
-        theirs = {
-            ours: _column(file, ours, name, found, asked=ours in (columns or {})) for ours, name in theirs.items()
+        named = {
+            ours: column_of(file, ours, name, found, asked=ours in (columns or {})) for ours, name in theirs.items()
         }
+        if None in named.values():  # not by its name: by what stands in it
+            frame = frame if frame is not None else _whole(file, encoding)
+            frame, named = from_values(frame, named, file)
+        theirs = {ours: name for ours, name in named.items() if name is not None}
         wanted = list(theirs.values()) if only else None
         if frame is not None:
             frame = frame.select(wanted) if wanted else frame
-        elif file.suffix.lower() in PARQUET:
+        elif wanted and file.suffix.lower() in PARQUET:
             frame = pl.read_parquet(file, columns=wanted)
         elif wanted:
             frame = _csv_numbers(file, wanted, encoding)
         else:
-            frame = _csv(file, encoding)
+            frame = _whole(file, encoding)
     except (pl.exceptions.PolarsError, UnicodeError, LookupError, gzip.BadGzipFile) as error:
         raise BadTableError(_unreadable(file, encoding, error)) from error
     frame = _rows(frame, {ours: theirs[ours] for ours in need}, file)
@@ -109,6 +102,10 @@ def read_table(
     return frame.select(keep).rename({name: ours_of[name] for name in keep if name in ours_of})
 
 
+def _whole(file: Path, encoding: str | None) -> pl.DataFrame:
+    return pl.read_parquet(file) if file.suffix.lower() in PARQUET else _csv(file, encoding)
+
+
 def column_names(file: Path, encoding: str | None = None) -> list[str]:
     """The columns of a table."""
     if file.suffix.lower() in PARQUET:
@@ -116,36 +113,6 @@ def column_names(file: Path, encoding: str | None = None) -> list[str]:
     if reader := _reader(file):
         return reader(file).columns
     return _csv(file, encoding, n_rows=0).columns
-
-
-def missing(file: Path | str, ours: str, name: str, found: Sequence[str]) -> str:
-    """The sentence about a column that is not there, with the option that names the likely one."""
-    shown = ", ".join(column if len(column) <= 40 else column[:37] + "..." for column in found[:20])
-    sentence = f"{file} has no column {name!r}; it has: {shown}{', ...' if len(found) > 20 else ''}."
-    option = ours.replace("_", "-")
-    lowered = {other.strip().lower(): other for other in reversed(found)}
-    likely = [lowered[other] for other in (ours, *OTHER_NAMES.get(ours, ())) if other in lowered]
-    likely += [lowered[other] for other in difflib.get_close_matches(ours, lowered, n=1)]
-    if likely:
-        return f"{sentence} Name it with --{option} {likely[0]}"
-    return f"{sentence} Name the right one with --{option} NAME"
-
-
-def _column(file: Path, ours: str, name: str, found: Sequence[str], *, asked: bool) -> str:
-    """The table's own name of one of our columns."""
-    if name in found:
-        return name
-    usual = (ours, *OTHER_NAMES.get(ours, ()))
-    others = [column for column in found if column.strip().lower() in usual] if not asked else []
-    if len(others) > 1:
-        option = ours.replace("_", "-")
-        raise BadTableError(
-            f"{file}: both {' and '.join(others)} may be the {ours}; say which with --{option} {others[0]}"
-        )
-    if not others:
-        raise BadTableError(missing(file, ours, name, found))
-    note(f"{file}: the column {others[0]} is read as {ours}")
-    return others[0]
 
 
 def _rows(frame: pl.DataFrame, needed: Mapping[str, str], file: Path) -> pl.DataFrame:
@@ -178,7 +145,7 @@ def _reader(file: Path) -> Callable[[Path], pl.DataFrame] | None:
     """
     suffix = file.suffix.lower()
     readers: dict[str, Callable[[Path], pl.DataFrame]] = {
-        ".geojson": _json, ".json": _json, ".jsonl": _json_lines, ".ndjson": _json_lines,
+        **dict.fromkeys((".geojson", ".json", ".jsonl", ".ndjson", ".geojsonl", ".geojsons"), read_json),
         ".arrow": _arrow, ".feather": _arrow, ".ipc": _arrow,
         **dict.fromkeys(SPREADSHEETS, _spreadsheet), **dict.fromkeys(MAPS, _map),
     }  # fmt: skip
@@ -190,39 +157,6 @@ def _reader(file: Path) -> Callable[[Path], pl.DataFrame] | None:
         if head.startswith(magic):
             raise BadTableError(f"{file} is {kind}, not a text table; what can be read is {READABLE}")
     return None
-
-
-def _json(file: Path) -> pl.DataFrame:
-    try:
-        tree = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise BadTableError(f"{file} cannot be read as JSON ({error}); repair it or save it as CSV") from error
-    if isinstance(tree, dict) and tree.get("type") == "FeatureCollection":
-        return _features(file, tree.get("features") or [])
-    if isinstance(tree, list) and tree and all(isinstance(row, dict) for row in tree):
-        return pl.DataFrame(tree, infer_schema_length=None)
-    raise BadTableError(f"{file} is JSON, but neither a GeoJSON FeatureCollection nor a list of objects with names")
-
-
-def _features(file: Path, features: Sequence[Any]) -> pl.DataFrame:
-    rows = []
-    for feature in features:
-        geometry = feature.get("geometry") or {}
-        if geometry.get("type") == "Point" and len(geometry.get("coordinates") or ()) >= 2:
-            lon, lat = geometry["coordinates"][:2]
-            own = {
-                key: value for key, value in (feature.get("properties") or {}).items() if not isinstance(value, dict)
-            }
-            rows.append(own | {"lat": lat, "lon": lon})
-    if not rows:
-        raise BadTableError(f"{file} holds no points; each photo's feature needs a geometry of type Point")
-    if len(rows) < len(features):
-        note(f"{file}: {len(features) - len(rows)} features that are no points are left out")
-    return pl.DataFrame(rows, infer_schema_length=None)
-
-
-def _json_lines(file: Path) -> pl.DataFrame:
-    return pl.read_ndjson(file, infer_schema_length=None)
 
 
 def _arrow(file: Path) -> pl.DataFrame:
@@ -258,7 +192,7 @@ def _map(file: Path) -> pl.DataFrame:
     points = [_point(shape) for shape in shapes]
     if all(point is None for point in points):
         raise BadTableError(f"{file} holds no points; each photo needs one")
-    if "name" in frame.columns and not set(frame.columns) & {"path", *OTHER_NAMES["path"]}:
+    if "name" in frame.columns and usual("path", frame.columns) == ["name"]:
         frame = frame.rename({"name": "path"})  # what GPX and KML call it
     lon, lat = zip(*(point or (None, None) for point in points), strict=True)
     return frame.with_columns(pl.Series("lat", lat, pl.Float64), pl.Series("lon", lon, pl.Float64))
@@ -293,6 +227,8 @@ def _text(file: Path, encoding: str | None) -> Path | BytesIO:
     with file.open("rb") as begin:
         head = begin.read(4) if data is None else data[:4]
     marked = next((name for mark, name in MARKS if head.startswith(mark)), None)
+    if not marked and re.fullmatch(rb"[^\0]\0[^\0]\0|\0[^\0]\0[^\0]", head, re.DOTALL):  # Latin letters, two bytes each
+        marked = "utf-16-be" if head[0] == 0 else "utf-16-le"
     if marked and not encoding:
         note(f"{file}: read as {marked.upper()}, as its first bytes say")
     if wanted := encoding or marked:
@@ -302,12 +238,33 @@ def _text(file: Path, encoding: str | None) -> Path | BytesIO:
 
 def _csv(file: Path, encoding: str | None = None, **options: Any) -> pl.DataFrame:
     text = _text(file, encoding)
+    first: list[str] = []  # lines, as far as the header
     with text.open("rb") if isinstance(text, Path) else BytesIO(text.getvalue()) as lines:
-        header = lines.readline().decode("utf-8-sig")
+        for line in lines:
+            first.append(line.decode("utf-8-sig" if not first else "utf-8").rstrip("\r\n"))
+            if not re.match(r"#|sep=.$", first[-1]):
+                break
+    header = first[-1] if first else ""
     if not header.strip():
         raise BadTableError(f"{file} is empty; a table begins with a line of column names")
+    if "\r" in header:  # as old Macs wrote: lines that nothing but a return ends
+        options["eol_char"] = "\r"
+        header = header.partition("\r")[0]
+    if not any(mark in header for mark in ",;\t|"):
+        text = _spaced(text, len(header.split())) or text
+        header = "\t".join(header.split())
     separator = max(",;\t|", key=header.count)
-    return pl.read_csv(text, separator=separator, **{"infer_schema": False, **options})
+    skip = len(first) - 1  # comments, and Excel's word about the separator
+    return pl.read_csv(text, separator=separator, skip_lines=skip, **{"infer_schema": False, **options})
+
+
+def _spaced(text: Path | BytesIO, columns: int) -> BytesIO | None:
+    """A table whose columns stand apart by spaces, with tabs; None where its lines are of other lengths."""
+    data = text.read_bytes() if isinstance(text, Path) else text.getvalue()
+    rows = [line.split() for line in data.splitlines()]
+    if columns < 2 or any(row and len(row) != columns for row in rows):
+        return None
+    return BytesIO(b"\n".join(map(b"\t".join, rows)))
 
 
 def _csv_numbers(file: Path, names: list[str], encoding: str | None) -> pl.DataFrame:

@@ -1,5 +1,7 @@
 """What the clock and the positions of a drive say about each other."""
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -8,6 +10,73 @@ from graticule.geo import sphere
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+GAP_S = 300  # longer gaps of a track are not bridged
+
+
+class Track(NamedTuple):
+    """Where something was and when; all of shape ``(N,)``, by time.
+
+    Attributes:
+        second: of any one clock.
+        lat, lon: degrees.
+    """
+
+    second: Floats
+    lat: Floats
+    lon: Floats
+
+    def at(self, second: ArrayLike) -> tuple[Floats, Floats, Floats]:
+        """Latitude, longitude and how far off they may be in kilometres at other times, on the way between two points.
+
+        NaN before the first point, after the last, and in gaps of more than :data:`GAP_S`. Half the distance between
+        the two points bounds the error where the way between them is straight; on a point itself it is nought.
+        """
+        times = np.asarray(second, np.float64)
+        after = np.minimum(np.searchsorted(self.second, times), len(self.second) - 1)
+        exact = self.second[after] == times
+        before = np.where(exact, after, np.maximum(after - 1, 0))
+        gap = self.second[after] - self.second[before]
+        share = np.where(exact, 0.0, (times - self.second[before]) / np.where(gap > 0, gap, 1.0))
+        known = exact | ((gap > 0) & (gap <= GAP_S) & (share >= 0) & (share <= 1))
+        east = (self.lon[after] - self.lon[before] + 180) % 360 - 180
+        lat = self.lat[before] + share * (self.lat[after] - self.lat[before])
+        lon = (self.lon[before] + share * east + 180) % 360 - 180
+        apart = sphere.great_circle_km(self.lat[before], self.lon[before], self.lat[after], self.lon[after])
+        return tuple(np.where(known, each, np.nan) for each in (lat, lon, apart / 2))  # type: ignore[return-value]
+
+
+def spaced(lat: ArrayLike, lon: ArrayLike, every_km: float) -> Ints:
+    """Rows of points along a way that are at least so far from the one chosen before; the first is one.
+
+    The distance is measured straight from point to point, so that the jitter of a receiver that stands still adds up
+    to nothing. NaN is never chosen.
+    """
+    lats, lons = np.asarray(lat, np.float64), np.asarray(lon, np.float64)
+    rows = np.flatnonzero(~np.isnan(lats))
+    chosen = list(rows[:1])
+    start = 1
+    while start < len(rows):  # in stretches, since the next one is near
+        some = rows[start : start + 256]
+        far = sphere.great_circle_km(lats[chosen[-1]], lons[chosen[-1]], lats[some], lons[some]) >= every_km
+        if far.any():
+            chosen.append(some[far.argmax()])
+            start += int(far.argmax()) + 1
+        else:
+            start += len(some)
+    return np.array(chosen, np.int64)
+
+
+def headings(track: Track, second: ArrayLike, *, around_km: float = 0.003) -> Floats:
+    """Where something on a track goes, degrees clockwise from north in [0, 360).
+
+    From where it was two seconds before to where it is two after; NaN where that is less than ``around_km``, since a
+    receiver's jitter has no course.
+    """
+    times = np.asarray(second, np.float64)
+    ends = [np.clip(times + step, track.second[0], track.second[-1]) for step in (-2.0, 2.0)]
+    (lat_a, lon_a, _), (lat_b, lon_b, _) = (track.at(end) for end in ends)
+    course = sphere.bearing(lat_a, lon_a, lat_b, lon_b)
+    return np.where(sphere.great_circle_km(lat_a, lon_a, lat_b, lon_b) >= around_km, course, np.nan)
 
 
 def off_track(sequence: ArrayLike, time_s: ArrayLike, lat: ArrayLike, lon: ArrayLike, *, speed_km_h: float) -> Bools:

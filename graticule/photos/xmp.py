@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 from graticule.photos.panoramas import Area
 
 EXIF, PANO = "http://ns.adobe.com/exif/1.0/", "http://ns.google.com/photos/1.0/panorama/"
+DJI = "http://www.dji.com/drone-dji/1.0/"  # decimal degrees with a sign; older ones write Longtitude
 MAX_BYTES = 2**20
 _COORDINATE = re.compile(r"(\d+(?:\.\d+)?)(?:,(\d+(?:\.\d+)?))?(?:,(\d+(?:\.\d+)?))?([NSEW])?", re.IGNORECASE)
 
@@ -46,14 +47,24 @@ def read_xmp(packet: bytes | str) -> Xmp:
         found |= element.attrib
         if element.text and element.text.strip():
             found.setdefault(element.tag, element.text.strip())
-    lat, lon = (_coordinate(found, axis, letters) for axis, letters in (("Latitude", "NS"), ("Longitude", "EW")))
+    signed = any(found.get(f"{{{EXIF}}}GPS{axis}", "").strip()[:1] in ("+", "-") for axis in ("Latitude", "Longitude"))
+    lat, lon = (
+        _coordinate(found, axis, letters, signed=signed) for axis, letters in (("Latitude", "NS"), ("Longitude", "EW"))
+    )
+    if lat is None or lon is None:
+        lat, lon = _number(found, "GpsLatitude", DJI), _number(found, "GpsLongitude", DJI)
+        lon = _number(found, "GpsLongtitude", DJI) if lon is None else lon
     both = lat is not None and lon is not None
     area = _area(found)
     return Xmp(lat if both else None, lon if both else None, _heading(found, area), area)
 
 
-def _coordinate(found: Mapping[str, str], axis: str, letters: str) -> float | None:
-    """``48,12.5N``, ``48,12,30N``, or decimal degrees with a sign or a reference of their own."""
+def _coordinate(found: Mapping[str, str], axis: str, letters: str, *, signed: bool) -> float | None:
+    """``48,12.5N``, ``48,12,30N``, or decimal degrees with a sign or a reference of their own.
+
+    Args:
+        signed: one of the two coordinates has a sign, so that the other needs none.
+    """
     text = found.get(f"{{{EXIF}}}GPS{axis}", "").strip()
     match = _COORDINATE.fullmatch(text.lstrip("+-"))
     if not match:
@@ -65,15 +76,21 @@ def _coordinate(found: Mapping[str, str], axis: str, letters: str) -> float | No
         return None
     if text.startswith("-") or letter == letters[1]:
         return -size
-    return size if letter else None  # a hemisphere that is not written is not guessed
+    return size if letter or signed else None  # a hemisphere that is not written is not guessed
 
 
 def _heading(found: Mapping[str, str], area: Area | None) -> float | None:
-    """Where the middle of a panorama looks; of a cropped one the middle of what is left."""
+    """Where the middle of a picture looks; of a cropped panorama the middle of what is left."""
     pose = _number(found, "PoseHeadingDegrees")
-    if pose is not None and area:
+    if pose is None:  # of an ordinary photo, as a fraction
+        top, _, bottom = found.get(f"{{{EXIF}}}GPSImgDirection", "").partition("/")
+        try:
+            return float(top) / float(bottom or 1) % 360
+        except (ValueError, ZeroDivisionError):
+            return None
+    if area:
         pose += ((area.left + area.width / 2) / area.full_width - 0.5) * 360
-    return None if pose is None else pose % 360
+    return pose % 360
 
 
 def _area(found: Mapping[str, str]) -> Area | None:
@@ -86,9 +103,9 @@ def _area(found: Mapping[str, str]) -> Area | None:
     return Area(width, height, left, top or 0.0, part_width, part_height or height)
 
 
-def _number(found: Mapping[str, str], name: str) -> float | None:
+def _number(found: Mapping[str, str], name: str, space: str = PANO) -> float | None:
     try:
-        value = float(found.get(f"{{{PANO}}}{name}", ""))
+        value = float(found.get(f"{{{space}}}{name}", ""))
     except ValueError:
         return None
     return value if math.isfinite(value) else None

@@ -46,7 +46,11 @@ MEASURES = (  # key in metrics.json, name, what it means
     ("score", "score", "0 to 5000: the mean of 5000 exp(-10 d / D), d the error, D the diagonal of the map"),
     ("bits", "bits of location", "beyond the map of the training photos; below zero it knows less than that map"),
     *((f"coverage_{n}", f"in the {n} % region", f"should be {n} %") for n in (50, 80, 90, 95)),
+    ("median_area_90_km2", "90 % region, median", "the smallest ground that holds nine of ten such photos"),
+    ("median_circle_90_km2", "circle as sure, median", "around the point, as wide as it must be to hold as many"),
+    ("median_searched_km2", "searched until found, median", "likeliest ground first"),
     ("median_expected_error_km", "error that it expects, median", "near the median error, if it knows itself"),
+    ("ece", "calibration error of cells", "how far the network's own probabilities lie from what comes true"),
     ("cross_entropy", "cross-entropy", "nats a photo, of photos inside a cell"),
     ("photos", "photos", ""),
     ("places", "places", "the intervals are resampled by place: its photos are right or wrong together"),
@@ -401,6 +405,8 @@ def _value(key: str, value: float) -> str:
         return format_km(value)
     if key.startswith(("within", "top", "coverage")):
         return _percent(value)
+    if key.endswith("_km2"):
+        return f"{value:,.0f} km\u00b2" if value >= 100 else f"{value:.3g} km\u00b2"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if key == "score" else f"{value:.2f}"
 
 

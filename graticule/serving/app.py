@@ -135,8 +135,14 @@ def _photo_routes(app: FastAPI, service: Service) -> None:
         ] = None,
         within_km: Within = None,
         max_error_km: Annotated[
-            float | None, Form(gt=0, le=HALF_EARTH_KM, description="Answers with a larger median error cannot tell.")
+            float | None,
+            Form(
+                gt=0, le=HALF_EARTH_KM, description="Answers with a larger error, by default the median, cannot tell."
+            ),
         ] = None,
+        min_probability: Annotated[
+            float, Form(gt=0, lt=1, description="How probable it must be that the photo lies within max_error_km.")
+        ] = 0.5,
         regions: Annotated[bool, Form(description="The 50 and 90 % regions as GeoJSON.")] = False,
         density: Annotated[bool, Form(description="The belief as some cells for a map, densest first.")] = False,
         neighbours: Annotated[
@@ -150,7 +156,7 @@ def _photo_routes(app: FastAPI, service: Service) -> None:
         own = await asyncio.to_thread(lambda: [own_position(data) for data in files])
         place = None if claim in (None, "", "exif") else parse_place(str(claim), "claim")
         claims: tuple[Place | None, ...] = tuple(own) if claim == "exif" else (place,) * len(files)
-        question = Ask(tuple(files), claims, top, within_km, max_error_km, together)
+        question = Ask(tuple(files), claims, top, within_km, max_error_km, min_probability, together)
         answers = await or_gone(request, service.ask(asked, question), service.limits.seconds)
         names = [photo.filename or f"photo {i}" for i, photo in enumerate(photos)]
         told = asyncio.to_thread(_located, service, asked, question, names, answers, own, regions, density, neighbours)

@@ -12,7 +12,7 @@ from graticule.geo.sphere import Floats
 from graticule.inference.albums import Albums
 from graticule.inference.claims import Place
 from graticule.inference.decode import Fix
-from graticule.inference.locate import Locator, Predictions
+from graticule.inference.locate import Locator, Predictions, look_at
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Ask:
 
     Attributes:
         photos: their bytes.
-        claims: the place claimed for each, or None; ``within_km`` and ``top`` as of :meth:`Locator.results`.
+        claims: the place claimed for each, or None; the numbers as of :meth:`Locator.results`.
         together: the photos show one place from one spot: there is one answer for all.
     """
 
@@ -30,6 +30,7 @@ class Ask:
     top: int = 5
     within_km: float | None = None
     max_error_km: float | None = None
+    min_probability: float = 0.5
     together: bool = False
 
 
@@ -40,6 +41,7 @@ class Answer:
     Attributes:
         masses: probability of each cell of the bundle's ground, shape ``(G,)``; None where nothing is calibrated.
         probability: of each cell of the partition, the network's own, shape ``(C,)``; None of a network without cells.
+        seen: what is wrong with the photo, where a largest error was asked for.
         alike: the say of each known photo, as it looks like this one, shape ``(P,)``; None without a gallery.
     """
 
@@ -48,6 +50,7 @@ class Answer:
     masses: Floats | None = field(default=None, repr=False)
     probability: Floats | None = field(default=None, repr=False)
     alike: Floats | None = field(default=None, repr=False)
+    seen: tuple[str, ...] = ()
 
 
 def answer(
@@ -76,8 +79,8 @@ def answer(
             some = range(start, start := start + len(ask.photos))
             answers.append(
                 [
-                    Answer(None, errors[i]) if i in errors else _answer(locator, found[i], ask, claim)
-                    for i, claim in zip(some, ask.claims, strict=True)
+                    Answer(None, errors[i]) if i in errors else _answer(locator, found[i], ask, claim, photo)
+                    for i, claim, photo in zip(some, ask.claims, ask.photos, strict=True)
                 ]
             )
     return answers
@@ -93,16 +96,21 @@ def _together(locator: Locator, ask: Ask) -> list[Answer]:
     return answers
 
 
-def _answer(locator: Locator, prediction: Predictions, ask: Ask, claim: Place | None) -> Answer:
+def _answer(
+    locator: Locator, prediction: Predictions, ask: Ask, claim: Place | None, photo: bytes | None = None
+) -> Answer:
+    seen = look_at(photo) if photo is not None and ask.max_error_km is not None else ()
     [fix], sureness = locator.fixes(
         prediction,
         top=ask.top,
         claims=[claim],
         within_km=ask.within_km,
         max_error_km=ask.max_error_km,
+        min_probability=ask.min_probability,
+        seen=[seen],
         names=True,
     )
     logs, belief, confidence = prediction.log_probability, prediction.belief, locator.bundle.confidence
     alike = belief.known_weight[0] if belief and confidence and confidence.known.features is not None else None
     masses = None if sureness is None else sureness.masses[0]
-    return Answer(fix, None, masses, None if logs is None else np.exp(logs[0]), alike)
+    return Answer(fix, None, masses, None if logs is None else np.exp(logs[0]), alike, seen)

@@ -117,8 +117,7 @@ class Coarse:
         (lat,), (lon,) = s2.centers(here)
         cell_lat, cell_lon = s2.centers(told.cells)
         off = great_circle_km(lat, lon, cell_lat, cell_lon)
-        held = np.cumsum(told.mass[order := np.argsort(off, kind="stable")])
-        half, most = (max(self.km, float(off[order][np.searchsorted(held, share * held[-1])])) for share in (0.5, 0.9))
+        half, most = (self.error_km(told, share) for share in (0.5, 0.9))
         region = self.region(told, 0.9)
         tokens = s2.to_tokens(told.cells)
         likely = list(zip(tokens, cell_lat, cell_lon, told.mass, strict=True))[:top]
@@ -139,6 +138,13 @@ class Coarse:
             near=str(nearest_towns([lat], [lon])[0]),
             places=names,
         )
+
+    def error_km(self, told: Released, share: float) -> float:
+        """Distance from the answer that a share of what is released lies within, never less than a cell."""
+        (lat,), (lon,) = s2.centers(np.array([told.at], np.uint64))
+        off = great_circle_km(lat, lon, *s2.centers(told.cells))
+        held = np.cumsum(told.mass[order := np.argsort(off, kind="stable")])
+        return max(self.km, float(off[order][np.searchsorted(held, share * held[-1])]))
 
     def region(self, told: Released, coverage: float) -> Cells:
         """The likeliest cells that hold so much together, sorted."""

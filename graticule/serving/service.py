@@ -13,7 +13,8 @@ from typing import Any
 from PIL import Image
 
 from graticule.errors import BadRecipeError
-from graticule.inference.locate import CORES, Locator, keep_memory, load, share_cores
+from graticule.inference.cores import CORES, keep_memory, share_cores
+from graticule.inference.locate import Locator, load
 from graticule.model.features import CPU_BATCH
 from graticule.serving.asks import Answer, Ask, answer
 from graticule.serving.blur import Cells, Coarse

@@ -105,7 +105,8 @@ def view_of(model: Model, answer: Answer, ask: Ask, claim: Place | None) -> View
     if claim is not None:
         fix = replace(fix, claim=coarse.weigh(told, claim, ask.within_km, fix.calibrated))
     if ask.max_error_km is not None:
-        fix = fix.if_within(ask.max_error_km)
+        error_km = coarse.error_km(told, ask.min_probability) if fix.calibrated else None
+        fix = fix.if_within(ask.max_error_km, ask.min_probability, error_km=error_km, seen=answer.seen)
     return Blurred(coarse, told, fix)
 
 

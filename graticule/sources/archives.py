@@ -17,7 +17,7 @@ import polars as pl
 from graticule.errors import BadPhotoError, BadTableError
 from graticule.files import write_bytes
 from graticule.photos import images
-from graticule.photos.tabular import OTHER_NAMES
+from graticule.photos.synonyms import usual
 from graticule.sources.ingest import Refusal
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -134,11 +134,9 @@ def _facts(data: bytes) -> dict[str, Any]:
         return {}
     facts = {name: value for name, value in found.items() if isinstance(value, str | int | float)}
     for ours in ("lat", "lon"):
-        lowered = {name.lower(): name for name in facts}
-        likely = [name for name in (ours, *OTHER_NAMES[ours]) if name in lowered and len(name) > 1]  # x, y are pixels
-        theirs = lowered[likely[0]] if likely else None
-        if theirs:
-            facts[ours] = facts.pop(theirs)
+        likely = [ours] if ours in facts else usual(ours, list(facts))
+        if likely and likely[0].lower() not in ("x", "y"):  # these are pixels
+            facts[ours] = facts.pop(likely[0])
     return {name: value for name, value in facts.items() if name not in OURS}
 
 

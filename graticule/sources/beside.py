@@ -5,6 +5,7 @@ EXIF comes first: only what it lacks is taken from here.
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from graticule.errors import BadTableError
-from graticule.geo.sphere import great_circle_km
+from graticule.photos.tracks import Track
 from graticule.photos.xmp import MAX_BYTES, read_xmp
 
 MAPILLARY = "mapillary_image_description.json"
@@ -23,7 +24,6 @@ TAKEOUT_CUT = 46  # letters of a name that Takeout keeps before .json
 TAKEOUT_LONG = ".supplemental-metadata"
 EDITED = ("-edited", "-bearbeitet", "-modifié", "-editado", "-modificato", "-bewerkt")
 MAX_JSON_BYTES = 256 * 2**20
-GAP_S = 300  # longer gaps of a track are not bridged
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,9 @@ Look = Callable[[Path, datetime | None], Beside | None]  # a photo's file and th
 
 def xmp_file(photo: Path, _: datetime | None = None) -> Beside | None:
     """``a.xmp`` or ``a.jpg.xmp`` beside ``a.jpg``, as raw converters and photo managers write it."""
-    for file in (photo.with_name(photo.name + ".xmp"), photo.with_suffix(".xmp")):
+    for file in (
+        bare.with_name(bare.name + suffix) for bare in (photo, photo.with_suffix("")) for suffix in (".xmp", ".XMP")
+    ):
         if file.is_file() and file.stat().st_size <= MAX_BYTES:
             found = read_xmp(file.read_bytes())
             return Beside(found.lat, found.lon, heading=found.heading)
@@ -78,7 +80,8 @@ def mapillary_description() -> Look:
 
     def look(photo: Path, _: datetime | None) -> Beside | None:
         for folder in list(photo.parents)[:4]:
-            if found := entries(folder).get(photo.relative_to(folder).as_posix()):
+            known = entries(folder)
+            if found := known.get(photo.relative_to(folder).as_posix()) or known.get(photo.name):
                 return Beside(
                     _number(found.get("MAPLatitude")),
                     _number(found.get("MAPLongitude")),
@@ -98,6 +101,24 @@ def gpx_track(files: Sequence[Path], clock_offset: timedelta = timedelta()) -> L
         clock_offset: what to add to the camera's clock; a clock without a time zone is taken for UTC.
 
     Raises:
+        BadTableError: see :func:`read_gpx`.
+    """
+    track = read_gpx(files)
+
+    def look(_: Path, moment: datetime | None) -> Beside | None:
+        if moment is None:
+            return None
+        at = ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) + clock_offset).timestamp()
+        lat, lon, error = (float(value) for value in track.at(at))
+        return None if np.isnan(lat) else Beside(lat, lon, position_error_km=error)
+
+    return look
+
+
+def read_gpx(files: Sequence[Path]) -> Track:
+    """The points of all tracks of GPX files that have a time, in seconds since 1970.
+
+    Raises:
         BadTableError: a file is no GPX, or no point of it has a time.
     """
     import gpxpy
@@ -114,38 +135,16 @@ def gpx_track(files: Sequence[Path], clock_offset: timedelta = timedelta()) -> L
         raise BadTableError(
             f"{', '.join(map(str, files))}: no point of a track has a time, so no photo can be placed by it"
         )
-    second, lat, lon = np.array(sorted(rows)).T
-
-    def look(_: Path, moment: datetime | None) -> Beside | None:
-        if moment is None:
-            return None
-        at = ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) + clock_offset).timestamp()
-        after = int(np.searchsorted(second, at))
-        if after < len(second) and second[after] == at:
-            return Beside(float(lat[after]), float(lon[after]), position_error_km=0.0)
-        if not 0 < after < len(second) or second[after] - second[after - 1] > GAP_S:
-            return None
-        share = (at - second[after - 1]) / (second[after] - second[after - 1])
-        east = (lon[after] - lon[after - 1] + 180) % 360 - 180
-        apart_km = float(great_circle_km(lat[after - 1], lon[after - 1], lat[after], lon[after]))
-        return Beside(
-            float(lat[after - 1] + share * (lat[after] - lat[after - 1])),
-            float((lon[after - 1] + share * east + 180) % 360 - 180),
-            position_error_km=apart_km / 2,
-        )
-
-    return look
+    return Track(*np.array(sorted(rows)).T)
 
 
 def _takeout_name(photo: Path, names: Sequence[str]) -> str | None:
     """Which of these JSON files speaks of a photo.
 
     ``IMG_1(1).jpg`` has ``IMG_1.jpg(1).json`` or ``IMG_1(1).jpg.json``; ``IMG_1-edited.jpg`` has its original's; newer
-    ones end in ``.supplemental-metadata.json``; all names are cut at 46 letters.
+    ones end in ``.supplemental-metadata.json``; all names are cut at 46 letters. Some leave the photo's suffix out.
     """
-    stem = photo.stem
-    edited = next((word for word in EDITED if stem.lower().endswith(word)), "")
-    stem = stem[: len(stem) - len(edited)]
+    stem = re.sub(rf"(?:{'|'.join(EDITED)})(?=(?:\(\d+\))?$)", "", photo.stem, flags=re.IGNORECASE)
     numbered = re.fullmatch(r"(.*)(\(\d+\))", stem)
     fits = []
     for name in names:
@@ -157,7 +156,7 @@ def _takeout_name(photo: Path, names: Sequence[str]) -> str | None:
             core, number, base = behind[1], behind[2], numbered[1] + photo.suffix
         whole = core == base
         cut = len(core) >= min(len(base), TAKEOUT_CUT - len(number)) and (base + TAKEOUT_LONG).startswith(core)
-        if whole or cut:
+        if whole or cut or core + number == stem:
             fits.append((not whole, -len(core), name))
     return min(fits)[2] if fits else None
 
@@ -169,7 +168,11 @@ def _json_names(folder: Path) -> tuple[str, ...]:
 def _mapillary_entries(folder: Path) -> dict[str, dict[str, Any]]:
     tree = _json(folder / MAPILLARY) if (folder / MAPILLARY).is_file() else None
     rows = tree if isinstance(tree, list) else []
-    return {str(row["filename"]).replace("\\", "/"): row for row in rows if isinstance(row, dict) and "filename" in row}
+    rows = [row for row in rows if isinstance(row, dict) and "filename" in row and "error" not in row]
+    found = {str(row["filename"]).replace("\\", "/"): row for row in rows}
+    # Newer ones write absolute paths, and folders are moved: a name that stands there once is enough.
+    names = Counter(name.rpartition("/")[2] for name in found)
+    return {last: row for name, row in found.items() if names[last := name.rpartition("/")[2]] == 1} | found
 
 
 def _json(file: Path) -> Any:

@@ -4,15 +4,18 @@ import os
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from shlex import quote
 
 import polars as pl
 
-from graticule.errors import BadTableError
+from graticule.errors import BadTableError, note
 from graticule.photos import raw
 from graticule.photos.images import FORMATS, SUFFIXES
 from graticule.sources.archives import is_tar, unpack_tars
 from graticule.sources.beside import gpx_track, mapillary_description, takeout, xmp_file
 from graticule.sources.ingest import MAX_REFUSED, Progress, Refusal, ingest
+
+VIDEOS = frozenset({".mp4", ".mov", ".m4v", ".mkv", ".avi", ".ts", ".mts"})
 
 
 def import_folder(
@@ -45,7 +48,7 @@ def import_folder(
         return _import_tars([folder], folder, out, max_refused, progress)
     if not folder.is_dir():
         raise BadTableError(f"there is no folder or tar file {folder}; give a folder of photos")
-    files = _files(folder, skip=out)
+    files = files_under(folder, skip=out)
     tars = [path for path in files if is_tar(path)]
     paths = _without_raws_of([path for path in files if path.suffix.lower() in SUFFIXES])
     if tars and paths:
@@ -55,10 +58,21 @@ def import_folder(
         )
     if tars:
         return _import_tars(tars, folder, out, max_refused, progress)
+    videos = videos_among(files)
+    if not paths and videos:
+        raise BadTableError(
+            f"the folder {folder} holds no photos, and {len(videos)} videos such as {videos[0].name}: "
+            f"`graticule data video {quote(str(folder))} OUT` takes their frames"
+        )
     if not paths:
         raise BadTableError(
             f"the folder {folder} holds no photos: no file under it ends in {', '.join(sorted(SUFFIXES))}, and none "
             f"is a tar. Formats that can be read are {FORMATS}"
+        )
+    if videos:
+        note(
+            f"{len(videos)} videos such as {videos[0].relative_to(folder).as_posix()} are left out; "
+            f"`graticule data video {quote(str(folder))} OUT` takes their frames"
         )
     named: list[str] = []
     refused: list[Refusal] = []
@@ -91,7 +105,30 @@ def _without_raws_of(paths: list[Path]) -> list[Path]:
 
 def photo_paths(folder: Path, skip: Path | None = None) -> list[Path]:
     """All photos under a folder by their suffix, sorted; nothing hidden, nothing under ``skip``."""
-    return _without_raws_of([path for path in _files(folder, skip) if path.suffix.lower() in SUFFIXES])
+    return _without_raws_of([path for path in files_under(folder, skip) if path.suffix.lower() in SUFFIXES])
+
+
+def find_videos(source: Path, skip: Path | None = None) -> list[Path]:
+    """A video, or those under a folder that lie beside no photo of their name.
+
+    Raises:
+        BadTableError: there is none.
+    """
+    if source.is_file() and source.suffix.lower() in VIDEOS:
+        return [source]
+    if not source.is_dir():
+        what = f"{source} is no video" if source.exists() else f"there is no file or folder {source}"
+        raise BadTableError(f"{what}; give a folder of videos, or one that ends in {', '.join(sorted(VIDEOS))}")
+    found = videos_among(files_under(source, skip))
+    if not found:
+        raise BadTableError(f"the folder {source} holds no video that ends in {', '.join(sorted(VIDEOS))}")
+    return found
+
+
+def videos_among(files: Sequence[Path]) -> list[Path]:
+    """The videos of these files, without the moving halves of live photos."""
+    photos = {path.with_suffix("") for path in files if path.suffix.lower() in SUFFIXES}
+    return [path for path in files if path.suffix.lower() in VIDEOS and path.with_suffix("") not in photos]
 
 
 def _import_tars(tars: list[Path], root: Path, out: Path, max_refused: float, progress: Progress | None) -> Path:
@@ -110,7 +147,8 @@ def _import_tars(tars: list[Path], root: Path, out: Path, max_refused: float, pr
     )
 
 
-def _files(folder: Path, skip: Path | None) -> list[Path]:
+def files_under(folder: Path, skip: Path | None) -> list[Path]:
+    """All files under a folder, sorted; nothing hidden, nothing under ``skip``, no linked folders."""
     skipped = skip.resolve() if skip else None
     found = []
     for parent, folders, files in os.walk(folder):

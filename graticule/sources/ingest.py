@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from functools import partial
-from pathlib import Path, PureWindowsPath
+from functools import lru_cache, partial
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -135,7 +135,8 @@ def find_file(root: Path, name: str) -> Path:
 
     Where there is no such file, these are tried: backslashes, ``file://`` addresses, accents composed in another way
     (Unicode NFC and NFD) and, of a path with a drive such as ``C:\\photos\\a.jpg``, its longest end that lies below
-    ``root``. Where none fits, or several do, it is the name as it stands.
+    ``root``; then the same in capitals or small letters, and a photo's name without its suffix. Where none fits, or
+    several do, it is the name as it stands.
     """
     file = root / name
     if os.path.lexists(file) or "#" in name:  # a row of a shard is no file
@@ -151,7 +152,36 @@ def find_file(root: Path, name: str) -> Path:
         there = {os.path.realpath(form): form for form in sorted(forms) if os.path.isfile(form)}  # noqa: PTH113
         if len(there) == 1:
             return next(iter(there.values()))
-    return file
+    return next((found for end in ends if (found := _alike(root, end))), file)
+
+
+def _alike(root: Path, name: str) -> Path | None:
+    """The one file whose path differs in nothing but capitals, composed accents or the suffix of a photo."""
+    *folders, last = PurePosixPath(name).parts or ("",)
+    for folder in folders:
+        root = root / (folder if folder in ("/", "..") else next(iter(_names(root).get(_folded(folder), ())), folder))
+    names = _names(root)
+    fits = names.get(_folded(last), ())
+    if not fits:
+        fits = [found for suffix in images.SUFFIXES for found in names.get(_folded(last) + suffix, ())]
+    return root / fits[0] if len(fits) == 1 else None
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _names(folder: Path) -> dict[str, list[str]]:
+    """The names in a folder by their folded form."""
+    return _names_of(folder, folder.stat().st_mtime_ns) if folder.is_dir() else {}
+
+
+@lru_cache(maxsize=64)
+def _names_of(folder: Path, _: int) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in sorted(os.listdir(folder)):  # noqa: PTH208
+        found.setdefault(_folded(name), []).append(name)
+    return found
 
 
 def _examine_all(

@@ -4,7 +4,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from graticule.photos.table import table_file
+import polars as pl
+
+from graticule.photos.table import degrees, table_file
 from graticule.photos.tabular import read_table
 from graticule.sources.ingest import MAX_REFUSED, Progress, ingest
 
@@ -35,6 +37,8 @@ def import_table(
     """
     file, folder = table_file(file), file
     candidates = read_table(file, columns, need=("path", "lat", "lon"), encoding=encoding)
+    lat, lon = degrees(candidates, file)
+    candidates = candidates.with_columns(pl.Series("lat", lat), pl.Series("lon", lon))
     root = file.parent if photos_root is None else photos_root
     about = json.loads((folder / "dataset.json").read_text(encoding="utf-8")) if folder.is_dir() else {}
     facts = {name: about[name] for name in ("synthetic", "evaluation_only") if name in about}
