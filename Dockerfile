@@ -13,10 +13,10 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 RUN if [ -n "$TORCH_INDEX" ]; then pip install --no-cache-dir --constraint constraints.txt --index-url "$TORCH_INDEX" torch torchvision; fi \
     && mkdir graticule && touch graticule/__init__.py \
     && pip install --no-cache-dir --constraint constraints.txt . \
-    && pip uninstall -y graticule
+    && pip uninstall -y graticule && rm -rf build graticule *.egg-info
 
 COPY graticule graticule
-RUN pip install --no-cache-dir --no-deps .
+RUN pip install --no-cache-dir --no-deps . && rm -rf build *.egg-info && graticule --version
 
 FROM base AS serve
 RUN useradd --system --uid 10001 --no-create-home graticule
