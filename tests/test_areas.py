@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from test_belief import belief
 
-from graticule.belief.density import SPHERE_KM2, softmax
+from graticule.belief.density import softmax
 from graticule.belief.ground import Ground
 from graticule.errors import BadRecipeError
 from graticule.geo import s2
 from graticule.geo.areas import read_areas, shares_in
-from graticule.geo.sphere import EARTH_RADIUS_KM, from_vectors, great_circle_km
+from graticule.geo.sphere import EARTH_RADIUS_KM
 
 
 def drawn(tmp_path, coordinates, **properties):

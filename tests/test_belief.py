@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 from scipy.spatial.distance import cdist
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.decomposition import PCA
 
 from graticule.belief import kernels
@@ -178,6 +179,32 @@ def test_a_conformal_level_is_the_textbooks_quantile_where_every_photo_is_its_ow
     scores = np.random.default_rng(0).random(99)
     assert conformal_level(scores, np.arange(99), 0.9) == np.sort(scores)[89]  # ceil(100 * 0.9) = 90th
     assert conformal_level(scores[:8], np.arange(8), 0.9) == np.inf
+
+
+def test_sets_of_cells_at_a_conformal_level_are_those_of_mapie():
+    classification = pytest.importorskip("mapie.classification")
+
+    class Given(ClassifierMixin, BaseEstimator):
+        """A classifier whose probabilities are its inputs."""
+
+        classes_ = np.arange(5)
+
+        def fit(self, x, y):
+            return self
+
+        def predict_proba(self, x):
+            return x
+
+        def predict(self, x):
+            return x.argmax(axis=1)
+
+    rng = np.random.default_rng(0)
+    p, fresh = rng.dirichlet(np.full(5, 0.6), 150), rng.dirichlet(np.full(5, 0.6), 40)
+    true = np.array([rng.choice(5, p=row) for row in p])
+    theirs = classification.SplitConformalClassifier(Given(), confidence_level=0.8, conformity_score="lac", prefit=True)
+    _, sets = theirs.conformalize(p, true).predict_set(fresh)
+    level = conformal_level(1 - p[np.arange(150), true], np.arange(150), 0.8)
+    assert (1 - fresh <= level + 1e-9).tolist() == sets[:, :, 0].tolist()
 
 
 def test_regions_at_conformal_levels_cover_what_they_say_whatever_the_belief():

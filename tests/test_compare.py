@@ -10,10 +10,9 @@ from test_cli import graticule, write_recipe
 from towns import make_town, tiny_recipe
 
 from graticule.errors import BadPhotoError, BadRecipeError
-from graticule.evaluation.baselines import albums_of
 from graticule.evaluation.folds import crossval
 from graticule.inference import albums
-from graticule.inference.albums import Albums
+from graticule.inference.albums import Albums, albums_of
 from graticule.inference.locate import Locator, load
 from graticule.training.fit import fit
 

@@ -100,6 +100,32 @@ def test_occlusion_is_the_map_of_captum(photo, encoder, side, patch, stride):
     np.testing.assert_allclose(found.heat, oracle[0, 0], atol=1e-5)
 
 
+def test_what_was_asked_until_ctrl_c_is_drawn_and_not_scored(photo, tmp_path):
+    locator = make_locator()
+    (tmp_path / "a.jpg").write_bytes(photo)
+
+    def stop(done, total, note):
+        if done >= 40:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match=r"a-occlusion.png shows the \d+ of 225 squares that were asked about"):
+        render.explain_photo(locator, tmp_path / "a.jpg", tmp_path, ["occlusion"], progress=stop)
+    facts = json.loads((tmp_path / "a-occlusion.json").read_text())
+    assert 39 <= facts["settings"]["squares"] < 225 == facts["settings"]["squares_in_all"]
+    assert not (tmp_path / "a-scores.png").exists()
+
+
+@pytest.mark.parametrize("chosen", [["occlusion"], ["saliency", "map"], ["gradcam", "integrated-gradients"]])
+def test_the_cost_that_is_told_is_how_often_the_network_is_asked(photo, tmp_path, chosen):
+    locator, asked = make_locator(), []
+    (tmp_path / "a.jpg").write_bytes(photo)
+    passes, _ = methods.cost(locator, photo, chosen)
+    hook = locator.bundle.model.register_forward_hook(lambda _, batch, __: asked.append(len(batch[0])))
+    render.explain_photo(locator, tmp_path / "a.jpg", tmp_path, chosen)
+    hook.remove()
+    assert passes == pytest.approx(sum(asked), abs=8)
+
+
 @pytest.mark.parametrize("processor_has_bfloat16", [True, False])
 def test_the_processor_does_not_decide_the_map(photo, monkeypatch, processor_has_bfloat16):
     arithmetic = []

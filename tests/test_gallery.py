@@ -84,13 +84,14 @@ def test_rows_must_match():
 
 def test_of_many_photos_codes_name_candidates_and_the_cosines_stay_exact(monkeypatch):
     pytest.importorskip("faiss")
-    features, lat, lon = town(count=3000, noise=0.6)
-    known, asked, places = features[:2800], features[2800:], np.arange(2800) // 4
-    exact = Gallery(known, lat[:2800], lon[:2800], places)
+    features, lat, lon = town(count=900, noise=0.6)
+    known, asked, places = features[:800], features[800:], np.arange(800) // 4
+    monkeypatch.setattr(gallery, "MOST_QUESTIONS", 30)
+    exact = Gallery(known, lat[:800], lon[:800], places)
     wanted, kernel = exact.nearest(asked), exact.best_kernel()
-    monkeypatch.setattr(neighbours, "EXACT", 1000)
+    monkeypatch.setattr(neighbours, "EXACT", 500)
     monkeypatch.setattr(neighbours, "PROBED", 40)
-    coded = Gallery(known, lat[:2800], lon[:2800], places)
+    coded = Gallery(known, lat[:800], lon[:800], places)
     assert (coded.nearest(asked) == wanted).mean() > 0.95
     [(index, cosines), *_] = coded._neighbours(asked[:5], 10)
     center = known.mean(axis=0)

@@ -2,6 +2,9 @@
 
 import multiprocessing
 import shutil
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import fsspec
@@ -163,3 +166,52 @@ def test_a_store_that_is_not_known_or_empty_is_told(bucket):
         read_photos(Path("memory://bucket/elsewhere"))
     with pytest.raises(BadPhotoError, match="there is no shard memory:"):
         read_file(Path("memory://bucket/town/data/none.parquet#0"))
+
+
+@contextmanager
+def store(folder, faults):
+    """A store that answers ranges; ``faults`` go wrong one after the other: a status, ``cut`` or ``short``."""
+
+    class Store(BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def do_HEAD(self):
+            self.send_response(200)
+            self.send_header("Accept-Ranges", "bytes")
+            self.send_header("Content-Length", str(len((folder / self.path[1:]).read_bytes())))
+            self.end_headers()
+
+        def do_GET(self):
+            fault = faults.pop(0) if faults else None
+            if isinstance(fault, int):
+                return self.send_error(fault)
+            first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
+            data = (folder / self.path[1:]).read_bytes()[first : last + 1]
+            self.send_response(206)
+            self.send_header("Content-Length", str(len(data) // 2 if fault == "short" else len(data)))
+            self.end_headers()
+            self.wfile.write(data if fault is None else data[: len(data) // 2])
+            return None
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Store) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_store_that_throttles_breaks_off_or_sends_too_little_is_asked_again(packed, monkeypatch):
+    monkeypatch.setattr(shards, "PAUSES", (0, 0, 0))
+    shard = next((packed / "data").glob("*.parquet"))
+    row = pq.read_table(shard)["image"][3].as_py()["bytes"]
+    faults = [503, "cut", "short"]
+    with store(packed, faults) as url:
+        reader, name = shards._Reader(), f"{url}/data/{shard.name}"
+        assert reader.ends(name) == [24]
+        assert not faults
+        faults += ["short", 503, "cut"]
+        assert reader.photo(name, 3) == row
+        assert not faults
+        faults += [503] * 99
+        with pytest.raises(BadPhotoError, match=r"asked 4 times\); see that its store can be reached"):
+            shards._Reader().photo(name, 3)

@@ -1,13 +1,12 @@
 """Fitting a belief to photos that did not train: its shape by maximum likelihood, its regions by conformal ranks."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graticule.belief.density import SCALES, Belief, Kernels, Shape, softmax, with_anywhere
+from graticule.belief.density import AT_ONCE, SCALES, Belief, Kernels, Shape, softmax, with_anywhere
 from graticule.geo.sphere import Floats
 
 TEMPERATURES = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
@@ -40,6 +39,11 @@ class HeldOut:
         """What is believed of these photos with a shape."""
         return believe(shape, self.cells, self.known, self.logits, self.cosines)
 
+    def take(self, rows: NDArray[np.int64]) -> "HeldOut":
+        """The same of some of the photos."""
+        cosines, nearest = (None if part is None else part[rows] for part in (self.cosines, self.nearest))
+        return HeldOut(self.cells, self.known, self.logits[rows], cosines, nearest, self.lat[rows], self.lon[rows])
+
 
 def believe(shape: Shape, cells: Kernels, known: Kernels, logits: Floats, cosines: Floats | None) -> Belief:
     """The belief of N photos from what the network says of cells ``(N, C)`` and of known photos ``(N, P)``."""
@@ -47,7 +51,11 @@ def believe(shape: Shape, cells: Kernels, known: Kernels, logits: Floats, cosine
     return Belief(shape, cells, known, *weights)
 
 
-def fit_shape(parts: Sequence[HeldOut]) -> Shape:
+def fit_shape(
+    parts: Sequence[HeldOut],
+    temperatures: Sequence[float] = TEMPERATURES,
+    sharpnesses: Sequence[float] = SHARPNESSES,
+) -> Shape:
     """The shape under which the truths of all parts are likeliest.
 
     For each temperature and sharpness the shares by expectation and maximisation (Dempster, Laird and Rubin, JRSS B
@@ -57,27 +65,37 @@ def fit_shape(parts: Sequence[HeldOut]) -> Shape:
     map_density = np.concatenate(
         [with_anywhere(p.known.by_scale(p.lat, p.lon, np.full(len(p.known), 1 / len(p.known)))) for p in parts]
     )
-    by_temperature = {
-        t: np.concatenate([p.cells.by_scale(p.lat, p.lon, softmax(p.logits / t)) for p in parts]) for t in TEMPERATURES
-    }
+    of_cells = np.concatenate([_by_scale(p, p.cells, p.logits, 1 / np.array(temperatures)) for p in parts], axis=1)
     galleries = [(part, part.cosines) for part in parts if part.cosines is not None]
-    by_sharpness = {1.0: np.zeros((len(map_density), SCALES))}
+    of_gallery = np.zeros((1, len(map_density), SCALES))
     if len(galleries) == len(parts):
-        by_sharpness = {
-            b: np.concatenate([p.known.by_scale(p.lat, p.lon, softmax(b * cosines)) for p, cosines in galleries])
-            for b in SHARPNESSES
-        }
-    without, _ = _shares(map_density, np.zeros(SCALES + 1))
+        of_gallery = np.concatenate(
+            [_by_scale(p, p.known, cosines, np.array(sharpnesses)) for p, cosines in galleries], axis=1
+        )
+    without, _ = likeliest_shares(map_density, np.zeros(SCALES + 1))
     before = PSEUDO_PHOTOS * np.concatenate([np.zeros(2 * SCALES), without])
     fits = [
-        (*_shares(np.hstack([of_cells, of_gallery, map_density]), before), temperature, sharpness)
-        for (temperature, of_cells), (sharpness, of_gallery) in itertools.product(
-            by_temperature.items(), by_sharpness.items()
+        (
+            *likeliest_shares(np.hstack([of_cells[t], of_gallery[b], map_density]), before),
+            temperatures[t],
+            sharpnesses[b],
         )
+        for t, b in np.ndindex(len(of_cells), len(of_gallery))
     ]
     shares, _, temperature, sharpness = max(fits, key=lambda found: found[1])
     cells, gallery, of_map = (tuple(shares[i * SCALES : (i + 1) * SCALES].tolist()) for i in range(3))
     return Shape(temperature, sharpness, cells, gallery, of_map, float(shares[-1]), tuple(without.tolist()))
+
+
+def _by_scale(part: HeldOut, where: Kernels, logits: Floats, factors: Floats) -> Floats:
+    """Densities at the truths with weights of several sharpnesses, ``(T, N, SCALES)``; some photos at a time."""
+    out = np.empty((len(factors), len(logits), SCALES))
+    step = max(1, AT_ONCE // (len(factors) * len(where)))
+    for start in range(0, len(logits), step):
+        rows = slice(start, start + step)
+        weights = np.stack([softmax(logits[rows] * factor) for factor in factors])
+        out[:, rows] = where.by_scale(part.lat[rows], part.lon[rows], weights)
+    return out
 
 
 def conformal_level(scores: Floats, places: NDArray[np.int64], share: float) -> float:
@@ -120,8 +138,13 @@ def _weights(
     return softmax(logits / temperature), alike
 
 
-def _shares(density: Floats, before: Floats) -> tuple[Floats, float]:
-    """The likeliest shares of J densities at N truths ``(N, J)``, and the mean log-density with them."""
+def likeliest_shares(density: Floats, before: Floats) -> tuple[Floats, float]:
+    """The likeliest shares of J densities at N truths ``(N, J)``, and the mean log-density with them.
+
+    Args:
+        density: per km2; the last column is that of anywhere, which keeps ``LEAST_ANYWHERE``.
+        before: pseudo-photos of each share, shape ``(J,)``.
+    """
     shares = np.full(density.shape[1], 1 / density.shape[1])
     shares = np.where(density.any(axis=0) | (before > 0), shares, 0)
     for _ in range(ROUNDS):

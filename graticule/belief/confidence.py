@@ -1,18 +1,21 @@
 """What a bundle knows of how sure it may be: the fitted shape, the known photos, and what held-out photos showed."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graticule.belief.density import LEAST_WIDTH_KM, Kernels, Shape
+from graticule.choices import Together
 from graticule.geo.sphere import Floats
 from graticule.partition import Partition
 from graticule.partition.base import nearest_other_km
 
 MOST_KNOWN = 5000  # photos that a bundle remembers
+MOST_HELD = 4 * MOST_KNOWN  # with those that were added afterwards: a first answer takes the longer, the more there are
 MOST_TURNED = 2000  # of them that the axes are found with
 MOST_AXES = 256
 LEAST_VARIANCE = 1e-6  # of a standardised feature along an axis; below it is rounding
@@ -58,6 +61,27 @@ class Known:
         axes, spread = principal_axes(standard[some])
         held = np.clip(standard @ axes, *FLOAT16).astype(np.float16)
         return cls(lat[kept], lon[kept], held, center, scale, axes, spread)
+
+    def with_more(self, lat: Floats, lon: Floats, features: NDArray[np.float32]) -> Self:
+        """These and further photos, but for those that are among them already; along the axes that are there.
+
+        Raises:
+            ValueError: it is not known how these look, or there would be more than ``MOST_HELD``.
+        """
+        if self.features is None or self.center is None or self.scale is None:
+            raise ValueError("these known photos have no features to compare others with")
+        standard = (features - self.center) * self.scale
+        held = np.clip(standard if self.axes is None else standard @ self.axes, *FLOAT16).astype(np.float16)
+        told = {(a, o, row.tobytes()) for a, o, row in zip(self.lat, self.lon, self.features, strict=True)}
+        fresh = [i for i in range(len(lat)) if (lat[i], lon[i], held[i].tobytes()) not in told]
+        if len(self.lat) + len(fresh) > MOST_HELD:
+            raise ValueError(f"{len(self.lat):,} photos are known and {len(fresh):,} more are past {MOST_HELD:,}")
+        return replace(
+            self,
+            lat=np.concatenate([self.lat, lat[fresh]]),
+            lon=np.concatenate([self.lon, lon[fresh]]),
+            features=np.concatenate([self.features, held[fresh]]),
+        )
 
     def kernels(self) -> Kernels:
         """Kernels around them; a photo's spread is its distance to the nearest other place."""
@@ -183,12 +207,50 @@ class Calibration:
         return rank
 
 
+@dataclass(frozen=True)
+class Fusion:
+    """How photos that are answered together become one belief each, fitted to albums that did not train.
+
+    Attributes:
+        power: how far one photo's say counts beside the others', as of :meth:`graticule.inference.albums.Albums.fuse`.
+        calibration: of the beliefs that come of it.
+    """
+
+    power: float
+    calibration: Calibration
+
+
 @dataclass(frozen=True, eq=False)
 class Confidence:
-    """A calibration and the photos that it leans on: all that turns a network's output into a belief."""
+    """A calibration and the photos that it leans on: all that turns a network's output into a belief.
+
+    Attributes:
+        together: the same for photos that are answered together, where held-out albums could tell.
+    """
 
     calibration: Calibration
     known: Known
+    together: Mapping[Together, Fusion] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the known photos, in plain values."""
+        fused = {name: {"power": one.power, **asdict(one.calibration)} for name, one in self.together.items()}
+        return asdict(self.calibration) | {"together": fused}
+
+    @classmethod
+    def from_json(cls, tree: dict[str, Any], known: Known) -> Self:
+        """The way back; bundles of before know nothing of photos together.
+
+        Raises:
+            LookupError, TypeError, ValueError: it is none.
+        """
+        fused = tree.get("together", {})
+        read: dict[Together, Fusion] = {
+            name: Fusion(float(fused[name]["power"]), Calibration.from_json(fused[name]))
+            for name in get_args(Together)
+            if name in fused
+        }
+        return cls(Calibration.from_json(tree), known, read)
 
 
 def cell_kernels(partition: Partition) -> Kernels:

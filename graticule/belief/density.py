@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from graticule.belief import kernels
 from graticule.geo.sphere import EARTH_RADIUS_KM, Floats, chord_to_km, chords, from_vectors, unit_vectors
@@ -93,18 +93,19 @@ class Kernels:
         """Density of each scale at M points, where center c weighs ``weights[m, c]``; per km2, ``(M, SCALES)``.
 
         Args:
-            weights: shape ``(M, C)``, or ``(C,)`` where all points share them.
+            weights: shape ``(M, C)``, or ``(C,)`` where all points share them; several such after one another, of shape
+                ``(T, M, C)``, give ``(T, M, SCALES)`` in little more time than one.
         """
         points = unit_vectors(lat, lon)
-        weights = np.broadcast_to(weights, (len(points), len(self)))
-        out = np.empty((len(points), SCALES))
+        weights = np.broadcast_to(weights, (*weights.shape[:-2], len(points), len(self)))
+        out = np.empty((*weights.shape[:-1], SCALES))
         step = max(1, AT_ONCE // len(self))
         for start in range(0, len(points), step):
             rows = slice(start, start + step)
             distance = chord_to_km(chords(points[rows], self.center))
             for k in range(SCALES):
                 density = np.exp(kernels.log_density(distance, self.width_km[:, k]))
-                out[rows, k] = np.einsum("mc,mc->m", density, weights[rows])
+                out[..., rows, k] = np.einsum("mc,...mc->...m", density, weights[..., rows, :])
         return out
 
     def reach_km(self, shares: ArrayLike) -> Floats:
@@ -136,6 +137,10 @@ class Belief:
 
     def __len__(self) -> int:
         return len(self.cell_weight)
+
+    def take(self, rows: slice | NDArray[np.int64]) -> "Belief":
+        """The same of some of the photos."""
+        return Belief(self.shape, self.cells, self.known, self.cell_weight[rows], self.known_weight[rows])
 
     def log_density(self, lat: ArrayLike, lon: ArrayLike) -> Floats:
         """Of photo n at point n, natural logarithm per km2, shape ``(N,)``; degrees."""

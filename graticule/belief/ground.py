@@ -1,6 +1,6 @@
 """The ground a belief stands on: S2 cells of many levels, fine where photos may be; regions are unions of them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Self
 
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from graticule.belief import kernels
 from graticule.belief.density import SCALES, SPHERE_KM2, Belief, Kernels, Shape
+from graticule.belief.mixture import Mixture
 from graticule.geo import s2
 from graticule.geo.sphere import Floats, Ints, chord_to_km, chords, great_circle_km, unit_vectors
 
@@ -17,86 +18,48 @@ Cells = NDArray[np.uint64]
 DRAWS = 2**18  # from the density that says nothing of any photo; they decide where the ground is fine
 MOST_DRAWS = 96  # in one ground cell; so there are some thousands
 FINEST = 24  # level of S2 whose cells are 0.6 m wide
+LEAST_SHARE = 1e-4  # of a photo, by a part of a mixture that is worth laying out
 MASS = 0.999  # of a photo's weights is followed to the ground; the rest is taken for the map's
 MOST_CENTERS = 512  # of each kind are followed for one photo
 KEPT = 2**28  # bytes of kernels on the ground that are kept
 
 
 @dataclass(frozen=True, eq=False)
-class Ground:
-    """A cover of the sphere by G S2 cells, for the beliefs of one model.
+class Cover:
+    """A cover of the sphere by G S2 cells, and what masses on them tell.
 
     Attributes:
         cells: ids, sorted, shape ``(G,)``; none lies in another, and together they are the whole sphere.
-        shape, centers: of the beliefs that are laid on it; centers are those of cells and of known photos.
     """
 
     cells: Cells
-    shape: Shape
-    centers: tuple[Kernels, Kernels]
-    area_km2: Floats = field(init=False, repr=False)
-    lat: Floats = field(init=False, repr=False)
-    lon: Floats = field(init=False, repr=False)
-    _middles: NDArray[np.float64] = field(init=False, repr=False)
-    _points: NDArray[np.float64] = field(init=False, repr=False)
-    _rows: dict[tuple[int, int], NDArray[np.float32]] = field(init=False, repr=False, default_factory=dict)
 
-    def __post_init__(self) -> None:
-        lat, lon = s2.centers(self.cells)
-        quarters = unit_vectors(*s2.centers(s2.children(self.cells).ravel()))
-        for name, value in (
-            ("area_km2", s2.areas_km2(self.cells)), ("lat", lat), ("lon", lon),
-            ("_middles", unit_vectors(lat, lon)), ("_points", quarters),
-        ):  # fmt: skip
-            object.__setattr__(self, name, value)
+    @cached_property
+    def area_km2(self) -> Floats:
+        """Shape ``(G,)``."""
+        return s2.areas_km2(self.cells)
 
-    @classmethod
-    def of(cls, belief: Belief, seed: int = 0) -> Self:
-        """Ground that is fine where any photo's belief with these centers may be, coarse elsewhere.
+    @cached_property
+    def _middle(self) -> tuple[Floats, Floats]:
+        return s2.centers(self.cells)
 
-        Grown as PlaNet grows cells (arXiv 1602.05314, section 3.1), from draws of the belief that weighs all cells and
-        all known photos alike; no cell is dropped.
-        """
-        even = Belief(
-            belief.shape,
-            belief.cells,
-            belief.known,
-            np.full((1, len(belief.cells)), 1 / len(belief.cells)),
-            np.full((1, len(belief.known)), 1 / len(belief.known)),
-        )
-        lat, lon = even.samples(DRAWS, seed)
-        leaves = np.sort(s2.leaf_cells(lat[0], lon[0]))
-        done: list[Cells] = []
-        cells = s2.face_cells()
-        for _ in range(FINEST):
-            inside = np.searchsorted(leaves, s2.range_max(cells), "right") - np.searchsorted(
-                leaves, s2.range_min(cells), "left"
-            )
-            done.append(cells[inside <= MOST_DRAWS])
-            cells = s2.children(cells[inside > MOST_DRAWS]).ravel()
-        return cls(np.sort(np.concatenate([*done, cells])), belief.shape, (belief.cells, belief.known))
+    @property
+    def lat(self) -> Floats:
+        """Of the middles, degrees, shape ``(G,)``."""
+        return self._middle[0]
+
+    @property
+    def lon(self) -> Floats:
+        return self._middle[1]
+
+    @cached_property
+    def _middles(self) -> Floats:
+        return unit_vectors(*self._middle)
 
     def row_of(self, lat: Floats, lon: Floats) -> Ints:
         """The ground cell that each point lies in."""
         row: Ints = np.searchsorted(s2.range_max(self.cells), s2.leaf_cells(lat, lon), "left")
         return row
-
-    def masses(self, belief: Belief) -> Floats:
-        """Probability of each ground cell by each photo's belief, rows that sum to one, shape ``(N, G)``."""
-        out = np.empty((len(belief), len(self.cells)))
-        sources = [
-            (0, belief.cell_weight, np.array(self.shape.cells)),
-            (1, belief.known_weight, np.array(self.shape.gallery)),
-        ]
-        for n in range(len(belief)):
-            out[n] = self._without_photo
-            for kind, weights, shares in sources:
-                if shares.sum() > 0:
-                    likely = _likeliest(weights[n])
-                    share = weights[n, likely] * (shares.sum() / weights[n, likely].sum())
-                    out[n] += share.astype(np.float32) @ self._kernel_rows(kind, likely, shares)
-        found: Floats = out / out.sum(axis=1, keepdims=True)
-        return found
 
     def needed_mass(self, masses: Floats, row: Ints) -> Floats:
         """Mass of the smallest region that reaches a ground cell, without that cell; of each photo, ``(N,)``.
@@ -192,6 +155,70 @@ class Ground:
             out[n] = distance[order][np.searchsorted(held, np.array(shares) * held[-1])]
         return out
 
+
+@dataclass(frozen=True, eq=False)
+class Ground(Cover):
+    """A cover for the beliefs of one model.
+
+    Attributes:
+        shape, centers: of the beliefs that are laid on it; centers are those of cells and of known photos.
+    """
+
+    shape: Shape
+    centers: tuple[Kernels, Kernels]
+    _rows: dict[tuple[int, int], NDArray[np.float32]] = field(init=False, repr=False, default_factory=dict)
+
+    @cached_property
+    def _points(self) -> Floats:
+        return unit_vectors(*s2.centers(s2.children(self.cells).ravel()))
+
+    @classmethod
+    def of(cls, belief: Belief, seed: int = 0) -> Self:
+        """Ground that is fine where any photo's belief with these centers may be, coarse elsewhere.
+
+        Grown as PlaNet grows cells (arXiv 1602.05314, section 3.1), from draws of the belief that weighs all cells and
+        all known photos alike; no cell is dropped.
+        """
+        even = Belief(
+            belief.shape,
+            belief.cells,
+            belief.known,
+            np.full((1, len(belief.cells)), 1 / len(belief.cells)),
+            np.full((1, len(belief.known)), 1 / len(belief.known)),
+        )
+        lat, lon = even.samples(DRAWS, seed)
+        leaves = np.sort(s2.leaf_cells(lat[0], lon[0]))
+        done: list[Cells] = []
+        cells = s2.face_cells()
+        for _ in range(FINEST):
+            inside = np.searchsorted(leaves, s2.range_max(cells), "right") - np.searchsorted(
+                leaves, s2.range_min(cells), "left"
+            )
+            done.append(cells[inside <= MOST_DRAWS])
+            cells = s2.children(cells[inside > MOST_DRAWS]).ravel()
+        return cls(np.sort(np.concatenate([*done, cells])), belief.shape, (belief.cells, belief.known))
+
+    def under(self, belief: Belief) -> Self:
+        """The same cells for beliefs of another shape and other centers, such as those of photos together."""
+        return replace(self, shape=belief.shape, centers=(belief.cells, belief.known))
+
+    def masses(self, belief: Belief) -> Floats:
+        """Probability of each ground cell by each photo's belief, rows that sum to one, shape ``(N, G)``."""
+        out = np.empty((len(belief), len(self.cells)))
+        sources = [
+            (0, belief.cell_weight, np.array(self.shape.cells)),
+            (1, belief.known_weight, np.array(self.shape.gallery)),
+        ]
+        for n in range(len(belief)):
+            out[n] = self._without_photo
+            for kind, weights, shares in sources:
+                if shares.sum() > 0:
+                    likely = _likeliest(weights[n])
+                    share = weights[n, likely] * (shares.sum() / weights[n, likely].sum())
+                    out[n] += share.astype(np.float32) @ self._kernel_rows(kind, likely, shares)
+        found: Floats = out / out.sum(axis=1, keepdims=True)
+        return found
+
     def _kernel_rows(self, kind: int, index: Ints, shares: Floats) -> NDArray[np.float32]:
         """Mass of these centers' kernels on each ground cell, rows that sum to one, shape ``(len(index), G)``."""
         missing = [int(i) for i in index if (kind, int(i)) not in self._rows]
@@ -226,6 +253,44 @@ class Ground:
         mass = density.reshape(len(index), -1, 4).mean(axis=2) * self.area_km2.astype(np.float32)
         rows: NDArray[np.float32] = mass / np.maximum(mass.sum(axis=1, keepdims=True), 1e-30)
         return rows
+
+
+@dataclass(frozen=True, eq=False)
+class Joined(Cover):
+    """A cover for mixtures: everywhere the finer of the covers that their parts are laid on.
+
+    Attributes:
+        parts: the ground of each part, in the mixture's order.
+    """
+
+    parts: tuple[Ground, ...]
+
+    @classmethod
+    def of(cls, parts: tuple[Ground, ...]) -> Self:
+        every = np.unique(np.concatenate([part.cells for part in parts]))
+        inside = np.searchsorted(every, s2.range_max(every), "right") - np.searchsorted(every, s2.range_min(every))
+        return cls(every[inside == 1], parts)
+
+    def masses(self, mixture: Mixture) -> Floats:
+        """As of :class:`Ground`. A part's mass is spread evenly where another part's cells are finer."""
+        out = np.zeros((len(mixture), len(self.cells)))
+        for belief, ground, (row, inside), share in zip(
+            mixture.parts, self.parts, self._spread, mixture.share.T, strict=True
+        ):
+            asked = np.flatnonzero(share > LEAST_SHARE)
+            if len(asked):
+                out[asked] += share[asked, None] * ground.masses(belief.take(asked))[:, row] * inside
+        found: Floats = out / out.sum(axis=1, keepdims=True)
+        return found
+
+    @cached_property
+    def _spread(self) -> list[tuple[Ints, Floats]]:
+        """For each part the cell of its ground that each cell lies in, and what share of that it is."""
+        found = []
+        for part in self.parts:
+            row = np.searchsorted(s2.range_max(part.cells), self.cells, "left")
+            found.append((row, self.area_km2 / np.bincount(row, self.area_km2, len(part.cells))[row]))
+        return found
 
 
 def _likeliest(weights: Floats) -> Ints:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from graticule.belief.density import LEAST_WIDTH_KM, Belief
+from graticule.belief.mixture import Mixture
 from graticule.geo.sphere import EARTH_RADIUS_KM, Floats, Ints, chords
 
 CANDIDATES = 16  # likeliest components among which a search starts
@@ -55,7 +56,7 @@ def best_point(weights: Floats, centers: Floats, spread_rad: Floats, scale_rad: 
     return x if len(top) == len(weights) else _descend(x, weights, centers, spread_rad, loss)[0]
 
 
-def densest_point(belief: Belief, n: int) -> Floats:
+def densest_point(belief: Belief | Mixture, n: int) -> Floats:
     """The unit vector where the belief of photo ``n`` is densest, shape ``(3,)``.
 
     Exponential kernels have their tops at their centers, and so has their sum, but for where many wide ones overlap:

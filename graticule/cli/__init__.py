@@ -49,6 +49,7 @@ data.app.add_typer(archives.app)
 data.app.add_typer(fetch.app)
 data.app.add_typer(pack.app)
 app.add_typer(data.app, name="data")
+app.add_typer(zoo.gallery, name="gallery")
 
 
 def main() -> None:

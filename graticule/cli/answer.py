@@ -30,7 +30,7 @@ from graticule.errors import BadRecipeError, BadTableError, BundleError
 if TYPE_CHECKING:
     from graticule.inference.albums import Albums
     from graticule.inference.claims import Place
-    from graticule.inference.locate import Result
+    from graticule.inference.said import Result
 
 app = typer.Typer()
 
@@ -345,8 +345,7 @@ def _asked(photos: list[Path], together: Together | None) -> "tuple[list[Path], 
     """The photos named, and which of them are answered together: as a table says, else those of each folder."""
     import numpy as np
 
-    from graticule.evaluation.baselines import albums_of
-    from graticule.inference.albums import Albums
+    from graticule.inference.albums import Albums, albums_of
     from graticule.photos.table import read_photos
 
     [first, *more] = photos

@@ -10,6 +10,7 @@ import typer
 from graticule.choices import Keep, PartitionKind, Together, Tracker
 from graticule.cli import console
 from graticule.cli.options import RECIPE, SPLIT_BY, Arithmetic, Column, Exported, Json, Point, Sets, check_bundle
+from graticule.errors import BadRecipeError
 
 app = typer.Typer()
 
@@ -92,6 +93,11 @@ def score(
     predicted_lat: Annotated[str, Column] = "predicted_lat",
     predicted_lon: Annotated[str, Column] = "predicted_lon",
     group: Annotated[str | None, typer.Option(help="Column whose groups the intervals resample.")] = None,
+    photo: Annotated[
+        str | None,
+        typer.Option(help="Column that names the photo: its rows are samples, or points, of what is believed of it."),
+    ] = None,
+    weight: Annotated[str | None, typer.Option(help="--photo: column of the points' weights; else all alike.")] = None,
     map_diagonal_km: Annotated[float | None, typer.Option(help="Scale of the score; the world's is 14927.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write each row's error as Parquet.")] = None,
     as_json: Json = False,
@@ -100,7 +106,11 @@ def score(
     from graticule.evaluation.score import score_table
 
     columns = {"lat": lat, "lon": lon, "predicted_lat": predicted_lat, "predicted_lon": predicted_lon}
-    report = score_table(file, columns=columns, map_diagonal_km=map_diagonal_km, group=group)
+    if weight and not photo:
+        raise BadRecipeError("--weight weighs the points of one photo; name the column that says which, with --photo")
+    report = score_table(
+        file, columns=columns, map_diagonal_km=map_diagonal_km, group=group, photo=photo, weight=weight
+    )
     if out:
         report.write_rows(out)
     facts = report.to_json()
@@ -225,6 +235,7 @@ def evaluate(
     console.print_metrics(found.metrics)
     if found.audit:
         console.print_nearest(found.audit.to_json())
+    console.print_verdicts(found.metrics)
     typer.echo(f"written to {folder}")
 
 
@@ -280,6 +291,7 @@ def crossval(
     typer.echo(f"median by fold: {medians}; no {group} lies in two folds")
     nearest = max(audit["nearest_within"]["within_25_m"] for audit in found.metrics["audits"])
     typer.echo(f"leak audit: at most {nearest:.0%} of a fold's photos have a training photo within 25 m")
+    console.print_verdicts(found.metrics)
 
 
 @app.command()
@@ -338,7 +350,7 @@ def report(
     ] = None,
     photos: Annotated[Path | None, typer.Option(help="The dataset, to show examples from.")] = None,
     basemap: Annotated[
-        Path | None, typer.Option(help="Streets for maps of a town: an OpenStreetMap extract, PMTiles, GeoPackage.")
+        Path | None, typer.Option(help="Streets, water, names for maps of a town: .osm.pbf, PMTiles, GeoPackage.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The page; by default report.html in the bundle's folder.")] = None,
 ) -> None:

@@ -9,6 +9,12 @@ from typing import Any
 
 import typer
 
+AREAS = {  # of an evaluation: name, key
+    "90 % region, median": "median_area_90_km2",
+    "circle as sure, median": "median_circle_90_km2",
+    "searched until found": "median_searched_km2",
+}
+
 
 def print_dataset(out: Path) -> None:
     from collections import Counter
@@ -49,7 +55,8 @@ def print_metrics(facts: dict[str, Any]) -> None:
         if facts.get("calibration") and note:
             rows.append(("how sure", facts["calibration"]))
     if facts.get("bits") is not None:
-        rows.append(("expected error, median", distance(facts["median_expected_error_km"])))
+        if "median_expected_error_km" in facts:
+            rows.append(("expected error, median", distance(facts["median_expected_error_km"])))
         low, high = spans.get("bits", (facts["bits"], facts["bits"]))
         less = "; LESS than the map of its training photos knows" if facts["bits"] < 0 else ""
         rows.append(("bits of location", f"{facts['bits']:.2f}  ({low:.2f} to {high:.2f}){less}"))
@@ -58,10 +65,11 @@ def print_metrics(facts: dict[str, Any]) -> None:
         for level in (50, 80, 90, 95):
             name = f"coverage_{level}"
             rows.append((f"in the {level} % region", percent(facts[name]) + span(name, percent)))
-        rows.append(("90 % region, median", area(facts["median_area_90_km2"])))
-        rows.append(("circle as sure, median", area(facts["median_circle_90_km2"])))
-        rows.append(("searched until found", area(facts["median_searched_km2"])))
-        rows.append(("surest half, median", distance(facts["risk_coverage"][4])))
+        for name, key in AREAS.items():
+            if key in facts:
+                rows.append((name, area(facts[key])))
+        if "risk_coverage" in facts:
+            rows.append(("surest half, median", distance(facts["risk_coverage"][4])))
     for name in ("top1", "top3", "top5"):
         if facts.get(name) is not None:
             rows.append((f"top-{name[3:]} cell", f"{facts[name]:.1%}" + span(name, percent)))
@@ -95,9 +103,19 @@ def print_metrics(facts: dict[str, Any]) -> None:
         low, high = (distance(end) for end in other["intervals"]["median_km"])
         mean = distance(other["mean_km"])
         rows.append((name, f"median {distance(other['median_km'])}  ({low} to {high}), mean {mean}"))
+        if other.get("bits") is not None:
+            held = percent(other["coverage_90"])
+            size = area(other["median_area_90_km2"])
+            rows.append(("", f"{other['bits']:.2f} bits, {held} in the 90 % region, of {size} in the median"))
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         typer.echo(f"{name:<{width}}  {value}")
+
+
+def print_verdicts(facts: dict[str, Any]) -> None:
+    """What the figures come to, a line each, coloured on a terminal."""
+    for sentence in facts["verdicts"]:
+        typer.secho(f"verdict: {sentence}", bold=True)
 
 
 def print_audit(audit: dict[str, Any]) -> None:

@@ -34,7 +34,12 @@ def explain(
     target: Annotated[Target, typer.Option(help="The cell to explain.")] = "predicted",
     truth: Annotated[str | None, typer.Option(help="LAT,LON of the photo, degrees; by default its EXIF's.")] = None,
     patch: Annotated[int | None, typer.Option(min=1, help="Occlusion: side of the square, network pixels.")] = None,
-    stride: Annotated[int | None, typer.Option(min=1, help="Occlusion: step of the square, network pixels.")] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Occlusion: step of the square, network pixels; half the step, four times the squares."
+        ),
+    ] = None,
     score: Annotated[bool, typer.Option(help="Judge each map by deletion and insertion.")] = True,
     precision: Arithmetic = "float32",
 ) -> None:
@@ -44,6 +49,7 @@ def explain(
     """
     bundle = check_bundle(bundle)
     from graticule.errors import BadPhotoError
+    from graticule.explaining.methods import cost
     from graticule.explaining.render import doubts, explain_photo, names_of
     from graticule.inference.locate import load
 
@@ -56,12 +62,18 @@ def explain(
     locator, failed = load(bundle, precision=precision), 0
     for photo, name in zip(wanted, names_of(wanted), strict=True):
         try:
+            methods = [m.value for m in method]
+            passes, step = cost(locator, photo, methods, patch=patch, stride=stride, score=score)
+            said = f"{photo.name}: the network is asked {passes:,} times"
+            if step and step > 1 and stride is None:
+                said += f"; --stride {step // 2} makes it finer by four times the squares, --method saliency is quick"
+            typer.echo(said, err=True)
             with console.progress(photo.name) as progress:
                 written = explain_photo(
                     locator,
                     photo,
                     out,
-                    [m.value for m in method],
+                    methods,
                     name=name,
                     truth=where,
                     target=target,

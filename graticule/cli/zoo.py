@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from graticule.cli import console
+from graticule.cli.group import Commands
 from graticule.cli.options import Json, check_bundle
 from graticule.errors import BadRecipeError, BadWeightsError
 from graticule.inference.bundles import HUB_NAME
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from graticule.evaluation.published import Line
 
 app = typer.Typer()
+gallery = typer.Typer(cls=Commands, help="The known photos that a bundle compares others with.", no_args_is_help=True)
 
 
 @app.command()
@@ -102,7 +104,7 @@ def calibrate(
     if out is not None:
         _check_empty(out)
     from graticule.belief.calibration import coverage_within
-    from graticule.evaluation.evaluate import training_photos
+    from graticule.evaluation.evaluate import seen, training_photos
     from graticule.model.bundle import Bundle
     from graticule.model.features import default_store
     from graticule.photos.cards import write_card
@@ -111,7 +113,7 @@ def calibrate(
 
     table, read = read_photos(photos), Bundle.read(where)
     whole = training_photos(read)
-    trained = None if whole is None else whole.take(whole.column("split") == "train")
+    trained = None if whole is None else seen(whole)
     found = fit(read, table, trained=trained, allow_leak=allow_leak, store=default_store())
     found.write(out or where, keep_weights=out is None)
     write_card(out or where)
@@ -125,6 +127,82 @@ def calibrate(
         f"how sure that is: with {places:,} places its 90 % region holds between {low:.0%} and {high:.0%} of photos "
         f"like these, nine times of ten; more places bring the two nearer"
     )
+
+
+@gallery.command()
+def add(
+    bundle: Annotated[Path, typer.Argument(help="A calibrated bundle of a frozen encoder, such as laptop makes.")],
+    photos: Annotated[Path, typer.Argument(help="A dataset, or a table with path, lat, lon.")],
+    out: Annotated[Path | None, typer.Option(help="Write the bundle here, and leave the one that was read.")] = None,
+) -> None:
+    """Let a bundle know further photos of known places, without training it again."""
+    where = check_bundle(bundle)
+    if out is not None:
+        _check_empty(out)
+    from graticule.evaluation.evaluate import note_added
+    from graticule.model.bundle import Bundle
+    from graticule.model.features import default_store
+    from graticule.photos.cards import write_card
+    from graticule.photos.table import read_photos
+    from graticule.training.calibrate import remember
+
+    table = read_photos(photos)
+    found, count = remember(Bundle.read(where), table, store=default_store())
+    folder = out or where
+    found.write(folder, keep_weights=out is None)
+    note_added(folder, table)
+    write_card(folder)
+    known = found.confidence.known if found.confidence else None
+    if known is not None:
+        typer.echo(f"{count:,} photos are new to {folder}, which now knows {len(known.lat):,}")
+    typer.echo(
+        "how sure it is stays as it was fitted before, without them: graticule calibrate does it anew with photos of "
+        "other places"
+    )
+
+
+@app.command()
+def join(
+    world: Annotated[Path, typer.Argument(help="A calibrated bundle of much ground.")],
+    cities: Annotated[list[Path], typer.Argument(help="Calibrated bundles of parts of it.")],
+    photos: Annotated[
+        list[Path], typer.Option(help="A table of known places that trained none of them; repeat for the cities' own.")
+    ],
+    split: Annotated[str, typer.Option(help="Of tables that a bundle trained on, this part: val or test.")] = "all",
+    allow_leak: Annotated[
+        bool, typer.Option("--allow-leak", help="Use photos of drives that training has seen all the same.")
+    ] = False,
+) -> None:
+    """Let a bundle of the world go down to bundles of cities; writes cities.json into the world's folder."""
+    folders = [check_bundle(bundle) for bundle in (world, *cities)]
+    from graticule.evaluation.evaluate import choose_photos, seen, training_photos
+    from graticule.inference.cities import CITIES
+    from graticule.model.bundle import Bundle
+    from graticule.model.features import default_store
+    from graticule.photos.table import read_photos, stacked
+    from graticule.training.joining import join as fit
+
+    bundles = [Bundle.read(folder) for folder in folders]
+    trained = [table for bundle in bundles if (table := training_photos(bundle)) is not None]
+    chosen = []
+    for table in map(read_photos, photos):
+        paths = set(table.frame["path"])
+        owner = next((known for known in trained if not paths.isdisjoint(known.frame["path"])), None)
+        chosen.append(choose_photos(table, owner, split))
+    with console.progress("photos") as progress:
+        found = fit(
+            bundles[0],
+            bundles[1:],
+            stacked(chosen),
+            trained=[seen(table) for table in trained],
+            allow_leak=allow_leak,
+            store=default_store(),
+            progress=progress,
+        )
+    found.write(folders[0])
+    for city, share in zip(found.cities, found.before[1:], strict=True):
+        typer.echo(f"{city.path}: {share:.0%} of these photos are taken for its own")
+    typer.echo(f"written to {folders[0] / CITIES}; {folders[0]} now answers for all of them")
 
 
 @app.command()

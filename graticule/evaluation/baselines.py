@@ -5,40 +5,13 @@ import polars as pl
 
 from graticule.choices import Together
 from graticule.errors import BadTableError
+from graticule.evaluation.predictions import BELIEF, predict_rows
 from graticule.geo.sphere import Floats, great_circle_km
-from graticule.inference.albums import Albums
+from graticule.inference.albums import albums_of
 from graticule.inference.gallery import Gallery
 from graticule.inference.locate import Locator
 from graticule.model.loading import Progress, silent
-from graticule.photos.columns import is_empty, moments
 from graticule.photos.table import Photos
-
-BASELINES = {  # column of the predictions, what it is
-    "together_error_km": "answered together",
-    "nearest_error_km": "nearest neighbour",
-    "density_error_km": "density of neighbours",
-}
-
-
-def albums_of(photos: Photos, together: Together) -> Albums:
-    """Albums by the column ``place`` (else by position to 0.001 degrees) or by ``sequence``, in order of capture.
-
-    Raises:
-        BadTableError: there is no column ``sequence``.
-    """
-    if together == "place":
-        return Albums.of(together, photos.places())
-    when = None if is_empty(photos, "captured_at") else moments(photos)
-    return Albums.of(together, photos.groups("sequence"), when)
-
-
-def together_error_km(locator: Locator, photos: Photos, together: Together, *, progress: Progress = silent) -> Floats:
-    """The error of each photo when its album is answered together, shape ``(N,)``; NaN where it cannot be read."""
-    error_km = np.full(len(photos), np.nan)
-    for predictions in locator.predict_together(photos.paths(), albums_of(photos, together), progress=progress):
-        at = predictions.index
-        error_km[at] = great_circle_km(photos.lat[at], photos.lon[at], predictions.points.lat, predictions.points.lon)
-    return error_km
 
 
 def neighbour_errors_km(
@@ -73,15 +46,15 @@ def with_baselines(
     seed: int = 0,
     progress: Progress = silent,
 ) -> pl.DataFrame:
-    """The rows of an evaluation with the errors of others beside the network's, as :data:`OTHERS` names them.
+    """The rows of an evaluation with the errors of others beside the network's, as :data:`BASELINES` names them.
 
     Args:
         known: training photos, for the neighbours; none leaves these out.
         together: by what photos are answered together; none leaves that out.
     """
     if together:
-        found = together_error_km(locator, asked, together, progress=progress)
-        rows = rows.with_columns(pl.Series("together_error_km", found).fill_nan(None))
+        found = predict_rows(locator, asked, albums=albums_of(asked, together), progress=progress)
+        rows = rows.with_columns(found[name].alias(f"together_{name}") for name in ("error_km", *BELIEF))
     if known is not None:
         read = rows["error"].is_null().to_numpy()
         both = np.full((2, len(rows)), np.nan)

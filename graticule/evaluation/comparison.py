@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from graticule.evaluation.baselines import BASELINES
 from graticule.evaluation.evaluate import PREDICTIONS
 from graticule.evaluation.metrics import median_difference
+from graticule.evaluation.verdicts import NEIGHBOURS, against_neighbours
 from graticule.geo.sphere import format_km
-
-NEIGHBOURS = {"nearest_error_km": "the nearest training photo", "density_error_km": "the density of the nearest ones"}
 
 
 def compare(folders: Mapping[str, Path]) -> tuple[str, list[str]]:
@@ -35,21 +35,11 @@ def compare(folders: Mapping[str, Path]) -> tuple[str, list[str]]:
         _, high = _difference(own, "error_km", table, "error_km")
         told = f"nearer ({format_km(medians[best])}) than {name} ({format_km(medians[name])})"
         said.append(f"{best} is {told}" if high < 0 else f"{best} may be no {told}: too few photos to tell them apart")
-    for column, words in NEIGHBOURS.items():
-        if column not in own.columns:
+    for column, name in BASELINES.items():
+        if column not in own.columns or name not in NEIGHBOURS:
             continue
         low, high = _difference(own, "error_km", own, column)
-        error = format_km(_median(own, column))
-        if high < 0:
-            said.append(f"training is worth it: {words} is {error} off, {best} {format_km(medians[best])}")
-        elif low > 0:
-            ours = format_km(medians[best])
-            said.append(f"{words} is nearer ({error}) than {best} ({ours}): training on so few photos only harms")
-        else:
-            ours = format_km(medians[best])
-            said.append(
-                f"{words} is as good ({error} against {ours}): the encoder does the work here, training adds little"
-            )
+        said.append(against_neighbours(best, medians[best], NEIGHBOURS[name], _median(own, column), low, high))
     return best, said
 
 

@@ -12,6 +12,7 @@ from graticule.choices import Answer, Precision, Runtime, Together
 from graticule.errors import BadTableError, LeakError
 from graticule.evaluation.baselines import with_baselines
 from graticule.evaluation.predictions import predict_rows, summary
+from graticule.evaluation.verdicts import verdicts
 from graticule.files import write_json, write_parquet
 from graticule.geo.sphere import map_scale
 from graticule.inference.locate import Locator, answering
@@ -24,6 +25,7 @@ from graticule.photos.leakage import LeakAudit, audit
 from graticule.photos.table import Photos, read_photos
 from graticule.training.prepare import AUDIT, PHOTOS
 
+GALLERY = "gallery"  # the part of photos that a bundle got to know after its training
 METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"
 
 
@@ -86,7 +88,7 @@ def evaluate(
     leak = None
     held_out, reason = None, "Cannot tell whether held out: the table of training photos is not beside the bundle."
     if training is not None:
-        leak = audit(training.take(training.column("split") == "train"), chosen)
+        leak = audit(seen(training), chosen)
         held_out, reason = leak.held_out, leak.verdict
     if split == "train":
         held_out, reason = False, "NOT held out: these are the photos that the bundle was trained on."
@@ -104,7 +106,7 @@ def evaluate(
                 "the baseline asks the training photos, and their table is not beside the bundle; copy its folder "
                 f"{TRAINING} too, or leave the baseline out"
             )
-        known = training.take(training.column("split") == "train")
+        known = seen(training)
     rows = with_baselines(rows, locator, chosen, known, together=together, seed=bundle.recipe.seed, progress=progress)
     scale_km, scale_from = bundle.facts.get("map_diagonal_km"), "photos"
     if scale_km is None:  # a bundle of before this was written down
@@ -124,7 +126,8 @@ def evaluate(
         "cells": len(bundle.partition),
         "calibration": bundle.facts.get("calibration"),
     }
-    return Evaluation(facts | summary(rows, scale_km), rows, leak)
+    metrics = facts | summary(rows, scale_km)
+    return Evaluation(metrics | {"verdicts": verdicts(metrics)}, rows, leak)
 
 
 def evaluate_folder(
@@ -172,6 +175,21 @@ def training_photos(bundle: Bundle) -> Photos | None:
     about = bundle.path / TRAINING / RUN
     run = json.loads(about.read_text(encoding="utf-8")) if about.exists() else {}
     return Photos(pl.read_parquet(bundle.path / TRAINING / PHOTOS), Path(run.get("root", bundle.path)))
+
+
+def seen(training: Photos) -> Photos:
+    """Of a bundle's table the photos that its answers rest on: those that trained it and those of its gallery."""
+    return training.take(np.isin(training.column("split"), ("train", GALLERY)))
+
+
+def note_added(bundle: Path, photos: Photos) -> None:
+    """Write photos that were added to a bundle's gallery into its table of photos, where that lies beside it."""
+    table = bundle / TRAINING / PHOTOS
+    if not table.exists():
+        return
+    paths = [str(path.resolve()) for path in photos.paths()]
+    more = photos.frame.with_columns(pl.Series("path", paths), pl.lit(GALLERY).alias("split"))
+    write_parquet(table, pl.concat([pl.read_parquet(table), more], how="diagonal_relaxed"))
 
 
 def choose_photos(photos: Photos, training: Photos | None, split: str) -> Photos:

@@ -14,6 +14,7 @@ from graticule.config import Recipe
 from graticule.evaluation.baselines import with_baselines
 from graticule.evaluation.evaluate import Evaluation
 from graticule.evaluation.predictions import predict_rows, summary
+from graticule.evaluation.verdicts import verdicts
 from graticule.files import write_text
 from graticule.geo.sphere import map_scale
 from graticule.inference.locate import Locator
@@ -87,7 +88,8 @@ def crossval(
         "median_km_by_fold": median_km,
         "audits": [replace(a, worst=[]).to_json() for a in audits],
     }
-    return Evaluation(facts | summary(rows, scale_km), rows, _worst(audits))
+    metrics = facts | summary(rows, scale_km)
+    return Evaluation(metrics | {"verdicts": verdicts(metrics)}, rows, _worst(audits))
 
 
 def write_folds(found: Evaluation, recipe: Recipe, folder: Path) -> Path:

@@ -6,20 +6,22 @@ import numpy as np
 import polars as pl
 
 from graticule.errors import BadTableError
-from graticule.evaluation.baselines import BASELINES
 from graticule.evaluation.metrics import (
     TOP,
     bootstrap_intervals,
     by_group,
     calibration_error,
     cross_entropies,
+    median_difference,
     position_metrics,
     top_hits,
 )
 from graticule.evaluation.sureness import COVERED, belief_metrics, belief_values
 from graticule.geo.sphere import Floats, from_vectors, great_circle_km
+from graticule.inference.albums import Albums
 from graticule.inference.decode import likeliest
-from graticule.inference.locate import Locator, Predictions
+from graticule.inference.locate import Locator
+from graticule.inference.said import Predictions
 from graticule.model.loading import Progress, silent
 from graticule.partition import NO_CELL
 from graticule.photos.table import MARKED, Photos
@@ -29,16 +31,26 @@ BELIEF = (  # columns of a calibrated bundle; null of any other
     "log_density", "prior_log_density", *COVERED, "area_90_km2", "searched_km2", "median_error_km", "p90_error_km",
     "unlike_training",
 )  # fmt: skip
+BASELINES = {  # column of the predictions, what else answered the photo
+    "together_error_km": "answered together",
+    "nearest_error_km": "nearest neighbour",
+    "density_error_km": "density of neighbours",
+}
 CARRIED = ("place", "sequence", "country", "heading", "captured_at", MARKED)
 
 
-def predict_rows(locator: Locator, photos: Photos, *, progress: Progress = silent) -> pl.DataFrame:
+def predict_rows(
+    locator: Locator, photos: Photos, *, albums: Albums | None = None, progress: Progress = silent
+) -> pl.DataFrame:
     """One row a photo: truth, answer, error and what the network said of the cells.
 
     A photo that cannot be read has nulls and its reason in ``error``. ``true_cell`` is null outside every cell.
     ``center_distance_km`` is report A's distance, centre of the predicted cell to centre of the true cell: zero
     whenever the cell is right, however large the cell. A network without cells leaves null what is about cells;
     ``regression_error_km`` is the error of a regressed position, whichever answer was asked for.
+
+    Args:
+        albums: which photos are answered together; each by itself where there are none.
     """
     partition = locator.bundle.partition
     true_row = partition.rows_of(photos)
@@ -61,9 +73,14 @@ def predict_rows(locator: Locator, photos: Photos, *, progress: Progress = silen
     hits = {f"top{k}": np.zeros(count, bool) for k in TOP}
     reasons: list[str | None] = [None] * count
     shown = min(SHOWN_CELLS, len(partition))
-    likely = np.zeros((count, shown), np.int64)
+    likely = np.zeros((count, shown), np.int32)
     likely_probability = np.zeros((count, shown))
-    for predictions in locator.predict_batches(photos.paths(), progress=progress):
+    paths = photos.paths()
+    for predictions in (
+        locator.predict_together(paths, albums, progress=progress)
+        if albums
+        else locator.predict_batches(paths, progress=progress)
+    ):
         for i, error in predictions.errors.items():
             reasons[i] = str(error)
         index, log_probability = predictions.index, predictions.log_probability
@@ -93,32 +110,39 @@ def predict_rows(locator: Locator, photos: Photos, *, progress: Progress = silen
     both = (best != NO_CELL) & (true_row != NO_CELL)
     lat, lon = partition.center_lat, partition.center_lon
     between[both] = great_circle_km(lat[best[both]], lon[best[both]], lat[true_row[both]], lon[true_row[both]])
-    names = [*partition.names, None]  # NO_CELL takes the last
-    nothing: list[None] = [None] * count
+    names = pl.Series([*partition.names, None], dtype=pl.String)  # NO_CELL takes the last
+    nothing = pl.Series([None], dtype=pl.Null).new_from_index(0, count)
     texts, numbers = pl.List(pl.String), pl.List(pl.Float64)
     return photos.frame.select("path", "lat", "lon", *(c for c in CARRIED if photos.has(c))).with_columns(
         pl.Series("place_code", photos.places()),
-        pl.Series("true_cell", [names[i] for i in true_row], pl.String),
-        pl.Series("predicted_cell", [names[i] for i in best], pl.String),
+        names.gather(true_row % len(names)).alias("true_cell"),
+        names.gather(best % len(names)).alias("predicted_cell"),
         *(pl.Series(name, values).fill_nan(None) for name, values in number.items()),
         pl.Series("error_km", error_km).fill_nan(None),
         pl.Series("center_distance_km", between).fill_nan(None),
         *(pl.Series(name, values if has_cells else nothing, pl.Boolean) for name, values in hits.items()),
-        pl.Series("top_cells", [[names[j] for j in row] for row in likely] if has_cells else nothing, texts),
-        pl.Series("top_probabilities", likely_probability.round(5).tolist() if has_cells else nothing, numbers),
+        (_rows(names.gather(likely.ravel()), shown) if has_cells else nothing).cast(texts).alias("top_cells"),
+        (_rows(pl.Series(likely_probability.ravel().round(5)), shown) if has_cells else nothing)
+        .cast(numbers)
+        .alias("top_probabilities"),
         pl.Series("error", reasons, pl.String),
     )
 
 
+def _rows(values: pl.Series, width: int) -> pl.Series:
+    """So many values a row; lists of Python would take gigabytes."""
+    return values.reshape((-1, width))
+
+
 def _of_belief(locator: Locator, predictions: Predictions, lat: Floats, lon: Floats) -> dict[str, Floats]:
     """The columns ``BELIEF`` of one batch, whose truths are these; nothing of a bundle that is not calibrated."""
-    belief, sureness, confidence = predictions.belief, locator.sureness(predictions), locator.bundle.confidence
-    if belief is None or sureness is None or confidence is None:
+    belief, sureness = predictions.belief, locator.sureness(predictions)
+    if belief is None or sureness is None:
         return {}
-    ground = locator.ground(belief)
+    ground = locator.ground()
     row = ground.row_of(lat, lon)
     needed = ground.needed_mass(sureness.masses, row)
-    levels = zip(COVERED, confidence.calibration.region_mass.values(), strict=True)
+    levels = zip(COVERED, sureness.calibration.region_mass.values(), strict=True)
     found = {
         "log_density": belief.log_density(lat, lon),
         "prior_log_density": belief.log_prior(lat, lon),
@@ -176,9 +200,22 @@ def _others(read: pl.DataFrame, scale_km: float) -> dict[str, Any]:
     for column, name in BASELINES.items():
         if column in read.columns:
             error_km, place = read[column].to_numpy(), read["place_code"].to_numpy()
-            spans = bootstrap_intervals(error_km, scale_km, place)
-            intervals = {key: list(ends) for key, ends in spans.items()}
-            found[name] = {"photos": len(read), **position_metrics(error_km, scale_km), "intervals": intervals}
+            theirs = {column.replace("error_km", one): one for one in BELIEF}
+            believed = None
+            if theirs.keys() <= set(read.columns):
+                believed = read.select(pl.col(column).alias("error_km"), *theirs).rename(theirs)
+            spans = bootstrap_intervals(
+                error_km, scale_km, place, shares=None if believed is None else belief_values(believed)
+            )
+            ends = median_difference(read["error_km"].to_numpy(), error_km, place)
+            found[name] = {
+                "photos": len(read),
+                **position_metrics(error_km, scale_km),
+                **({} if believed is None else belief_metrics(believed)),
+                "intervals": {key: list(span) for key, span in spans.items()},
+                # Of the model's median less this one's; null of a single place.
+                "median_difference_km": list(ends) if np.isfinite(ends).all() else None,
+            }
     return {"others": found} if found else {}
 
 

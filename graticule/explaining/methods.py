@@ -9,7 +9,7 @@ shape ``(H, W)``; since preprocessing resizes whole frames, stretching it over t
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,9 +26,11 @@ from graticule.errors import BadRecipeError
 from graticule.inference.locate import Locator
 from graticule.model.features import CPU_BATCH
 from graticule.model.loading import Photo, Progress, read_bytes, silent
+from graticule.photos.images import inspect
 
 Floats = NDArray[np.float64]
 Heat = NDArray[np.float32]
+Ints = NDArray[np.int64]
 IG_STEPS = 64  # gradients along the straight way from grey to photo
 CURVE_STEPS = 20  # shares of the photo at which deletion and insertion ask
 TILES = 14  # tiles along the shorter side, the unit of deletion and insertion
@@ -45,6 +47,7 @@ class Explanation:
         target: row of the cell; ``probability`` is what the model gives it, in [0, 1], uncalibrated.
         unit: what a value of ``heat`` is.
         settings: what the method was told, for the record.
+        stopped: Ctrl-C ended it early, and ``heat`` is of the squares asked about until then.
     """
 
     method: str
@@ -55,6 +58,7 @@ class Explanation:
     unit: str
     seconds: float
     settings: dict[str, Any] = field(default_factory=dict)
+    stopped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +106,12 @@ def occlusion(
     Args:
         target: row of the cell; the likeliest if left out.
         patch, stride: side and step of the square, in pixels of the photo as the network sees it. By default a seventh
-            of the shorter side and a quarter of that: report B's 32 and 8 for a network that sees 224 pixels.
+            of the shorter side and half of that. Report B has 32 and 8 for a network that sees 224 pixels: half the
+            step is four times the squares.
         sketch: is told the map of every second square of every second row, which are asked about first.
+
+    Returns:
+        The map; a partial one, which says so, where Ctrl-C comes after the first squares.
 
     Raises:
         BadPhotoError: the photo cannot be read.
@@ -112,14 +120,7 @@ def occlusion(
     begun = time.perf_counter()
     pixels, target, probability = _ask(locator, photo, target)
     height, width = pixels.shape[2:]
-    patch = patch or round(min(height, width) / 7)
-    stride = stride or max(1, patch // 4)
-    if not 1 <= stride <= patch <= min(height, width):
-        raise BadRecipeError(
-            f"a square of {patch} pixels moved by {stride} cannot search {width} x {height} pixels: "
-            f"the step is at most the square, and the square at most the shorter side"
-        )
-    tops, lefts = (stride * np.arange(math.ceil((side - patch) / stride) + 1) for side in (height, width))
+    patch, stride, tops, lefts = _squares(height, width, patch, stride)
     corners = [(top, left) for top in tops for left in lefts]
     corners.sort(key=lambda corner: (corner[0] // stride % 2, corner[1] // stride % 2) != (0, 0))
     coarse = -(-len(tops) // 2) * -(-len(lefts) // 2)
@@ -139,19 +140,22 @@ def occlusion(
             covered[window] += 1
         return (heat / np.maximum(covered, 1)).astype(np.float32)
 
+    def told_after(before: int) -> Progress:
+        return lambda done, _, what: progress(before + done, total, what)
+
+    found, stopped = np.empty(0), False
     first = itertools.chain([pixels[0]], hidden(corners[:coarse]))
-    found = _probabilities(locator, first, target, 1 + coarse, lambda done, _, what: progress(done, total, what))
-    if sketch:
-        sketch(mean_drop(found))
-    rest = _probabilities(
-        locator,
-        hidden(corners[coarse:]),
-        target,
-        len(corners) - coarse,
-        lambda done, _, what: progress(1 + coarse + done, total, what),
-    )
-    found = np.concatenate([found, rest])
-    settings = {"patch": patch, "stride": stride, "squares": len(corners), "hidden": "the mean colour"}
+    try:
+        for some, count in ((first, 1 + coarse), (hidden(corners[coarse:]), len(corners) - coarse)):
+            for answers in _answers(locator, some, target, count, told_after(len(found))):
+                found = np.append(found, answers)
+            if sketch and len(found) == 1 + coarse:
+                sketch(mean_drop(found))
+    except KeyboardInterrupt:
+        if len(found) < 2:
+            raise
+        stopped = True
+    settings = {"patch": patch, "stride": stride, "squares": len(found) - 1, "hidden": "the mean colour"}
     return Explanation(
         "occlusion",
         mean_drop(found),
@@ -160,8 +164,49 @@ def occlusion(
         probability,
         "drop in probability",
         time.perf_counter() - begun,
-        settings,
+        settings | ({"squares_in_all": len(corners)} if stopped else {}),
+        stopped,
     )
+
+
+def _squares(height: int, width: int, patch: int | None, stride: int | None) -> tuple[int, int, Ints, Ints]:
+    """Side and step of occlusion's square, and its upper and left edges on ``height`` by ``width`` pixels."""
+    patch = patch or round(min(height, width) / 7)
+    stride = stride or max(1, patch // 2)
+    if not 1 <= stride <= patch <= min(height, width):
+        raise BadRecipeError(
+            f"a square of {patch} pixels moved by {stride} cannot search {width} x {height} pixels: "
+            f"the step is at most the square, and the square at most the shorter side"
+        )
+    tops, lefts = (stride * np.arange(math.ceil((side - patch) / stride) + 1) for side in (height, width))
+    return patch, stride, tops, lefts
+
+
+def cost(
+    locator: Locator,
+    photo: Photo,
+    methods: Sequence[str],
+    *,
+    patch: int | None = None,
+    stride: int | None = None,
+    score: bool = True,
+) -> tuple[int, int | None]:
+    """How often the network will be asked to explain one photo, and the step of occlusion's square where it is asked.
+
+    Raises:
+        BadPhotoError, BadRecipeError: as :func:`occlusion`.
+    """
+    facts = inspect(read_bytes(photo))
+    height, width = locator.bundle.preprocess.shape_for(facts.height, facts.width)
+    asked = [method for method in METHODS if method in methods]
+    step, passes = None, 1 + len(asked)
+    if "occlusion" in asked:
+        _, step, tops, lefts = _squares(height, width, patch, stride)
+        passes += len(tops) * len(lefts)
+    passes += IG_STEPS if "integrated-gradients" in asked else 0
+    if score and asked:
+        passes += 2 * (CURVE_STEPS + 1) * (len(asked) + RANDOM_ORDERS)
+    return passes, step
 
 
 def saliency(locator: Locator, photo: Photo, *, target: int | None = None) -> Explanation:
@@ -324,21 +369,24 @@ def _batch_size(locator: Locator) -> int:
     return locator.at_once or (128 if locator.device.startswith("cuda") else CPU_BATCH)
 
 
+def _probabilities(locator: Locator, photos: Iterable[Tensor], target: int, total: int) -> Floats:
+    """Probability of one cell for each of many changed photos ``(3, H, W)``."""
+    return np.concatenate([np.empty(0), *_answers(locator, photos, target, total)])
+
+
 @torch.inference_mode()
-def _probabilities(
+def _answers(
     locator: Locator, photos: Iterable[Tensor], target: int, total: int, progress: Progress = silent
-) -> Floats:
-    """Probability of one cell for each of many changed photos ``(3, H, W)``, in batches."""
-    found: list[Tensor] = []
+) -> Iterator[Floats]:
+    """The same batch by batch."""
     batch: list[Tensor] = []
     for count, photo in enumerate(photos, 1):
         batch.append(photo)
         if len(batch) == _batch_size(locator) or count == total:
             answers = _log_probability(locator, torch.stack(batch))
-            found.append(answers[:, target].exp().cpu())
+            yield answers[:, target].exp().cpu().numpy()
             batch.clear()
             progress(count, total, "squares")
-    return torch.cat(found).numpy() if found else np.empty(0)
 
 
 def _tile_grid(pixels: Tensor) -> tuple[int, int]:

@@ -57,6 +57,7 @@ def explain_photo(
         BadPhotoError: the photo cannot be read, or its true cell is to be explained and unknown.
         BadRecipeError: as the methods.
         WriteError: the folder cannot be written.
+        KeyboardInterrupt: Ctrl-C; what was drawn until then is kept, a partial map of occlusion too.
     """
     name = name or photo.stem
     data = read_bytes(photo)
@@ -86,20 +87,26 @@ def explain_photo(
         write("patches", heatmaps.patches(shown, rows, columns, title=title), {"rows": rows, "columns": columns})
     judged: dict[str, Curves] = {}
     asked = [method for method in METHODS if method in methods]
-    if score and asked:
-        judged["random"] = random_curves(locator, data, target=row)
     for method in asked:
         options = {"patch": patch, "stride": stride, "progress": progress} if method == "occlusion" else {}
         found = METHODS[method](locator, data, target=row, **options)
         facts = _facts(found)
-        if score:
+        if score and not found.stopped:
+            if not judged:
+                judged["random"] = random_curves(locator, data, target=row)
             judged[method] = curves(locator, data, found.heat, target=row)
             facts["scores"] = {key: _areas(judged[key]) for key in (method, "random")}
+        part = ""
+        if found.stopped:
+            part = f"{found.settings['squares']:,} of {found.settings['squares_in_all']:,} squares"
         title = f"{photo.name}\nwhat the {target} cell {case['cell']} depends on (probability {found.probability:.1%})"
+        title += f"; only {part}" * found.stopped
         chart = heatmaps.explanation(
             shown, found.heat, signed=found.signed, label=found.unit, method=method, title=title, synthetic=synthetic
         )
         write(method, chart, facts)
+        if found.stopped:
+            raise KeyboardInterrupt(f"{written[-2]} shows the {part} that were asked about; it is not scored")
     if judged:
         chart = heatmaps.faithfulness({key: (c.share, c.deletion, c.insertion) for key, c in judged.items()})
         written.append(figures.save(chart, out / f"{name}-scores.png"))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from graticule.belief.confidence import Calibration
-from graticule.belief.ground import Ground
+from graticule.belief.ground import Cover
 from graticule.errors import BadPhotoError
 from graticule.geo.sphere import Floats, format_km, great_circle_km, within_rounding
 from graticule.model.loading import Photo, read_bytes
@@ -75,7 +75,7 @@ def measure(at: Place, place: Place) -> Claim:
     return Claim(*place, float(great_circle_km(*at, *place)))
 
 
-def weigh(claim: Claim, ground: Ground, masses: Floats, calibration: Calibration, within_km: float) -> Claim:
+def weigh(claim: Claim, ground: Cover, masses: Floats, calibration: Calibration, within_km: float) -> Claim:
     """The same claim with what one photo's masses ``(G,)`` of the ground's cells say of it."""
     levels = sorted((float(coverage), mass) for coverage, mass in calibration.region_mass.items())
     needed = ground.needed_mass(masses[None], ground.row_of(np.array([claim.lat]), np.array([claim.lon])))[0]

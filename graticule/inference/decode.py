@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from graticule.belief.confidence import Calibration
 from graticule.belief.density import Belief
+from graticule.belief.mixture import Mixture
 from graticule.belief.points import best_point, densest_point
 from graticule.choices import Answer
 from graticule.errors import BadRecipeError
@@ -184,6 +186,7 @@ class Sureness:
         area_km2, median_error_km, p90_error_km: shape ``(N,)``, as in a :class:`Fix`.
         unlike_training: shape ``(N,)``, or None without a gallery.
         masses: probability of each cell of the bundle's ground, shape ``(N, G)``.
+        calibration: that these figures are made with.
     """
 
     regions: list[tuple[str, ...]]
@@ -192,6 +195,7 @@ class Sureness:
     p90_error_km: Floats
     unlike_training: Floats | None
     masses: Floats
+    calibration: Calibration
 
     def of(self, i: int) -> dict[str, Any]:
         """What a :class:`Fix` holds of photo ``i``."""
@@ -254,7 +258,7 @@ def points(
 
 
 def belief_points(
-    belief: Belief, focus: float = 1.0, answer: Answer = "median", scale_rad: float | None = None
+    belief: Belief | Mixture, focus: float = 1.0, answer: Answer = "median", scale_rad: float | None = None
 ) -> Points:
     """The points with the least expected distance to the truth, as beliefs have it, or the best in another sense.
 

@@ -15,7 +15,8 @@ from graticule.geo import s2
 from graticule.geo.outlines import geojson_outline
 from graticule.geo.sphere import format_km, map_link
 from graticule.inference.decode import Fix
-from graticule.inference.locate import REGION, Result
+from graticule.inference.locate import REGION
+from graticule.inference.said import Result
 
 REGION_COVERAGE = float(REGION)
 

@@ -1,8 +1,9 @@
-"""Candidates for the nearest neighbours of millions of photos, by FAISS: product codes in an inverted file.
+"""Candidates for the nearest neighbours of millions of photos, by FAISS: short codes in an inverted file.
 
-Jegou, Douze and Schmid, "Product quantization for nearest neighbor search", TPAMI 2011. A photo takes 72 bytes and is
-read from disk only where a question comes near, so that ten million take 0.7 GB of a disk and little memory. Codes
-are coarse: who asks compares the candidates anew, see :class:`graticule.inference.gallery.Gallery`.
+A code is half a byte for each of 128 principal axes, turned at random so that each carries as much, in the list of its
+nearest center (Sivic and Zisserman, "Video Google", ICCV 2003). With its number a photo takes 72 bytes, which are
+mapped from a file and read where a question comes near: 0.7 GB for ten million. Codes are coarse: who asks compares
+the candidates anew, see :class:`graticule.inference.gallery.Gallery`.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from graticule.geo.sphere import Ints
 
 EXACT = 200_000  # photos up to which all are compared
-CODE_BYTES, AXES_A_BYTE = 64, 4
+AXES = 128  # of a code
 LEARNED = 50  # photos that each list is learned from
 PROBED = 64  # lists that a question looks into
 BATCH = 65_536
@@ -38,9 +39,8 @@ class Candidates:
         lists = int(4 * np.sqrt(count))
         some = np.random.default_rng(seed).choice(count, min(count, LEARNED * lists), replace=False)
         learned = rows(np.sort(some))
-        codes = min(CODE_BYTES, learned.shape[1])
-        axes = min(learned.shape[1], AXES_A_BYTE * codes) // codes * codes
-        index = faiss.index_factory(learned.shape[1], f"PCAR{axes},IVF{lists},PQ{codes}")
+        axes = min(AXES, learned.shape[1])
+        index = faiss.index_factory(learned.shape[1], f"PCAR{axes},IVF{lists},SQ4")
         index.train(learned)
         for start in range(0, count, BATCH):
             index.add(rows(slice(start, start + BATCH)))

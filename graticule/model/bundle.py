@@ -2,7 +2,7 @@
 
 import json
 import platform
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import load_file, save
 
-from graticule.belief.confidence import Calibration, Confidence, Known
+from graticule.belief.confidence import Confidence, Known
 from graticule.config import Recipe, parse_recipe
 from graticule.errors import BundleError, GraticuleError
 from graticule.files import sha256_of, write_bytes, write_json, write_text
@@ -76,7 +76,7 @@ class Bundle:
             (path / name).unlink(missing_ok=True)
         if self.confidence:
             names = (*FILES, *CONFIDENCE)
-            write_json(path / CALIBRATION, asdict(self.confidence.calibration))
+            write_json(path / CALIBRATION, self.confidence.to_json())
             known = self.confidence.known
             arrays = {
                 name: getattr(known, name) for name in ("lat", "lon", "features", "center", "scale", "axes", "spread")
@@ -144,7 +144,7 @@ def _confidence(path: Path) -> Confidence:
     known = Known(
         arrays["lat"], arrays["lon"], *(arrays.get(name) for name in ("features", "center", "scale", "axes", "spread"))
     )
-    return Confidence(Calibration.from_json(json.loads((path / CALIBRATION).read_text(encoding="utf-8"))), known)
+    return Confidence.from_json(json.loads((path / CALIBRATION).read_text(encoding="utf-8")), known)
 
 
 def portable(recipe: Recipe) -> dict[str, Any]:

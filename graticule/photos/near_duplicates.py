@@ -149,8 +149,8 @@ def _far_apart(lat: Floats, lon: Floats, apart_km: float, places: int) -> bool:
 def _grids(lat: Floats, lon: Floats, within_km: float) -> Iterator[Ints]:
     """Codes of cubic cells in four shifted grids; two points within reach share a cell of one grid at least.
 
-    A side is four times the reach and each grid is moved by a quarter of it, so a pair lies across a wall of at most one
-    of them in each of the three directions (after Chan, Approximate Nearest Neighbor Queries Revisited, 1998).
+    A side is four times the reach and each grid is moved by a quarter of it, so a pair lies across a wall of at most
+    one of them in each of the three directions (after Chan, Approximate Nearest Neighbor Queries Revisited, 1998).
     """
     points = sphere.unit_vectors(lat, lon) + 1
     side = 4 * 1.001 * max(within_km, 0.001) / sphere.EARTH_RADIUS_KM

@@ -6,7 +6,7 @@ give reasons, of a closed vocabulary. A mark is a word in the column ``marked``:
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -250,10 +250,10 @@ def check(photos: Photos, limits: Limits | None = None, *, progress: Progress | 
         progress: called with (photos done, photos in all).
     """
     limits = limits or Limits()
-    return _judged(photos, measure_all(photos, progress), limits)
+    return judge(photos, measure_all(photos, progress), limits)
 
 
-def _judged(photos: Photos, measures: pl.DataFrame, limits: Limits) -> Checks:
+def judge(photos: Photos, measures: pl.DataFrame, limits: Limits) -> Checks:
     """What follows from the measures of all photos, their places, times and attributes."""
     found, unknown = _from_pixels(measures, limits), dict[str, str | None]()
     found["impossible position"], unknown["leaps within a sequence"] = _impossible(photos, limits)

@@ -8,9 +8,10 @@ the same way. Remote files go through fsspec, whose packages (s3fs, gcsfs, ...) 
 import os
 import re
 import threading
+import time
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +27,7 @@ from graticule.errors import BadPhotoError, SourceError
 IMAGE = "image"  # the column of pictures, a struct of ``bytes`` and ``path``
 MARK = b"graticule"  # the key in the metadata of shards whose other columns were measured on the very bytes
 OPEN_SHARDS = 64  # files held open by a process
+PAUSES = (0.5, 2.0, 8.0)  # seconds before a store is asked again that throttles, breaks off or sends too little
 HELD_GROUPS = 16  # row groups held by a process; ``graticule.sources.pack`` keeps each below 16 MiB
 
 _PACKED = re.compile(r"(.+\.parquet)#(\d+)", re.DOTALL)
@@ -155,27 +157,45 @@ class _Reader:
 
     def photo(self, name: str, row: int) -> bytes:
         with self.lock, _refusing(name):
-            shard = self._shard(name)
-            group = bisect_right(shard.ends, row)
-            if group == len(shard.ends):
-                raise _no_row(name, row, shard.ends[-1] if shard.ends else 0)
-            pictures = self._pictures(name, shard, group)
-            data: bytes | None = pictures[len(pictures) + row - shard.ends[group]].as_py()
+            ends = self._ends(name)
+            group = bisect_right(ends, row)
+            if group == len(ends):
+                raise _no_row(name, row, ends[-1] if ends else 0)
+            pictures = self._pictures(name, group)
+            data: bytes | None = pictures[len(pictures) + row - ends[group]].as_py()
         if data is None:
             raise BadPhotoError("missing", f"row {row} of the shard {name} holds no picture; pack the photos again")
         return data
 
     def ends(self, name: str) -> list[int]:
         with self.lock, _refusing(name):
-            return self._shard(name).ends
+            return self._ends(name)
 
     def column(self, name: str, column: str) -> NDArray[Any] | None:
         with self.lock, _refusing(name):
-            file = self._shard(name).file
-            if MARK not in (file.schema_arrow.metadata or {}) or column not in file.schema_arrow.names:
+            schema = self._ask(name, lambda shard: shard.file.schema_arrow)
+            if MARK not in (schema.metadata or {}) or column not in schema.names:
                 return None
-            values: NDArray[Any] = file.read(columns=[column], use_threads=False).column(0).to_numpy()
+            table = self._ask(name, lambda shard: shard.file.read(columns=[column], use_threads=False))
+            values: NDArray[Any] = table.column(0).to_numpy()
             return values
+
+    def _ends(self, name: str) -> list[int]:
+        ends: list[int] = self._ask(name, lambda shard: shard.ends)
+        return ends
+
+    def _ask(self, name: str, ask: Callable[[_Shard], Any]) -> Any:
+        """What a shard says; one in a store is opened anew and asked again where that fails."""
+        for pause in (*PAUSES, None) if url_of(Path(name)) else (None,):
+            try:
+                return ask(self._shard(name))
+            except Exception as error:  # every store raises its own kinds
+                lasting = FileNotFoundError, ImportError
+                if pause is None or isinstance(error, lasting) or isinstance(error.__cause__, lasting):
+                    raise
+                self.shards.pop(name, None)
+                time.sleep(pause)
+        return None
 
     def _shard(self, name: str) -> _Shard:
         if name not in self.shards:
@@ -191,10 +211,11 @@ class _Reader:
         self.shards.move_to_end(name)
         return self.shards[name]
 
-    def _pictures(self, name: str, shard: _Shard, group: int) -> Any:
+    def _pictures(self, name: str, group: int) -> Any:
         key = name, group
         if key not in self.groups:
-            table = shard.file.read_row_group(group, columns=[f"{IMAGE}.bytes"], use_threads=False)
+            columns = [f"{IMAGE}.bytes"]
+            table = self._ask(name, lambda shard: shard.file.read_row_group(group, columns, use_threads=False))
             column = table.column(IMAGE)  # of one chunk, unless the group is huge; combining would copy it
             pictures = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
             self.groups[key] = pictures.field("bytes")
@@ -227,7 +248,15 @@ def _refusing(name: str) -> Iterator[None]:
         ) from error
     except SourceError as error:
         raise BadPhotoError("unreadable", str(error)) from error
-    except (OSError, ValueError, LookupError) as error:  # Arrow's own errors are of these kinds
+    except Exception as error:  # Arrow's own are an OSError, a ValueError or a LookupError; every store has others
+        if url_of(Path(name)):
+            raise BadPhotoError(
+                "unreadable",
+                f"the shard {name} cannot be read ({type(error).__name__}, asked {len(PAUSES) + 1} times); see that "
+                f"its store can be reached and holds all of it, then run the same command again",
+            ) from error
+        if not isinstance(error, OSError | ValueError | LookupError):
+            raise
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise BadPhotoError(
             "unreadable",

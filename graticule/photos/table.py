@@ -142,6 +142,15 @@ class Photos:
         return self.frame[name]
 
 
+def stacked(tables: Sequence[Photos]) -> Photos:
+    """The photos of several tables as one, with nothing but their paths and positions."""
+    frames = [
+        table.frame.select(pl.Series("path", [str(path.resolve()) for path in table.paths()], pl.String), "lat", "lon")
+        for table in tables
+    ]
+    return Photos(pl.concat(frames), Path(), synthetic=any(table.synthetic for table in tables))
+
+
 def read_photos(source: Path, columns: Mapping[str, str] | None = None) -> Photos:
     """Read a dataset folder, or a CSV, TSV or Parquet table with ``path, lat, lon``.
 

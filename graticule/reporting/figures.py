@@ -27,6 +27,7 @@ from graticule.geo import borders
 from graticule.geo.sphere import format_km
 from graticule.partition.labels import LabelPartition
 from graticule.reporting import maps
+from graticule.reporting.labels import Basemap
 
 BLUE, VERMILION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#595959"
 NIGHT = "#2B2B33"
@@ -37,9 +38,6 @@ Point = tuple[float, float]
 LINES: tuple[tuple[str, Any], ...] = (  # the last is the baseline's
     (BLUE, "-"), (VERMILION, "--"), (GREEN, "-."), ("#CC79A7", (0, (3, 1, 1, 1, 1, 1))), (GREY, ":")
 )  # fmt: skip
-
-
-Streets = tuple[NDArray[np.float64], NDArray[np.float64]]  # lat, lon, with a NaN after each line
 
 
 class Cells(Protocol):
@@ -79,7 +77,7 @@ def cells_map(
     truth: Point | None = None,
     guess: Point | None = None,
     width: float = maps.WIDTH,
-    streets: Streets | None = None,
+    streets: Basemap | None = None,
     synthetic: bool = False,
 ) -> Figure:
     """Cells on a map with coasts, countries and US states; darker cells hold more photos.
@@ -122,7 +120,7 @@ def probability_map(
     guess: Point | None = None,
     title: str = "Where the model thinks it is",
     width: float = maps.WIDTH,
-    streets: Streets | None = None,
+    streets: Basemap | None = None,
     synthetic: bool = False,
 ) -> Figure:
     """Cells brighter where the model finds them likelier, on a dark map; truth and best guess marked.
@@ -167,7 +165,7 @@ def errors_map(
     *,
     most: int = 200,
     title: str = "From where photos were taken to where the model puts them",
-    streets: Streets | None = None,
+    streets: Basemap | None = None,
     synthetic: bool = False,
 ) -> Figure:
     """A line from the true position of each photo (dot) to the guess (open square), for an even sample."""
@@ -319,7 +317,7 @@ def split_map(
     test_lon: ArrayLike,
     *,
     title: str = "Where training and test photos were taken",
-    streets: Streets | None = None,
+    streets: Basemap | None = None,
     synthetic: bool = False,
 ) -> Figure:
     """Training photos as blue dots, test photos as orange triangles above them; an even sample where they are many."""

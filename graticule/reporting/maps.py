@@ -16,19 +16,22 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
-from matplotlib.patches import Rectangle
+from matplotlib.patches import PathPatch, Rectangle
+from matplotlib.path import Path as MplPath
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from graticule.geo import borders
 from graticule.geo.sphere import EARTH_RADIUS_KM
+from graticule.reporting.labels import Basemap, write_names
 
 Floats = NDArray[np.float64]
 Point = tuple[float, float]  # lat, lon
 WIDTH = 7.0  # inches of every figure; at this width 10-point text stays legible on a phone
 KM_PER_DEGREE = math.pi * EARTH_RADIUS_KM / 180  # along a meridian
 WHOLE_TURN_ABOVE = 200  # degrees of longitude; wider data gets the customary map from 180° W to 180° E
+WATER = "#9CC3E5"
 BORDERS_ABOVE_KM = 40  # 1:50m lines are off by up to a kilometre and would mislead in a city
 SCALE_BELOW_KM = 3000  # on a wider map a kilometre is not equally long everywhere
 
@@ -116,11 +119,11 @@ def copies(polygons: Sequence[Floats], frame: Frame) -> tuple[list[Floats], NDAr
     return placed, np.array(rows, np.int64)
 
 
-def draw_base(axes: Axes, frame: Frame, *, ink: str, paper: str, streets: tuple[Floats, Floats] | None = None) -> None:
+def draw_base(axes: Axes, frame: Frame, *, ink: str, paper: str, streets: Basemap | None = None) -> None:
     """Set the frame, and draw borders or, close up, streets, degrees along the edges, and a scale where one holds.
 
     Args:
-        streets: latitudes and longitudes, with a NaN after each line.
+        streets: what a map of a town shows; no farther off.
     """
     axes.set(xlim=(frame.west, frame.east), ylim=(frame.south, frame.north), aspect=frame.stretch, facecolor=paper)
     if frame.width_km > BORDERS_ABOVE_KM:
@@ -140,11 +143,23 @@ def draw_base(axes: Axes, frame: Frame, *, ink: str, paper: str, streets: tuple[
                 path_effects=rim,
             )
     elif streets is not None:
-        lat, lon = streets
+        lakes = [
+            PathPatch(
+                MplPath.make_compound_path(*(MplPath(_on(frame, ring), closed=True) for ring in rings)),
+                facecolor=WATER, edgecolor="none", alpha=0.6, zorder=2.2, gid="water",
+            )
+            for rings in streets.water
+        ]  # fmt: skip
+        for lake in lakes:
+            axes.add_patch(lake)
+        creeks, thin = streets.creeks, _smaller(axes)
+        axes.plot(frame.x(creeks[1]), creeks[0], color=WATER, lw=1.5 * thin, zorder=2.3, gid="water")
+        lat, lon = streets.lat, streets.lon
         # Over the cells, so faint that they are seen through it.
         rim = [withStroke(linewidth=1.6 * _smaller(axes), foreground=paper)]
         look: dict[str, Any] = {"color": ink, "lw": 0.7 * _smaller(axes), "alpha": 0.55, "path_effects": rim}
         axes.plot(frame.x(lon), lat, zorder=2.5, gid="streets", **look)
+        write_names(axes, frame, streets.names, ink="#222222" if paper == "white" else "#EDEDF2", paper=paper)
     _label_degrees(axes, frame)
     if frame.width_km < SCALE_BELOW_KM:
         _draw_scale(axes, frame)
@@ -220,6 +235,11 @@ def spread_norm(values: NDArray[np.float64]) -> Normalize:
     if low > 0 and high / low > 5:
         return LogNorm(low, high)
     return Normalize(low, high) if high > low else Normalize(low - 0.5, low + 0.5)
+
+
+def _on(frame: Frame, ring: Floats) -> Floats:
+    """A ring of lon, lat on the flat map."""
+    return np.column_stack([frame.x(ring[:, 0]), ring[:, 1]])
 
 
 def _draw_scale(axes: Axes, frame: Frame) -> None:

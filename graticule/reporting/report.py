@@ -21,6 +21,7 @@ from graticule.partition import Partition, read_partition
 from graticule.photos.table import Photos
 from graticule.reporting import figures
 from graticule.reporting.browse import Browse, browse_of
+from graticule.reporting.labels import Basemap
 from graticule.reporting.pages import Picture, picture, render, thumbnail
 from graticule.reporting.streets import read_basemap, tracks_of
 
@@ -116,6 +117,7 @@ class Context:
 
     Attributes:
         verdict: of the leak audit, in a sentence.
+        verdicts: what the figures come to, a sentence each.
         held_out: whether the numbers may be called so; none where that cannot be told.
         known_spots: held out, but most of the photos stand within 5 m of a training photo.
         pictures: figures by name: ``cells``, ``photos_per_cell``, ``curves``, ``errors``, ``errors_map``,
@@ -130,6 +132,7 @@ class Context:
     headline_interval: str
     measured_on: str
     verdict: str
+    verdicts: list[str]
     held_out: bool | None
     known_spots: bool
     numbers: list[Row]
@@ -200,6 +203,7 @@ def context_of(bundle_dir: Path, evaluation_dir: Path, photos: Path | None, base
         headline_interval=_interval("median_km", intervals),
         measured_on=_measured_on(metrics),
         verdict=verdict,
+        verdicts=[str(sentence) for sentence in metrics.get("verdicts") or []],
         held_out=metrics.get("held_out", audit.get("held_out")),
         known_spots=(audit.get("nearest_within") or {}).get("within_5_m", 0) > 0.5,
         numbers=_numbers(metrics, intervals),
@@ -215,7 +219,7 @@ def context_of(bundle_dir: Path, evaluation_dir: Path, photos: Path | None, base
     )
 
 
-def _streets(trained: pl.DataFrame | None, read: pl.DataFrame | None, basemap: Path | None) -> figures.Streets | None:
+def _streets(trained: pl.DataFrame | None, read: pl.DataFrame | None, basemap: Path | None) -> Basemap | None:
     """Of the basemap, else of the tracks of the training photos; none where neither is there."""
     known = read if trained is None else trained
     if known is None or not len(known):
@@ -230,7 +234,7 @@ def _pictures(
     rows: pl.DataFrame | None,
     history: pl.DataFrame | None,
     partition: Partition | None,
-    streets: figures.Streets | None,
+    streets: Basemap | None,
     synthetic: bool,
 ) -> tuple[dict[str, Picture], list[str]]:
     pictures: dict[str, Picture] = {}
@@ -275,7 +279,7 @@ def _examples(
     rows: pl.DataFrame | None,
     partition: Partition | None,
     photos: Path | None,
-    streets: figures.Streets | None,
+    streets: Basemap | None,
     synthetic: bool,
 ) -> tuple[list[Example], list[Example]]:
     """The photos with the smallest and the largest errors, one a place, so that they are not all of one street."""
@@ -313,9 +317,7 @@ def _names(rows: pl.DataFrame | None) -> dict[str, str]:
     return {path: os.path.relpath(path, private) if os.path.isabs(path) else path for path in paths}  # noqa: PTH117
 
 
-def _example_map(
-    row: Mapping[str, Any], partition: Partition, streets: figures.Streets | None, synthetic: bool
-) -> Picture:
+def _example_map(row: Mapping[str, Any], partition: Partition, streets: Basemap | None, synthetic: bool) -> Picture:
     """The probability of each cell where the table keeps ``top_cells``, else all cells; truth and guess."""
     truth, guess = (row["lat"], row["lon"]), (row["predicted_lat"], row["predicted_lon"])
     alt = "Map with the true position and the best guess"

@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from graticule.belief.confidence import Calibration
+from graticule.belief.mixture import Mixture
 from graticule.errors import BadPhotoError
 from graticule.geo.sphere import Floats
 from graticule.inference.albums import Albums
 from graticule.inference.claims import Place
 from graticule.inference.decode import Fix
-from graticule.inference.locate import Locator, Predictions, look_at
+from graticule.inference.locate import Locator, look_at
+from graticule.inference.said import Predictions
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Answer:
 
     Attributes:
         masses: probability of each cell of the bundle's ground, shape ``(G,)``; None where nothing is calibrated.
+        calibration: which masses are regions, by what held-out photos showed; None where nothing is calibrated.
         probability: of each cell of the partition, the network's own, shape ``(C,)``; None of a network without cells.
         seen: what is wrong with the photo, where a largest error was asked for.
         alike: the say of each known photo, as it looks like this one, shape ``(P,)``; None without a gallery.
@@ -48,6 +52,7 @@ class Answer:
     fix: Fix | None
     error: BadPhotoError | None = None
     masses: Floats | None = field(default=None, repr=False)
+    calibration: Calibration | None = field(default=None, repr=False)
     probability: Floats | None = field(default=None, repr=False)
     alike: Floats | None = field(default=None, repr=False)
     seen: tuple[str, ...] = ()
@@ -111,6 +116,7 @@ def _answer(
         names=True,
     )
     logs, belief, confidence = prediction.log_probability, prediction.belief, locator.bundle.confidence
-    alike = belief.known_weight[0] if belief and confidence and confidence.known.features is not None else None
-    masses = None if sureness is None else sureness.masses[0]
-    return Answer(fix, None, masses, None if logs is None else np.exp(logs[0]), alike, seen)
+    own = belief.parts[0] if isinstance(belief, Mixture) else belief  # a city's known photos are not the world's
+    alike = own.known_weight[0] if own and confidence and confidence.known.features is not None else None
+    masses, calibration = (sureness.masses[0], sureness.calibration) if sureness else (None, None)
+    return Answer(fix, None, masses, calibration, None if logs is None else np.exp(logs[0]), alike, seen)

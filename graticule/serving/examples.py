@@ -17,6 +17,7 @@ FIX: dict[str, Any] = {
     "claim": None,
     "near": "Chinatown, California, United States",
     "places": [{"name": "Chinatown, California, United States", "probability": 0.9986}],
+    "inside": [],
     "cells": [{"token": "808580f57", "lat": 37.7983625, "lon": -122.4017681, "probability": 0.634582}],
     "words": "near Chinatown, California, United States (37.79831, -122.40161)\n"
     "half of such photos lie within 114 m, nine of ten within 323 m",

@@ -13,7 +13,7 @@ from graticule.geo.sphere import Floats, great_circle_km
 from graticule.inference.claims import Claim, Place
 from graticule.inference.decode import Fix
 from graticule.inference.formats import to_words
-from graticule.inference.locate import Result
+from graticule.inference.said import Result
 from graticule.serving.asks import Answer, Ask
 from graticule.serving.blur import Coarse, Released
 from graticule.serving.service import Model
@@ -44,10 +44,10 @@ class Exact:
 
     def region(self, coverage: float) -> Cells | None:
         """S2 cells of the smallest region that holds the photo so often; None where nothing is calibrated."""
-        ground, confidence, masses = self.model.locator.grown, self.model.locator.bundle.confidence, self.answer.masses
-        if ground is None or confidence is None or masses is None:
+        ground, masses, calibration = self.model.locator.grown, self.answer.masses, self.answer.calibration
+        if ground is None or masses is None or calibration is None:
             return None
-        return ground.merged(ground.region(masses, confidence.calibration.region_mass[str(coverage)]))
+        return ground.merged(ground.region(masses, calibration.region_mass[str(coverage)]))
 
     def density(self) -> tuple[Cells, Floats] | None:
         """S2 cells and the mass of each."""

@@ -1,6 +1,6 @@
 """How sure a bundle may be, measured on photos that did not train it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,14 +9,16 @@ import torch
 from numpy.typing import NDArray
 
 from graticule.belief.calibration import HeldOut, conformal_level, fit_shape
-from graticule.belief.confidence import COVERAGES, Calibration, Confidence, Known, cell_kernels
-from graticule.belief.density import LEAST_WIDTH_KM
-from graticule.belief.ground import Ground
-from graticule.choices import Answer, HeadKind
+from graticule.belief.confidence import COVERAGES, Calibration, Confidence, Fusion, Known, cell_kernels
+from graticule.belief.density import LEAST_WIDTH_KM, Belief, Shape
+from graticule.belief.ground import Ground, Joined
+from graticule.belief.mixture import Mixture
+from graticule.choices import Answer, HeadKind, Together
 from graticule.config import Recipe
 from graticule.errors import BadRecipeError, BadTableError, LeakError
 from graticule.geo.sphere import great_circle_km
 from graticule.inference import decode
+from graticule.inference.albums import POWERS, Fuser, albums_of
 from graticule.inference.decode import Points, belief_points
 from graticule.inference.locate import Locator
 from graticule.model.bundle import Bundle
@@ -32,7 +34,12 @@ FOLDS = 4
 FOCUSES = (1.0, 1.5, 2.0, 3.0, 4.0)
 FEWEST = 20  # places that held-out photos must come from
 MOST = 1000  # photos of a user that a calibration looks at
+MOST_TOGETHER = 1500  # photos of albums that a calibration looks at, of all folds
+LONGEST = 150  # photos of one album
+FEWEST_ALBUMS: dict[Together, int] = {"place": FEWEST, "sequence": 9}  # with fewer drives no 90 % region is known
+TEMPERATURES_TOGETHER = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)  # of what an album says
 AT_ONCE = 256  # photos whose logits are held at a time: a gallery has 100,000 of them
+SINCE = "; since then"
 QUANTILES = 200  # of the distances to known photos
 
 
@@ -81,21 +88,24 @@ def fit_calibrated(
             except BadRecipeError as error:
                 return _without(bundle, str(error))
             asking = Locator(inner, store=store).features(test.paths())
-            parts.append(_held_out(inner, _known(inner, train, store), test, asking))
+            parts.append(held_out(inner, _known(inner, train, store), test, asking))
             asked.append(test)
         how = f"{FOLDS} folds by {by}"
     else:
         if val is None or not len(val):
             return _without(bundle, "there is no validation part")
         features = Locator(bundle, store=store).features(val.paths())
-        parts, asked, how = [_held_out(bundle, known, val, features)], [val], "the validation part"
+        parts, asked, how = [held_out(bundle, known, val, features)], [val], "the validation part"
     places = np.concatenate([part.places() + 1_000_000_000 * i for i, part in enumerate(asked)])
     count = len(np.unique(places))
     if count < FEWEST:
         return _without(bundle, f"the held-out photos are of {count} places, fewer than {FEWEST}")
-    calibration, _ = _calibration(parts, places, bundle, how)
-    bundle.facts["calibration"] = f"fitted to {calibration.photos:,} photos of {count:,} places, {how}"
-    return replace(bundle, confidence=Confidence(calibration, known))
+    shape = fit_shape(parts)
+    grounds = [Ground.of(part.belief(shape), bundle.recipe.seed) for part in parts]
+    calibration, _ = calibration_of(parts, _believed(parts, shape), grounds, shape, places, how)
+    fusions = _fusions(parts, asked, grounds, shape, bundle.recipe.seed, how)
+    bundle.facts["calibration"] = _told(calibration, fusions)
+    return replace(bundle, confidence=Confidence(calibration, known, fusions))
 
 
 def calibrate(
@@ -152,29 +162,75 @@ def calibrate(
     head: HeadKind = bundle.recipe.head.kind
     answer: Answer = "regressed" if head == "offsets" else "mode"
     own = _own_answers(bundle, features, answer) if head in ("matching", "offsets") else None
-    calibration, by_belief = _calibration([_held_out(bundle, known, photos, features)], places, bundle, how, own)
-    facts = bundle.facts | {"calibration": f"fitted to {len(photos):,} photos of {count:,} places, {how}"}
+    part, seed = held_out(bundle, known, photos, features), bundle.recipe.seed
+    shape = fit_shape([part])
+    ground = Ground.of(part.belief(shape), seed)
+    calibration, by_belief = calibration_of([part], [part.belief(shape)], [ground], shape, places, how, own)
+    fusions = _fusions([part], [photos], [ground], shape, seed, how)
+    facts = bundle.facts | {"calibration": _told(calibration, fusions)}
+    facts.pop("known_added", None)  # they were there by now
     recipe = bundle.recipe
     if own is not None:
         recipe = recipe.model_copy(update={"answer": "median" if by_belief else answer})
-    return replace(bundle, recipe=recipe, facts=facts, confidence=Confidence(calibration, known))
+    return replace(bundle, recipe=recipe, facts=facts, confidence=Confidence(calibration, known, fusions))
 
 
-def _calibration(
-    parts: Sequence[HeldOut], places: NDArray[np.int64], bundle: Bundle, how: str, own: Points | None = None
+def remember(bundle: Bundle, photos: Photos, *, store: FeatureStore | None = None) -> tuple[Bundle, int]:
+    """A bundle that knows further photos, so that new ones are compared with these too, and how many were new to it.
+
+    Nothing is trained, and the calibration stays as it is: ``facts["known_added"]`` and the calibration's own sentence
+    say how many photos came after it.
+
+    Raises:
+        BadRecipeError: the bundle compares photos with none, or would know more than it may.
+        BadTableError: the photos are of a benchmark.
+        BadPhotoError: one cannot be read.
+    """
+    known = bundle.confidence.known if bundle.confidence else None
+    if known is None or known.features is None or bundle.confidence is None:
+        raise BadRecipeError(
+            f"{bundle.recipe.name} compares photos with none that it knows: only a frozen encoder's bundle that is "
+            f"calibrated does. Train with encoder.frozen=true, such as graticule train laptop"
+        )
+    photos.check_trainable()
+    photos = photos.take(photos.may_train())
+    features = Locator(bundle, store=store).features(photos.paths())
+    try:
+        more = known.with_more(photos.lat, photos.lon, bundle.model.encoder.descriptor(features))
+    except ValueError as error:
+        raise BadRecipeError(f"{error}; add fewer, or train again with all of them") from error
+    count = len(more.lat) - len(known.lat)
+    added = int(bundle.facts.get("known_added", 0)) + count
+    told = str(bundle.facts.get("calibration", "calibrated")).split(SINCE)[0]
+    facts = bundle.facts | {"known_added": added, "calibration": f"{told}{SINCE} {added:,} known photos were added"}
+    return replace(bundle, facts=facts, confidence=replace(bundle.confidence, known=more)), count
+
+
+def calibration_of(
+    parts: Sequence[HeldOut],
+    beliefs: Sequence[Belief | Mixture],
+    grounds: Sequence[Ground | Joined],
+    shape: Shape,
+    places: NDArray[np.int64],
+    how: str,
+    own: Points | None = None,
 ) -> tuple[Calibration, bool]:
-    """The calibration, and whether the belief's points are no farther off than ``own`` of the only part."""
-    shape = fit_shape(parts)
-    beliefs = [part.belief(shape) for part in parts]
+    """What the truths of some parts show of their beliefs, and whether the points of these are the nearer ones.
+
+    Args:
+        grounds: that the beliefs of each part are laid on.
+        shape: of the beliefs, which the calibration keeps.
+        places: group codes of all photos, part by part.
+        own: other points of the only part, which count where they are no farther off.
+    """
     focus = min(FOCUSES, key=lambda power: _mean_log_error(parts, [belief_points(belief, power) for belief in beliefs]))
     points = [belief_points(belief, focus) for belief in beliefs]
     by_belief = own is None or _mean_log_error(parts, points) <= _mean_log_error(parts, [own])
     if own is not None and not by_belief:
         points = [own]
     needed, ratios, nearest, errors = [], [], [], []
-    for part, belief, at in zip(parts, beliefs, points, strict=True):
-        ground = Ground.of(belief, bundle.recipe.seed)
-        masses = ground.masses(belief)
+    for part, belief, ground, at in zip(parts, beliefs, grounds, points, strict=True):
+        masses = ground.masses(belief)  # type: ignore[arg-type]  # a mixture where it is joined
         needed.append(ground.needed_mass(masses, ground.row_of(part.lat, part.lon)))
         expected = ground.distance_quantiles(masses, at.lat, at.lon, (0.5, 0.9))
         error = great_circle_km(part.lat, part.lon, at.lat, at.lon)
@@ -201,6 +257,44 @@ def _calibration(
     return found, by_belief
 
 
+def _fusions(
+    parts: Sequence[HeldOut], asked: Sequence[Photos], grounds: Sequence[Ground], shape: Shape, seed: int, how: str
+) -> dict[Together, Fusion]:
+    """How sure photos are that are answered together, each kind of which the held-out photos have enough albums."""
+    fusions: dict[Together, Fusion] = {}
+    fusers = [Fuser(part.cells, part.known) for part in parts]
+    for together, powers in POWERS.items():
+        if together == "sequence" and not all(photos.has("sequence") for photos in asked):
+            continue
+        albums, rows = zip(
+            *(albums_of(photos, together).some(MOST_TOGETHER // len(parts), LONGEST, seed) for photos in asked),
+            strict=True,
+        )
+        # Photos of an album are right or wrong together.
+        sizes = [len(album) for some in albums for album in some.rows]
+        if len(sizes) < FEWEST_ALBUMS[together] or not all(map(len, rows)):
+            continue
+        groups = np.repeat(np.arange(len(sizes)), sizes)
+        some = [part.take(own) for part, own in zip(parts, rows, strict=True)]
+        found = []
+        for power in powers:
+            fused = [
+                fuser.held_out(part, part.belief(shape), album, power)
+                for fuser, part, album in zip(fusers, some, albums, strict=True)
+            ]
+            of_power = fit_shape(fused, TEMPERATURES_TOGETHER, (1.0,))
+            truth = [part.belief(of_power).log_density(part.lat, part.lon) for part in fused]
+            found.append((float(np.concatenate(truth).mean()), power, of_power, fused))
+        _, power, best, fused = max(found, key=lambda tried: tried[0])
+        under = [ground.under(part.belief(best)) for ground, part in zip(grounds, fused, strict=True)]
+        fusions[together] = Fusion(power, calibration_of(fused, _believed(fused, best), under, best, groups, how)[0])
+    return fusions
+
+
+def _believed(parts: Sequence[HeldOut], shape: Shape) -> list[Belief]:
+    return [part.belief(shape) for part in parts]
+
+
 def _mean_log_error(parts: Sequence[HeldOut], points: Sequence[Points]) -> float:
     """Mean logarithm of the errors: half as far counts as much in a street as on a continent."""
     logs = [
@@ -225,6 +319,13 @@ def _own_answers(bundle: Bundle, features: NDArray[np.float32], answer: Answer) 
     return Points(lat, lon, expected)
 
 
+def _told(calibration: Calibration, fusions: Mapping[Together, Fusion]) -> str:
+    """In words what a calibration rests on, and which photos may be answered together."""
+    told = f"fitted to {calibration.photos:,} photos of {calibration.places:,} places, {calibration.how}"
+    albums = " and ".join(f"{one.calibration.photos:,} of one {name}" for name, one in fusions.items())
+    return told + (f"; together, to {albums}" if albums else "")
+
+
 def _without(bundle: Bundle, reason: str) -> Bundle:
     bundle.facts["calibration"] = f"not calibrated: {reason}"
     return bundle
@@ -239,7 +340,8 @@ def _known(bundle: Bundle, photos: Photos, store: FeatureStore | None) -> Known:
     return Known.of(photos.lat, photos.lon, seen, bundle.recipe.seed)
 
 
-def _held_out(bundle: Bundle, known: Known, photos: Photos, features: NDArray[np.float32]) -> HeldOut:
+def held_out(bundle: Bundle, known: Known, photos: Photos, features: NDArray[np.float32]) -> HeldOut:
+    """What a bundle says of photos with these features that it did not train on."""
     device = next(bundle.model.parameters()).device
     logits = []
     with torch.inference_mode():
