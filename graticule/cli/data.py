@@ -296,7 +296,6 @@ def data_audit(
     from graticule.photos.leakage import audit as measure
     from graticule.photos.splits import make_split
     from graticule.photos.table import read_located
-    from graticule.reporting.audit_page import write_audit
 
     columns = _renamed(
         path=path, lat=lat, lon=lon, place=place, sequence=sequence, captured_at=captured_at, creator=creator
@@ -308,6 +307,8 @@ def data_audit(
             raise BadTableError(f"the column 'split' of {train} gives no photo to test; audit two tables instead")
         sides = [sides[0].take(parts == part) for part in ("train", "test")]
     ours, theirs = sides
+    from graticule.reporting.audit_page import write_audit  # which takes seconds to import
+
     found = (write_audit(ours, theirs, out) if out else measure(ours, theirs)).to_json()
     if as_json:
         console.print_json(found)
@@ -350,12 +351,14 @@ def data_check(
     from graticule.photos.quality import CHECKS, MARKING, REASONS, Limits, check_folder
     from graticule.photos.quality import apply as apply_marks
     from graticule.photos.quality import clear as clear_marks
+    from graticule.photos.table import table_file
     from graticule.reporting.contact_sheets import CONTACT, write_contact
 
     if clear:
         clear_marks(dataset)
         typer.echo(f"no photo of {dataset} is marked now")
         return
+    table_file(dataset)
     if out is None and not dataset.is_dir():
         raise BadTableError(f"{dataset} is not a dataset; say with --out where the findings go")
     folder = out or dataset / "check"

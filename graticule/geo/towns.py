@@ -61,8 +61,8 @@ def nearest_towns(lat: ArrayLike, lon: ArrayLike) -> list[Town]:
     return [named[id(entry)] for entry in found]
 
 
-def largest_towns(per_country: int) -> list[tuple[Town, float, float]]:
-    """The most populous towns of each country with their positions, degrees; the largest of each country first."""
+def largest_towns(per_country: int) -> list[tuple[Town, float, float, int]]:
+    """The most populous towns of each country, the largest first; each with its position, degrees, and its people."""
     countries = _countries()
     found = sorted(_gazetteer(), key=lambda town: (town["country_code"], -town["population"]))
     largest, count = [], Counter[str]()
@@ -70,7 +70,8 @@ def largest_towns(per_country: int) -> list[tuple[Town, float, float]]:
         code = town["country_code"]
         count[code] += 1
         if count[code] <= per_country and code in countries:
-            largest.append((_town(town, countries), float(town["latitude"]), float(town["longitude"])))
+            place = float(town["latitude"]), float(town["longitude"])
+            largest.append((_town(town, countries), *place, int(town["population"])))
     return largest
 
 
