@@ -318,11 +318,14 @@ def test_a_plain_table_is_checked_where_the_findings_have_a_place(tmp_path):
 def test_the_page_shows_both_sides_of_a_limit_and_the_pairs(tmp_path):
     scenes = [street(), street(), *((street(i) * 0.35).astype(np.uint8) for i in range(3))]
     photos = read_photos(dataset(tmp_path / "d", scenes, lat=[48.0131, 48.0132, 48.3, 48.4, 48.5]))
-    page = write_contact(photos, check(photos), tmp_path / "c.html", each=2, beside=1).read_text()
-    sheet = page[page.index('<h2 id="night"') :]
-    assert [sheet.count(title) for title in ("drawn at random", "and this reason", "and not this reason")] == [1, 1, 1]
-    assert sheet.count("<figure>") == 4
-    pairs = page[page.index('<h2 id="near-duplicate"') : page.index('<h2 id="blurred"')]
+    near = Limits(night_below=0.85 * measure(street()).mean)
+    for limits, beside in ((near, 1), (None, 0)):  # by the usual limit, no photo is nearly a night
+        page = write_contact(photos, check(photos, limits), tmp_path / "c.html", each=2, beside=1).read_text()
+        sheet = page[page.index('<h2 id="night"') :]
+        titles = ("drawn at random", "and this reason", "and not this reason")
+        assert [sheet.count(title) for title in titles] == [1, 1, beside]
+        assert sheet.count("<figure>") == 3 + beside
+    pairs = page[page.index('<h2 id="near-duplicate"') :]
     assert pairs.index("00.jpg") < pairs.index("01.jpg")
 
 

@@ -19,7 +19,7 @@ Rows = NDArray[np.int64]
 
 CONTACT = "contact.html"
 THUMBNAIL_PX = 200
-BESIDE = 0.25  # of a limit: photos farther off are plainly this or plainly not
+BESIDE = 0.25  # of a limit: photos without a reason that are farther off plainly have none
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def write_contact(
         marking: reasons that ``--apply`` marks photos for; only said on the page.
         each: photos shown of each reason, drawn at random.
         beside: where one number decides, photos shown that lie nearest to the limit, on each side of it
-            that is not shown in full, and no farther off than ``BESIDE``.
+            that is not shown in full; of the others, none farther off than ``BESIDE``.
 
     Raises:
         WriteError: ``out`` cannot be written.
@@ -111,10 +111,11 @@ def _sheet(
         limit = f"{about.limit} = {level:g}"
         value = checks.frame[about.measure].to_numpy()
         nearest = np.argsort(np.abs(value - level), kind="stable")
-        nearest = nearest[np.abs(value[nearest] - level) <= BESIDE * level]  # NaN is not
+        nearest = nearest[np.isfinite(value[nearest])]
         if count > each:
             rows.append(("nearest to the limit, and this reason", nearest[has[nearest]][:beside]))
-        rows.append(("nearest to the limit, and not this reason", nearest[~has[nearest]][:beside]))
+        close = nearest[np.abs(value[nearest] - level) <= BESIDE * level]
+        rows.append(("nearest to the limit, and not this reason", close[~has[close]][:beside]))
     shown = [(title, [_thumb(photos, checks, row, about.measure) for row in chosen]) for title, chosen in rows]
     return Sheet(reason, about.text, count, marked, limit, [(title, thumbs) for title, thumbs in shown if thumbs])
 
