@@ -203,7 +203,11 @@ def remember(bundle: Bundle, photos: Photos, *, store: FeatureStore | None = Non
     added = int(bundle.facts.get("known_added", 0)) + count
     told = str(bundle.facts.get("calibration", "calibrated")).split(SINCE)[0]
     facts = bundle.facts | {"known_added": added, "calibration": f"{told}{SINCE} {added:,} known photos were added"}
-    return replace(bundle, facts=facts, confidence=replace(bundle.confidence, known=more)), count
+    pictures = bundle.thumbnails and bundle.thumbnails.grown(
+        count
+    )  # new photos are not shown unless they are asked for
+    confidence = replace(bundle.confidence, known=more)
+    return replace(bundle, facts=facts, confidence=confidence, thumbnails=pictures), count
 
 
 def calibration_of(
