@@ -229,7 +229,7 @@ def _answer(
     locator = load(bundle, precision=precision, runtime=runtime, answer=answer)
     write: Writer = WRITERS.get(format, to_csv)
     if format == "words":
-        write = partial(to_words, knows=locator.area)
+        write = partial(to_words, knows=locator.area, own=claim in ("exif", "own"))
     elif format == "geojson":
         write = partial(to_geojson, regions=regions)
     elif format in ("table", "csv"):

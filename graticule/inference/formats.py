@@ -98,11 +98,12 @@ def to_kml(results: Iterable[Result]) -> Iterator[str]:
     yield "</Document></kml>\n"
 
 
-def to_words(results: Iterable[Result], knows: str = "its training photos") -> Iterator[str]:
+def to_words(results: Iterable[Result], knows: str = "its training photos", own: bool = False) -> Iterator[str]:
     """A few lines a photo for people: near which town, how sure, what it says of itself, a link to a map.
 
     Args:
         knows: the area that the model knows, said where a photo is unlike its training photos.
+        own: claims are what the photos say of themselves, which comes first.
     """
     for result in results:
         fix = result.fix
@@ -124,7 +125,8 @@ def to_words(results: Iterable[Result], knows: str = "its training photos") -> I
             lines.append(_map_link(fix))
         lines += [f"inside {area.name}: {area.probability:.1%}" for area in fix.inside]
         if fix.claim:
-            lines.append(f"claimed: {fix.claim.lat:.5f}, {fix.claim.lon:.5f}; {fix.claim.in_words()}")
+            said = f"{fix.claim.lat:.5f}, {fix.claim.lon:.5f}; {fix.claim.in_words()}"
+            lines.insert(0 if own else len(lines), f"the photo itself says {said}" if own else f"claimed: {said}")
         yield "\n  ".join([str(result.photo), *lines]) + "\n\n"
 
 
