@@ -16,9 +16,10 @@ help:            ## List the targets
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Graticule needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(if $(TORCH_INDEX),$(BIN)/pip install --quiet --constraint constraints.txt --index-url $(TORCH_INDEX) torch torchvision)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@echo "Installing PyTorch and the rest into $(VENV): 7.2 GB, some minutes, and nothing is printed until it is done"
+	@$(PYTHON) -m venv $(VENV)
+	@$(if $(TORCH_INDEX),$(BIN)/pip install --quiet --constraint constraints.txt --index-url $(TORCH_INDEX) torch torchvision)
+	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 install: $(STAMP)  ## Make .venv with pinned versions, and the page of `graticule serve` where Node.js is there
@@ -28,7 +29,8 @@ install: $(STAMP)  ## Make .venv with pinned versions, and the page of `graticul
 page: $(PAGE)    ## Build the page of `graticule serve` (Node.js 20.19 or newer)
 $(PAGE): $(shell find web -path web/node_modules -prune -o -type f -print)
 	@command -v npm > /dev/null || { echo "The page needs Node.js 20.19 or newer with npm; install it and call make page again"; exit 1; }
-	cd web && npm ci --silent && npm run --silent build -- --logLevel warn
+	@echo "Building the page of graticule serve: about a minute"
+	@cd web && npm ci --silent && npm run --silent build
 	@touch $@
 
 wheel: page      ## Build dist/graticule-*.whl with the page inside

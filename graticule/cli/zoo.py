@@ -11,7 +11,7 @@ from graticule.cli.group import Commands
 from graticule.cli.options import Json, check_bundle
 from graticule.errors import BadRecipeError, BadWeightsError
 from graticule.inference.bundles import HUB_NAME
-from graticule.model.index import CARD, CONFIDENCE, FILES, INDEX, KNOWN
+from graticule.model.index import CARD, CONFIDENCE, FILES, INDEX, KNOWN, THUMBNAILS
 
 if TYPE_CHECKING:
     from graticule.evaluation.published import Line
@@ -311,7 +311,7 @@ def push(
         raise BadRecipeError(f"{repo} is no name on the hub; give user/name")
     from graticule.sources.web.hub import hub_upload
 
-    names = [name for name in (*FILES, *CONFIDENCE, INDEX, CARD) if (where / name).is_file()]
+    names = [name for name in (*FILES, *CONFIDENCE, THUMBNAILS, INDEX, CARD) if (where / name).is_file()]
     if KNOWN in names:
         typer.echo(f"note: {KNOWN} goes along: where the known photos were taken, and what the encoder makes of them")
     done = hub_upload(repo, where, names, private=not public)

@@ -198,7 +198,8 @@ def cost(
     facts = inspect(read_bytes(photo))
     height, width = locator.bundle.preprocess.shape_for(facts.height, facts.width)
     asked = [method for method in METHODS if method in methods]
-    step, passes = None, 1 + len(asked)
+    step: int | None = None
+    passes = 1 + len(asked)
     if "occlusion" in asked:
         _, step, tops, lefts = _squares(height, width, patch, stride)
         passes += len(tops) * len(lefts)

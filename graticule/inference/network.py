@@ -70,6 +70,11 @@ class Network:
         self._ground: Cover | None = None
         self._under: dict[Shape, Ground] = {}
 
+    @property
+    def cities(self) -> list[Bundle]:
+        """The bundles that this one goes down to."""
+        return [network.bundle for network in self._below]
+
     def predict_together(
         self, photos: Sequence[Photo], albums: Albums, *, progress: Progress = silent
     ) -> Iterator[Predictions]:

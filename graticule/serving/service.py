@@ -12,11 +12,12 @@ from typing import Any
 
 from PIL import Image
 
-from graticule.errors import BadRecipeError
+from graticule.errors import BadRecipeError, BadTableError
 from graticule.inference.locate import CORES, Locator, load, share_cores
+from graticule.inference.pictures import Pictures, files_of
+from graticule.photos.table import Photos
 from graticule.serving.asks import Answer, Ask, answer
 from graticule.serving.blur import Cells, Coarse
-from graticule.serving.gallery import Gallery
 from graticule.serving.limits import Limits
 from graticule.serving.queue import Batches
 
@@ -28,11 +29,13 @@ class Model:
     Attributes:
         id: its name in questions, that of its folder.
         coarse: the scale that its answers are blurred to; None tells them as they are.
+        pictures: of the photos that it knows.
     """
 
     id: str
     locator: Locator
     coarse: Coarse | None = None
+    pictures: Pictures | None = None
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)  # what a locator keeps is one thread's
 
     @cached_property
@@ -87,12 +90,10 @@ class Service:
 
     Args:
         models: at least one; the first answers where none is named.
-        gallery: files of the photos that they know, for small pictures.
     """
 
     models: Sequence[Model]
     limits: Limits = field(default_factory=Limits)
-    gallery: Gallery | None = None
 
     def __post_init__(self) -> None:
         self.by_id = {model.id: model for model in self.models}
@@ -144,17 +145,30 @@ class Service:
         return await self.line.ask(model.id, question)
 
 
-def open_models(bundles: Sequence[Path], coarsest_answer_km: float | None = None) -> list[Model]:
+def open_models(
+    bundles: Sequence[Path], coarsest_answer_km: float | None = None, gallery: Photos | None = None
+) -> list[Model]:
     """Bundles ready to answer, by the names of their folders.
+
+    Args:
+        gallery: the dataset that was trained on, for pictures of known photos; by default those in a bundle are shown.
 
     Raises:
         BundleError: one is missing or damaged.
+        BadTableError: the dataset is another one.
     """
     models = []
     for bundle in bundles:
         locator = load(bundle)
         coarse = Coarse(coarsest_answer_km, head_key(locator)) if coarsest_answer_km else None
-        models.append(Model(bundle.resolve().name, locator, coarse))
+        pictures: Pictures | None = locator.bundle.thumbnails
+        if gallery is not None:
+            try:
+                pictures = files_of(locator, gallery)
+            except BadTableError:
+                if len(bundles) == 1:  # of two that are compared, one may know other photos
+                    raise
+        models.append(Model(bundle.resolve().name, locator, coarse, pictures))
     return models
 
 
