@@ -9,7 +9,7 @@ SWEEP  := $(BIN)/graticule sweep report-a-demo --photos $(DEMO)/city --out runs/
 
 PAGE   := graticule/serving/page/index.html
 
-.PHONY: help install page wheel demo docs test test-machines test-machines-cheap lint floors bench leak tables clean
+.PHONY: help install page wheel walk demo docs test test-machines test-machines-cheap lint floors bench leak tables clean
 
 help:            ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -35,6 +35,14 @@ $(PAGE): $(shell find web -path web/node_modules -prune -o -type f -print)
 
 wheel: page      ## Build dist/graticule-*.whl with the page inside
 	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+# The libraries are those of .venv, which installing them anew would take minutes to show; the package is the wheel's.
+walk: install wheel  ## The tests of the page on the installed wheel, with the network cut off
+	@rm -rf build/walk
+	$(PYTHON) -m venv build/walk
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > build/walk/lib/python3.$$($(PYTHON) -c 'import sys; print(sys.version_info[1])')/site-packages/libraries.pth
+	build/walk/bin/pip install --quiet --no-deps --no-index --force-reinstall $$(ls -t dist/graticule-*.whl | head -n 1)
+	unshare --map-root-user --net build/walk/bin/python tools/offline.py -m pytest --override-ini pythonpath= tests/test_page.py
 
 demo: install    ## A synthetic city: make it, train, evaluate, predict, report
 	@rm -rf $(DEMO)

@@ -252,11 +252,17 @@ def test_a_round_is_played_and_the_result_is_text_to_share(page):
     assert len(text.splitlines()) == 7
 
 
-def test_two_models_are_compared_on_the_same_photos(page, photos):
+def test_two_models_are_compared_on_the_same_photos_and_on_a_test_set(page, photos):
     choose(page, photos / "photo-0.jpg", photos / "photo-1.jpg")
     page.click("role=tab[name=Compare]")
     page.wait_for_selector("text=The two answers lie 0 m apart")
     page.wait_for_selector("tfoot:has-text('Median of 2 photos')")
+    page.check("label:has-text('the test set, 5 photos')")
+    page.click("role=button[name=Compare]")
+    page.wait_for_selector("text=Of 5 photos both have the same answers.")
+    page.click(".compare td button >> nth=0")
+    page.wait_for_selector(".round-photo[src^=blob]")
+    assert "the truth" in page.inner_text(".legend")
 
 
 def test_a_report_opens_from_disk_and_shows_each_photo_with_truth_and_answer(browser, locator, photos, tmp_path):

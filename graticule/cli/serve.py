@@ -87,7 +87,7 @@ def serve(
             images=[_origin(street_map)] if street_map else (),
             audit=stack.enter_context(audit.open("a", encoding="utf-8")) if audit else None,
         )
-        models = open_models(bundles, coarsest_answer_km, read_photos(gallery) if gallery else None)
+        models = open_models(bundles, coarsest_answer_km, read_photos(gallery) if gallery else None, batch)
         game = open_play(play, models) if play else None
         application = create_app(Service(models, limits), door, play=game, street_map=street_map)
         run(application, host, port, limits, lambda url: typer.echo(f"{url}  (Ctrl+C ends it)"))

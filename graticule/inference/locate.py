@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal, overload
 
 import numpy as np
-import torch
 
 from graticule.choices import Answer, Precision, Runtime
 from graticule.config import parse_recipe
@@ -29,7 +28,6 @@ from graticule.model.bundle import Bundle
 from graticule.model.loading import Photo, Progress, read_bytes, silent
 
 REGION = "0.9"  # coverage of the region that a fix carries
-CORES = torch.get_num_threads()
 
 
 class Locator(Network):
@@ -267,15 +265,6 @@ def look_at(photo: Photo) -> tuple[str, ...]:
         return seen_in(read_bytes(photo))
     except BadPhotoError:
         return ()
-
-
-def share_cores(parts: int) -> None:
-    """Let networks that the calling thread asks use one part of the cores; of one part, all.
-
-    Small networks on two cores do less than twice the work of one: threads with a core each answer more photos. The
-    last digits of an answer depend on how many cores worked on it.
-    """
-    torch.set_num_threads(max(1, CORES // parts))
 
 
 def load(

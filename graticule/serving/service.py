@@ -13,13 +13,17 @@ from typing import Any
 from PIL import Image
 
 from graticule.errors import BadRecipeError, BadTableError
-from graticule.inference.locate import CORES, Locator, load, share_cores
+from graticule.inference.cores import CORES, keep_memory, share_cores
+from graticule.inference.locate import Locator, load
 from graticule.inference.pictures import Pictures, files_of
+from graticule.model.features import CPU_BATCH
 from graticule.photos.table import Photos
 from graticule.serving.asks import Answer, Ask, answer
 from graticule.serving.blur import Cells, Coarse
 from graticule.serving.limits import Limits
 from graticule.serving.queue import Batches
+
+BATCH_PIXELS = 16 * 224**2  # that a processor's network sees at once; a large encoder holds half a gigabyte of them
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,20 +150,26 @@ class Service:
 
 
 def open_models(
-    bundles: Sequence[Path], coarsest_answer_km: float | None = None, gallery: Photos | None = None
+    bundles: Sequence[Path],
+    coarsest_answer_km: float | None = None,
+    gallery: Photos | None = None,
+    batch: int = Limits().batch,
 ) -> list[Model]:
     """Bundles ready to answer, by the names of their folders.
 
     Args:
         gallery: the dataset that was trained on, for pictures of known photos; by default those in a bundle are shown.
+        batch: photos at once, where memory is kept.
 
     Raises:
         BundleError: one is missing or damaged.
         BadTableError: the dataset is another one.
     """
-    models = []
+    models, kept = [], keep_memory()
     for bundle in bundles:
         locator = load(bundle)
+        if kept and locator.device == "cpu":
+            locator.at_once = batch_of(locator, batch)
         coarse = Coarse(coarsest_answer_km, head_key(locator)) if coarsest_answer_km else None
         pictures: Pictures | None = locator.bundle.thumbnails
         if gallery is not None:
@@ -170,6 +180,13 @@ def open_models(
                     raise
         models.append(Model(bundle.resolve().name, locator, coarse, pictures))
     return models
+
+
+def batch_of(locator: Locator, most: int) -> int:
+    """Photos that a processor's network sees at once: fewer where they are large, since memory is kept for as many."""
+    image = locator.bundle.preprocess
+    pixels = image.longest**2 if image.resize == "fit" else image.height * image.width
+    return max(1, min(most, max(CPU_BATCH, BATCH_PIXELS // pixels)))
 
 
 def head_key(locator: Locator) -> bytes:
