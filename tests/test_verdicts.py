@@ -20,15 +20,15 @@ def test_good_figures_of_enough_photos_need_no_word():
 
 def test_the_better_of_the_neighbours_is_what_training_must_beat():
     assert verdicts(GOOD | neighbours(0.26, [-0.2, -0.05])) == [
-        "training is worth it: the density of the nearest ones is 260 m off, this model 150 m"
+        "training is worth it: the density of the nearest training photos is 260 m off, this model 150 m"
     ]
     assert verdicts(GOOD | neighbours(0.16, [-0.2, 0.05])) == [
-        "the density of the nearest ones is as good (160 m against 150 m): the encoder does the work here, "
+        "the density of the nearest training photos is as good (160 m against 150 m): the encoder does the work here, "
         "training adds little"
     ]
     assert verdicts(GOOD | neighbours(0.1, [0.01, 0.2])) == [
-        "the density of the nearest ones is nearer (100 m) than this model (150 m): training on so few photos "
-        "only harms"
+        "the density of the nearest training photos is nearer (100 m) than this model (150 m): training on so few "
+        "photos only harms"
     ]
 
 

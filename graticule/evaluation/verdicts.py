@@ -8,7 +8,7 @@ from graticule.geo.sphere import format_km
 FEW_PLACES = 50  # below it the share of a region is known to no better than about ten points either way
 NEIGHBOURS = {  # name of a baseline, what it is
     "nearest neighbour": "the nearest training photo",
-    "density of neighbours": "the density of the nearest ones",
+    "density of neighbours": "the density of the nearest training photos",
 }
 
 

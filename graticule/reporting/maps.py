@@ -161,7 +161,7 @@ def draw_base(axes: Axes, frame: Frame, *, ink: str, paper: str, streets: Basema
         axes.plot(frame.x(lon), lat, zorder=2.5, gid="streets", **look)
         gap = np.isnan(np.concatenate([[np.nan], lat, [np.nan]]))
         alone = ~gap[1:-1] & gap[:-2] & gap[2:]
-        axes.plot(frame.x(lon[alone]), lat[alone], ".", color=ink, ms=3 * _smaller(axes), alpha=0.55, mew=0, zorder=2.5)
+        axes.plot(frame.x(lon[alone]), lat[alone], ".", color=ink, ms=4 * _smaller(axes), alpha=0.8, mew=0, zorder=2.5)
         write_names(axes, frame, streets.names, ink="#222222" if paper == "white" else "#EDEDF2", paper=paper)
     _label_degrees(axes, frame)
     if frame.width_km < SCALE_BELOW_KM:

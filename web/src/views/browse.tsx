@@ -43,12 +43,8 @@ export function Browse({ evaluation, atlas }: { evaluation: Evaluation; atlas: A
   const [selected, setSelected] = useState<number>();
   const theme = useSystemTheme();
   const shown = useMemo(() => listed(photos, sort, text, overKm), [sort, text, overKm]);
-  const [scene, setScene] = useState<Scene>({});
-  useEffect(() => {
-    const photo = selected === undefined ? undefined : photos[selected];
-    setScene(photo ? sceneOf(photo, evaluation) : overview(photos, shown));
-  }, [selected, shown]);
   const photo = selected === undefined ? undefined : photos[selected];
+  const scene = useMemo(() => (photo ? sceneOf(photo, evaluation) : overview(photos, shown)), [photo, shown]);
   return (
     <div class="browse">
       <div class="browse-list">

@@ -1,6 +1,6 @@
 /** Training and test photos of an audit on one map, with the pairs that give most away. */
 
-import { useEffect, useState } from "preact/hooks";
+import { useMemo, useState } from "preact/hooks";
 import type { Atlas } from "../map/borders";
 import type { Scene } from "../map/scene";
 import { frame } from "../map/scene";
@@ -22,12 +22,11 @@ const place = ([lat, lon]: [number, number]): Place => ({ lat, lon });
 
 export function Sides({ audit, atlas }: { audit: Audit; atlas: Atlas }) {
   const [chosen, setChosen] = useState<number>();
-  const [scene, setScene] = useState<Scene>({});
   const theme = useSystemTheme();
   const [train, test] = [audit.train.map(place), audit.test.map(place)];
-  useEffect(() => {
+  const scene = useMemo((): Scene => {
     const pair = chosen === undefined ? undefined : audit.pairs[chosen];
-    setScene({
+    return {
       known: train,
       dots: test.map((at) => ({ ...at, id: -1, label: "" })),
       pins: pair && [
@@ -37,7 +36,7 @@ export function Sides({ audit, atlas }: { audit: Audit; atlas: Atlas }) {
       lines: pair ? [[pair.train, pair.test]] : [],
       legend: LEGEND,
       fit: pair ? frame([pair.train, pair.test]) : frame([...train, ...test]),
-    });
+    };
   }, [chosen]);
   return (
     <div class="browse">
