@@ -9,16 +9,17 @@ SWEEP  := $(BIN)/graticule sweep report-a-demo --photos $(DEMO)/city --out runs/
 
 PAGE   := graticule/serving/page/index.html
 
-.PHONY: help install page wheel demo docs test test-machines test-machines-cheap lint floors bench leak tables clean
+.PHONY: help install page wheel walk demo docs test test-machines test-machines-cheap lint floors bench leak tables clean
 
 help:            ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Graticule needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(if $(TORCH_INDEX),$(BIN)/pip install --quiet --constraint constraints.txt --index-url $(TORCH_INDEX) torch torchvision)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@echo "Installing PyTorch and the rest into $(VENV): 7.2 GB, some minutes, and nothing is printed until it is done"
+	@$(PYTHON) -m venv $(VENV)
+	@$(if $(TORCH_INDEX),$(BIN)/pip install --quiet --constraint constraints.txt --index-url $(TORCH_INDEX) torch torchvision)
+	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 install: $(STAMP)  ## Make .venv with pinned versions, and the page of `graticule serve` where Node.js is there
@@ -28,11 +29,20 @@ install: $(STAMP)  ## Make .venv with pinned versions, and the page of `graticul
 page: $(PAGE)    ## Build the page of `graticule serve` (Node.js 20.19 or newer)
 $(PAGE): $(shell find web -path web/node_modules -prune -o -type f -print)
 	@command -v npm > /dev/null || { echo "The page needs Node.js 20.19 or newer with npm; install it and call make page again"; exit 1; }
-	cd web && npm ci --silent && npm run --silent build -- --logLevel warn
+	@echo "Building the page of graticule serve: about a minute"
+	@cd web && npm ci --silent && npm run --silent build
 	@touch $@
 
 wheel: page      ## Build dist/graticule-*.whl with the page inside
 	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+# The libraries are those of .venv, which installing them anew would take minutes to show; the package is the wheel's.
+walk: install wheel  ## The tests of the page on the installed wheel, with the network cut off
+	@rm -rf build/walk
+	$(PYTHON) -m venv build/walk
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > build/walk/lib/python3.$$($(PYTHON) -c 'import sys; print(sys.version_info[1])')/site-packages/libraries.pth
+	build/walk/bin/pip install --quiet --no-deps --no-index --force-reinstall $$(ls -t dist/graticule-*.whl | head -n 1)
+	unshare --map-root-user --net build/walk/bin/python tools/offline.py -m pytest --override-ini pythonpath= tests/test_page.py
 
 demo: install    ## A synthetic city: make it, train, evaluate, predict, report
 	@rm -rf $(DEMO)

@@ -108,7 +108,6 @@ def ended(processes: list[Process], seconds: float | None = None) -> bool:
 def killed(deed: Deed, folder: Path, kills: int, fresh: Callable[[Path], None]) -> Iterator[Row]:
     """Rows about one deed; ``fresh`` makes its folder ready to begin."""
     rng = random.Random(0)
-    name = folder.name
     fresh(folder)
     begun = time.monotonic()
     if not ended(deed.start(folder)):
@@ -116,12 +115,12 @@ def killed(deed: Deed, folder: Path, kills: int, fresh: Callable[[Path], None]) 
     seconds = time.monotonic() - begun
     expected = deed.bytes_of(folder)
     runs = left = stopped = fell = 0
-    same = bool(expected)
-    under_way = False
+    same, under_way = bool(expected), False
     while fell < kills or under_way:
         if not under_way:
             shutil.rmtree(folder, ignore_errors=True)
             fresh(folder)
+        begun = time.monotonic()
         processes = deed.start(folder)
         if fell < kills:
             processes[-1].join(rng.uniform(0, 0.9 * seconds))
@@ -140,10 +139,11 @@ def killed(deed: Deed, folder: Path, kills: int, fresh: Callable[[Path], None]) 
             ended(processes)
         else:
             runs += 1
+            seconds = min(seconds, time.monotonic() - begun)  # on a machine that others use, the longest tells least
             same &= deed.bytes_of(folder) == expected
             left += len([*folder.rglob(".*.part")])
     what = f"{fell} kills in {runs} runs of {seconds:.1f} s, {left} half-written files left; the same bytes: {same}"
-    yield Row(name, what, "the same bytes, none left", same and not left)
+    yield Row(folder.name, what, "the same bytes, none left", same and not left)
     if deed.ranks > 1:
         yield Row("  the other rank", f"{stopped} times it stopped with its sentence, else it was ended")
 
@@ -182,7 +182,12 @@ def kills_rows(names: list[str] | None = None, kills: int = KILLS) -> list[Row]:
                 lambda out: shutil.copytree(TINY, out),  # type: ignore[arg-type, return-value]
             ),
         }
-        return [row for name in names or deeds for row in killed(*deeds[name][:1], root / name, kills, deeds[name][1])]
+        rows = []
+        for name in names or deeds:
+            deed, fresh = deeds[name]
+            rows += killed(deed, root / name, kills, fresh)
+            print(rows[-1], flush=True)
+        return rows
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ def evaluate(folder: Path) -> str:
             logits = np.log(rng.dirichlet(np.ones(len(cells)), len(index)))
             best = logits.argmax(axis=1)
             points = Points(cells.lat[best], cells.lon[best], np.ones(len(index)))
-            yield Predictions(index, logits, None, points, {})
+            yield Predictions(index, points, logits, None, {})
 
     bundle = SimpleNamespace(
         partition=cells, confidence=None, model=SimpleNamespace(head=SimpleNamespace(has_cells=True))

@@ -62,13 +62,17 @@ def make_locator(kept: bool):
 
 def serve(port: int, kept: bool) -> None:
     """What the server's process does."""
+    from graticule.inference.cores import keep_memory
     from graticule.serving.app import create_app
     from graticule.serving.limits import Limits
     from graticule.serving.run import run
-    from graticule.serving.service import Model, Service
+    from graticule.serving.service import Model, Service, batch_of
 
-    limits = Limits(seconds=10, pixels=4_000_000)
-    run(create_app(Service([Model("bench", make_locator(kept))], limits)), "127.0.0.1", port, limits, lambda _: None)
+    limits = Limits(seconds=10 if kept else 60, pixels=4_000_000)
+    memory_is_kept, locator = keep_memory(), make_locator(kept)
+    if memory_is_kept:  # as for any bundle that is served
+        locator.at_once = batch_of(locator, limits.batch)
+    run(create_app(Service([Model("bench", locator)], limits)), "127.0.0.1", port, limits, lambda _: None)
 
 
 @contextmanager

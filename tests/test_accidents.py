@@ -2,12 +2,15 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 
 import polars as pl
 import pytest
+from conftest import encoded, picture
 from test_cli import graticule, write_recipe
+from test_video import gpx, video
 from towns import make_town
 
 from graticule.reporting import figures
@@ -63,6 +66,11 @@ def shop(tmp_path_factory):
         assert done.returncode == 0, done.stderr
     for name in ("own", "mine"):
         graticule("data", "table", folder / "photos/table.csv", folder / name)
+    shutil.copytree(folder / "bundle", folder / "copied")
+    (folder / "globes").mkdir()
+    (folder / "globes/a.jpg").write_bytes(encoded(picture(256, 128)))
+    (folder / "globes/t.csv").write_text("path,lat,lon\na.jpg,47.5,8.0\n")
+    gpx(video(folder / "videos/a.mp4").with_suffix(".gpx"))
     rows = {"lat": [1.0, 2.0], "lon": [1.0, 2.0], "predicted_lat": [1.0, 2.5], "predicted_lon": [1.0, 2.0]}
     pl.DataFrame(rows).write_csv(folder / "p.csv")
     return folder
@@ -87,15 +95,20 @@ COMMANDS = {
     "explain": "explain {shop}/bundle {shop}/photos/000.jpg --method saliency --no-score --out {out}/e",
     "table": "table runs --runs {shop}/runs --out {out}/t.md",
     "card": "card {shop}/mine",
+    "data panoramas": "data panoramas {shop}/globes/t.csv {out}/p --size 64x64 --headings 0,180",
+    "data video": "data video {shop}/videos {out}/v --every-m 40",
+    "features": "features {shop}/bundle {shop}/photos/000.jpg --out {out}/f.parquet",
+    "export": "export {shop}/copied",
 }
 
 
-GO_ON = {"data table", "data city", "data check", "data pack", "train"}  # several writes, and a run again takes it up
+# Several writes, and a run again takes it up.
+GO_ON = {"data table", "data panoramas", "data video", "data city", "data check", "data pack", "train"}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_write_that_fails_or_is_interrupted_is_one_line_and_leaves_nothing_half_written(shop, tmp_path, name):
-    under = shop / "mine" if name == "card" else tmp_path
+    under = {"card": shop / "mine", "export": shop / "copied"}.get(name, tmp_path)
 
     def words(out):
         return COMMANDS[name].format(shop=shop, out=tmp_path / out).split()

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -16,9 +17,11 @@ from towns import make_town, tiny_recipe
 from graticule.errors import BadRecipeError
 from graticule.geo import s2
 from graticule.geo.areas import read_areas
+from graticule.geo.outlines import geojson_outline
+from graticule.geo.sphere import great_circle_km
 from graticule.geo.towns import area_in_words, nearest_towns
 from graticule.inference.claims import own_position
-from graticule.inference.formats import WRITERS, to_csv, to_geojson, to_words
+from graticule.inference.formats import WRITERS, to_csv, to_geojson, to_kml, to_words
 from graticule.inference.locate import Locator
 from graticule.inference.names import Names, PlaceGuess
 from graticule.training.calibrate import fit_calibrated
@@ -118,12 +121,11 @@ def test_every_format_tells_of_a_claim(locator, town):
     assert "the claimed place: " in "".join(WRITERS["kml"](results))
 
 
-def test_a_geojson_holds_the_region_beside_the_point_where_it_is_asked_for(locator, town):
+def test_a_geojson_holds_the_region_and_a_circle_beside_the_point_where_they_are_asked_for(locator, town):
     results = list(locator.results([*town.paths()[:2], "missing.jpg"]))
     features = json.loads("".join(to_geojson(results, regions=True)))["features"]
-    assert [f["geometry"] and f["geometry"]["type"] for f in features] == [
-        "Point", "MultiPolygon", "Point", "MultiPolygon", None
-    ]  # fmt: skip
+    around = ["Point", "MultiPolygon", "MultiPolygon"]
+    assert [f["geometry"] and f["geometry"]["type"] for f in features] == [*around, *around, None]
     fix = results[0].fix
     assert features[1]["properties"] == {
         "photo": str(town.paths()[0]), "coverage": 0.9, "area_km2": round(fix.area_km2, 4)
@@ -131,7 +133,25 @@ def test_a_geojson_holds_the_region_beside_the_point_where_it_is_asked_for(locat
     outline = shape(features[1]["geometry"])
     held = [shapely.contains_xy(outline, *s2.centers(s2.from_tokens([token]))[::-1])[0] for token in fix.region]
     assert all(held)
+    assert features[2]["properties"]["radius_km"] == round(fix.p90_error_km, 4)
+    edge = great_circle_km(fix.lat, fix.lon, *shapely.get_coordinates(shape(features[2]["geometry"]))[:, ::-1].T)
+    assert edge == pytest.approx(fix.p90_error_km, rel=1e-4)
     assert len(json.loads("".join(to_geojson(results)))["features"]) == 3
+
+
+def test_a_kml_holds_point_region_and_circle_as_gdal_reads_it(locator, town, tmp_path):
+    pyogrio = pytest.importorskip("pyogrio")
+    results = list(locator.results([town.paths()[0], tmp_path / "<missing>.jpg"]))
+    (tmp_path / "a.kml").write_text("".join(to_kml(results, regions=True)), encoding="utf-8")
+    fix = results[0].fix
+    layers = pyogrio.list_layers(tmp_path / "a.kml")[:, 0]
+    assert str(town.paths()[0]) in layers
+    geometries = pyogrio.raw.read(tmp_path / "a.kml", layer=str(town.paths()[0]))[2]
+    point, region, circle = shapely.force_2d(shapely.from_wkb(geometries))
+    assert (point.x, point.y) == pytest.approx((fix.lon, fix.lat), abs=1e-6)
+    assert region.equals_exact(shape(geojson_outline(s2.from_tokens(fix.region))), 1e-6)
+    assert circle.contains(point)
+    assert len(ElementTree.fromstring("".join(to_kml(results))).findall(".//{*}Placemark")) == 2
 
 
 def test_a_photo_claims_what_its_exif_says(tmp_path):
@@ -180,6 +200,21 @@ def test_the_likely_names_are_the_parts_of_what_is_sure():
     )
     assert names.likely(np.array([0.5, 0.2, 0.3, 0.0]))[0] == PlaceGuess("Oslo, Norway", 0.7)
     assert names.likely(np.array([0.92, 0.07, 0.005, 0.005])) == (PlaceGuess("a", 0.92), PlaceGuess("b", 0.07))
+
+
+def test_a_quarter_is_told_by_its_city_and_a_town_beside_the_city_by_itself():
+    where = [(37.79, -122.41), (37.70, -122.46), (37.871, -122.27), (52.498, 13.40), (48.855, 2.36), (38.89, -77.0)]
+    cities = ["San Francisco", "Daly City", "Berkeley", "Berlin", "Paris", "Washington"]
+    assert [town.name for town in nearest_towns(*np.transpose(where))] == cities
+
+
+def test_a_model_of_few_photos_says_so_first_and_one_name_for_all_is_said_once(locator, town):
+    [result] = locator.results(town.paths()[:1], names=True)
+    sure = replace(result, fix=replace(result.fix, places=(PlaceGuess(result.fix.near, 1.0),)))
+    text = "".join(to_words([sure], learned_from=56))
+    assert text.startswith("this model learned from 56 photos only")
+    assert text.count(result.fix.near) == 1
+    assert "photos only" not in "".join(to_words([sure], learned_from=5600))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,14 @@ HOUSE = Path(__file__).parents[1]
 PAGES = [
     *(
         f"docs/{name}.md"
-        for name in ("train-on-my-town", "compare-two-recipes", "publish-a-bundle", "read-a-report", "cluster")
+        for name in (
+            "train-on-my-town",
+            "compare-two-recipes",
+            "publish-a-bundle",
+            "read-a-report",
+            "cluster",
+            "evidence",
+        )
     ),
     "README.md",
 ]

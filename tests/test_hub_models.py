@@ -1,16 +1,19 @@
 """Bundles on the hub, against the stand-in on this machine."""
 
+import errno
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hub_server import COMMIT, serve
 from test_cli import graticule
 
 import graticule as package
-from graticule.errors import BundleError, SourceError
+from graticule.errors import BundleError, SourceError, WriteError
 from graticule.inference.bundles import find_bundle
 from graticule.photos.cards import write_card
+from graticule.sources.web.hub import hub_file
 
 KEPT = Path(__file__).parent / "bundles" / "format-3"
 PHOTO = KEPT / "photo.jpg"
@@ -64,6 +67,27 @@ def test_a_bundle_changed_on_the_hub_is_refused(bundle, hub):
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(BundleError, match="is not the file that training wrote"):
         package.load("ada/town")
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    (tmp_path / "files").mkdir()
+    whole = np.random.default_rng(0).bytes(30_000)
+    (tmp_path / "files" / "model.safetensors").write_bytes(whole)
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)
+    cut = {"model.safetensors": 20_000}
+    with serve("ada/town", tmp_path / "files", monkeypatch, tmp_path / "cache", "model", cut) as sent:
+        path = hub_file("ada/town", "model.safetensors", kind="model")
+    assert path.read_bytes() == whole
+    assert sent["model.safetensors"] == 30_000
+
+
+def test_a_full_disk_is_not_blamed_on_the_network(monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", full)
+    with pytest.raises(WriteError, match="no space left on the disk while writing what the hub sends"):
+        hub_file("ada/town", "model.safetensors", kind="model")
 
 
 def test_no_such_model_no_token_and_no_name_are_said(bundle, hub, monkeypatch, tmp_path):

@@ -1,6 +1,8 @@
 import json
 import random
+import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from towns import COLORS, QUARTERS, make_town, photo, tiny_recipe
 import graticule
 from graticule.errors import BadPhotoError, BundleError, WriteError
 from graticule.geo.sphere import great_circle_km
-from graticule.inference.formats import WRITERS
+from graticule.inference.formats import WRITERS, to_geojson
 from graticule.inference.locate import Locator
 from graticule.model.bundle import Bundle
 from graticule.model.features import FeatureStore
@@ -191,4 +193,14 @@ def test_json_in_pieces_is_the_json_of_the_whole(locator, town):
         text = "".join(WRITERS["json"](some))
         assert text == json.dumps(json.loads(text), indent=2, ensure_ascii=False) + "\n"
         text = "".join(WRITERS["geojson"](some))
-        assert text == json.dumps(json.loads(text), indent=2, ensure_ascii=False) + "\n"
+        whole = json.dumps(json.loads(text), indent=2, ensure_ascii=False) + "\n"
+        assert "".join(text.split()) == "".join(whole.split())
+
+
+def test_a_position_of_a_region_stands_on_one_line(locator, town):
+    [result] = locator.results(town.paths()[:1])
+    fix = replace(result.fix, region=("89c25", "89c27"))
+    text = "".join(to_geojson([replace(result, fix=fix)], regions=True))
+    [_, region] = json.loads(text)["features"]
+    assert region["geometry"]["type"] in ("Polygon", "MultiPolygon")
+    assert not re.search(r"^\s*-?[\d.]+,?$", text, re.MULTILINE)

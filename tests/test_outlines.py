@@ -8,7 +8,7 @@ import shapely
 from shapely.geometry import shape
 
 from graticule.geo import s2
-from graticule.geo.outlines import geojson_outline
+from graticule.geo.outlines import geojson_circle, geojson_outline
 from graticule.geo.sphere import EARTH_RADIUS_KM, great_circle_km
 
 
@@ -67,3 +67,21 @@ def test_middles_of_cells_lie_inside_the_outline_and_those_of_others_do_not():
 def test_exterior_rings_run_against_the_clock_as_the_standard_asks():
     for polygon in geojson_outline(around(52.0, 4.9, 12, 12.0))["coordinates"]:
         assert shapely.LinearRing(polygon[0]).is_ccw
+
+
+@pytest.mark.parametrize(
+    ("lat", "lon"),
+    [(37.77, -122.42), (0.0, 180.0), (-17.0, 179.99), (90.0, 0.0), (-89.9, 10.0), (64.0, -170.0), (67.5, 45.0)],
+)
+@pytest.mark.parametrize("radius_km", [0.12, 30.0, 2501.8, 9000.0, 15000.0, 25000.0])
+def test_a_circle_is_valid_on_the_globe_and_holds_what_is_near(lat, lon, radius_km):
+    circle = shape(geojson_circle(lat, lon, radius_km))
+    assert circle.is_valid
+    cap = 2 * np.pi * EARTH_RADIUS_KM**2 * (1 - np.cos(min(radius_km / EARTH_RADIUS_KM, np.pi)))
+    assert area_km2(circle) == pytest.approx(cap, rel=0.01)
+    rng = np.random.default_rng(0)
+    lats, lons = np.degrees(np.arcsin(rng.uniform(-1, 1, 500))), rng.uniform(-180, 180, 500)
+    off = great_circle_km(lat, lon, lats, lons)
+    clear = abs(off / radius_km - 1) > 0.02  # corners lie on the circle, edges inside
+    held = shapely.contains_xy(circle, lons, lats)
+    assert held[clear].tolist() == (off < radius_km)[clear].tolist()

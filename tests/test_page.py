@@ -16,6 +16,8 @@ import pytest
 from conftest import encoded, exif_of, picture
 
 import graticule
+from graticule.explaining.answer_page import AnswerPage
+from graticule.inference.claims import own_position
 from graticule.photos.table import read_photos
 from graticule.reporting.report import write_report
 from graticule.serving.app import create_app, page_folder
@@ -215,7 +217,8 @@ def test_several_photos_are_listed_filtered_answered_together_and_saved(page, ph
     assert rows[2]["lat"] == ""
     features = json.loads(saved("GeoJSON"))["features"]
     assert features[0]["geometry"]["coordinates"] == pytest.approx([fix.lon, fix.lat], abs=1e-5)
-    assert len(ElementTree.fromstring(saved("KML")).findall(".//{*}Placemark")) == 3
+    kml = ElementTree.fromstring(saved("KML"))
+    assert [len(kml.findall(f".//{{*}}{name}")) for name in ("Point", "Folder", "MultiGeometry")] == [2, 1, 2]
     page.select_option("label:has-text('Show') select", "failed")
     assert page.locator(".photo").count() == 1
     page.select_option("label:has-text('Show') select", "all")
@@ -249,11 +252,17 @@ def test_a_round_is_played_and_the_result_is_text_to_share(page):
     assert len(text.splitlines()) == 7
 
 
-def test_two_models_are_compared_on_the_same_photos(page, photos):
+def test_two_models_are_compared_on_the_same_photos_and_on_a_test_set(page, photos):
     choose(page, photos / "photo-0.jpg", photos / "photo-1.jpg")
     page.click("role=tab[name=Compare]")
     page.wait_for_selector("text=The two answers lie 0 m apart")
     page.wait_for_selector("tfoot:has-text('Median of 2 photos')")
+    page.check("label:has-text('the test set, 5 photos')")
+    page.click("role=button[name=Compare]")
+    page.wait_for_selector("text=Of 5 photos both have the same answers.")
+    page.click(".compare td button >> nth=0")
+    page.wait_for_selector(".round-photo[src^=blob]")
+    assert "the truth" in page.inner_text(".legend")
 
 
 def test_a_report_opens_from_disk_and_shows_each_photo_with_truth_and_answer(browser, locator, photos, tmp_path):
@@ -279,6 +288,28 @@ def test_a_report_opens_from_disk_and_shows_each_photo_with_truth_and_answer(bro
     page.wait_for_selector(".browse-one:has-text('173 m off')")
     page.wait_for_selector(".legend:has-text('the truth')")  # drawn with the map, which may come later
     assert "the model's answer" in page.inner_text(".legend").split("\n")
+    context.close()
+
+
+def test_answers_open_from_disk_as_a_table_and_a_map(browser, locator, photos, tmp_path):
+    asked = [photos / name for name in ("photo-0.jpg", "known.jpg", "broken.jpg")]
+    made = AnswerPage(locator, asked, why="saliency")
+    own = [own_position(photo) for photo in asked]
+    results = list(made.gather(locator.results(asked, names=True, neighbours=2, masses=True, claims=own)))
+    context = browser.new_context(viewport={"width": 390, "height": 844}, offline=True, reduced_motion="reduce")
+    page = context.new_page()
+    page.set_default_timeout(SLOWEST_MS)
+    page.goto(made.write(tmp_path / "answers.html").as_uri())
+    page.wait_for_selector("[data-ready]")
+    assert page.locator("tbody tr").count() == 3
+    page.select_option("label:has-text('Show') select", "exif")
+    page.click("tbody button")
+    page.wait_for_selector(f".answer:has-text('{results[0].fix.lat:.5f}')")
+    page.wait_for_selector("img.heat")
+    assert "The photo itself says 38.90000, -77.03000." in page.inner_text(".claim")
+    page.wait_for_selector(".legend:has-text('90 % region')")  # drawn with the map, which may come later
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert violations(page) == []
     context.close()
 
 

@@ -117,7 +117,7 @@ def test_the_numbers_are_there_by_their_names(page):
     for words in (
         "90th percentile",
         "1.2 km",
-        "report A's distance",
+        "between the centres of the predicted and the true cell",
         "57 m",
         "right cell",
         "50.0 %",

@@ -1,6 +1,8 @@
 """Photos compared by second moments of local features, along whitened principal axes."""
 
 import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -106,3 +108,20 @@ def test_an_encoder_holds_nothing_of_a_pass_that_is_over():
     encoder(torch.rand(2, 3, 64, 64))
     copy.deepcopy(encoder)  # which refuses tensors that hang in a graph
     assert not encoder._seen
+
+
+def test_threads_that_ask_one_network_at_once_get_each_its_own_features():
+    encoder = build_encoder("test_efficientnet", "none", inner=["blocks.1"], second_order=["blocks.1"]).eval()
+    photos = torch.rand(2, 1, 3, 64, 48, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        alone = [encoder(photo) for photo in photos]
+    both = threading.Barrier(2)
+
+    def wait(*_):
+        both.wait(60)  # until both have passed blocks.1
+
+    encoder.body.blocks[2].register_forward_pre_hook(wait)
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(torch.no_grad()(encoder), photos))
+    for one, expected in zip(found, alone, strict=True):
+        assert torch.allclose(one, expected, atol=1e-6)

@@ -22,11 +22,12 @@ import graticule
 from bench.hostile import hostile
 from graticule.geo import s2
 from graticule.geo.sphere import great_circle_km
+from graticule.inference import views
 from graticule.inference.claims import own_position
+from graticule.inference.pictures import files_of
 from graticule.photos.table import read_photos
-from graticule.serving import examples, run, shapes
+from graticule.serving import examples, run
 from graticule.serving.app import create_app
-from graticule.serving.gallery import open_gallery
 from graticule.serving.limits import Limits
 from graticule.serving.play import Play
 from graticule.serving.service import Model, Service
@@ -104,7 +105,7 @@ def test_a_map_gets_regions_and_a_density_that_are_the_beliefs(client, locator):
     assert (half["properties"]["coverage"], most["properties"]["coverage"]) == (0.5, 0.9)
     assert half["properties"]["area_km2"] < most["properties"]["area_km2"] == pytest.approx(fix["area_km2"], abs=1e-3)
     cells = fix["density"]["features"]
-    assert 0 < len(cells) <= shapes.MOST_CELLS
+    assert 0 < len(cells) <= views.MOST_CELLS
     assert sum(cell["properties"]["mass"] for cell in cells) == pytest.approx(1, abs=0.011)
     density = [cell["properties"]["per_km2"] for cell in cells]
     assert density == sorted(density, reverse=True)
@@ -150,7 +151,8 @@ def test_the_known_photos_that_look_alike_are_shown_with_pictures_where_their_fi
     (tmp_path / "known.jpg").write_bytes(encoded(picture(), exif=exif_of(1, 2)))
     rows = [{"path": "known.jpg", "lat": lat, "lon": lon} for lat, lon in zip(known.lat, known.lon, strict=True)]
     pl.DataFrame(rows).write_csv(tmp_path / "table.csv")
-    service = Service([Model("town", locator)], gallery=open_gallery(tmp_path / "table.csv"))
+    pictures = files_of(locator, read_photos(tmp_path / "table.csv"))
+    service = Service([Model("town", locator, pictures=pictures)])
     with TestClient(create_app(service), base_url="http://localhost") as client:
         [fix] = ask(client, PHOTO.read_bytes(), neighbours=4).json()["fixes"]
     assert len(fix["neighbours"]) == 4

@@ -34,6 +34,11 @@ def test_photos_that_follow_one_another_in_a_sequence_are_a_street():
     np.testing.assert_allclose(tracks_of(mixed).lat, LAT)  # by their times, in whatever order they stand
 
 
+def test_a_few_photos_in_a_row_are_dots_and_no_street():
+    lat = tracks_of(table(sequence=["a"] * 2 + ["b"] * 3 + ["c"] * 7)).lat
+    assert np.isnan(lat).tolist() == [False, True] * 5 + [False] * 7
+
+
 def test_streets_are_drawn_close_up_and_borders_far_off():
     for scale, kind in ((1.0, "streets"), (300.0, "country")):
         lat, lon = 47 + (LAT - 47.5) * scale, 8.7 + (LAT - 47.5) * scale

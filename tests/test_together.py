@@ -17,7 +17,7 @@ from graticule.belief import ground
 from graticule.belief.calibration import believe
 from graticule.belief.confidence import Confidence, Known
 from graticule.belief.density import SCALES, Kernels, Shape
-from graticule.errors import BadRecipeError, BundleError
+from graticule.errors import BadRecipeError, BadTableError, BundleError
 from graticule.evaluation.evaluate import note_added
 from graticule.geo.sphere import great_circle_km
 from graticule.inference.albums import Albums, Fuser
@@ -25,6 +25,7 @@ from graticule.inference.locate import Locator, load
 from graticule.model.bundle import Bundle
 from graticule.photos.table import read_photos
 from graticule.training.calibrate import remember
+from graticule.training.joining import join
 from graticule.training.train import train
 
 RNG = np.random.default_rng(0)
@@ -176,14 +177,13 @@ WORLD = [(48.85, 2.35), (-33.87, 151.21), (35.68, 139.69), (-22.91, -43.17)]
 
 
 def test_a_world_goes_down_to_a_city(town, weights, tmp_path):
-    world = made(tmp_path / "world", weights, quarters=WORLD, seed=1)
-    command = ("join", world / "bundle", town / "bundle", "--allow-leak", "--photos", town / "table.csv")
-    done = graticule(*command)
-    assert done.returncode == 1
-    assert "of 0 outside" in done.stderr.replace("\n", " ")
-    done = graticule(*command, "--photos", world / "table.csv")
+    world = made(tmp_path / "world", weights, quarters=WORLD, seed=1, count=48)
+    tables = ("--photos", town / "table.csv", "--photos", world / "table.csv")
+    done = graticule("join", world / "bundle", town / "bundle", *tables, "--allow-leak")
     assert done.returncode == 0, done.stderr
-    photos = read_photos(town / "table.csv")
+    photos = read_photos(town / "rest.csv")
+    with pytest.raises(BadTableError, match="of 16 places in the cities and of 0 outside"):
+        join(Bundle.read(world / "bundle"), [Bundle.read(town / "bundle")], photos)
     joined, alone = load(world / "bundle"), Locator(Bundle.read(world / "bundle"), alone=True)
     truth = [
         np.concatenate([said.belief.log_density(photos.lat[said.index], photos.lon[said.index]) for said in some])

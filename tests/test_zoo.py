@@ -20,6 +20,7 @@ from towns import photo
 from graticule import zoo
 from graticule.errors import BadWeightsError
 from graticule.geo.sphere import from_vectors, great_circle_km
+from graticule.geo.territory import read_territory
 from graticule.inference.locate import Locator
 from graticule.model.bundle import Bundle
 from graticule.zoo.models import geoclip, osv5m, streetclip
@@ -72,6 +73,19 @@ def location_embedding(state, degrees):
     return total
 
 
+def test_the_gallery_of_an_area_is_what_lies_there_and_ten_thousand_places_more(files, monkeypatch):
+    monkeypatch.setattr(geoclip, "DENSE", 50)
+    whole, area = zoo.get("geoclip", files), read_territory("-60,-180,0,180")
+    south = zoo.get("geoclip", files, within=area)
+    own = whole.partition.lat < 0
+    assert len(south.partition) == pytest.approx(50 + own.sum(), abs=10)
+    assert south.partition.lat.max() < 0
+    torch.testing.assert_close(south.model.head.places[: own.sum()], whole.model.head.places[own])
+    assert south.facts["imported"]["what"].endswith("its places are those within -60,-180,0,180")
+    with pytest.raises(BadWeightsError, match="leave --within out"):
+        zoo.get("megaloc", files, within=area)
+
+
 def test_a_public_model_is_a_bundle_that_answers_and_tells_its_licence(files, tmp_path, monkeypatch):
     monkeypatch.setenv("GRATICULE_CACHE", str(tmp_path / "cache"))
     made = zoo.get("geoclip", files)
@@ -101,6 +115,14 @@ def test_a_tower_of_timms_names_is_the_same_as_one_of_transformers_names(files):
     again = zoo.get("geoclip", files).model
     for key, value in again.state_dict().items():
         assert torch.equal(value, ours.state_dict()[key]), key
+
+
+def test_a_file_of_half_precision_is_the_same_model_rounded(files):
+    whole = zoo.get("geoclip", files).model.head.layers
+    state = load_file(files / "model.safetensors")
+    save_file({key: value.half() for key, value in state.items()}, files / "model.safetensors")
+    half = zoo.get("geoclip", files).model.head.layers
+    torch.testing.assert_close(half[0].weight, whole[0].weight, atol=1e-3, rtol=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -250,6 +272,8 @@ def test_streetclip_asks_for_countries_and_then_for_their_towns(tmp_path, monkey
     assert names[int(french.nonzero()[0])] == names[paris]
     # A text is told apart whatever it is asked beside: what pads it is not seen.
     tower = text_tower(read_tensors(tmp_path / "pytorch_model.bin"), tmp_path)
+    parisian = zoo.get("streetclip", tmp_path, agreed="CC-BY-NC-4.0", within=read_territory("48,2,49,3")).partition
+    assert {name.rpartition(", ")[2] for name in parisian.names} == {"France"}
     alone = embed(tower, tmp_path / "tokenizer.json", ["Paris"])
     torch.testing.assert_close(alone[0], head.places[paris], atol=1e-5, rtol=1e-4)
     with torch.inference_mode():

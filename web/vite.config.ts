@@ -6,6 +6,7 @@ export default defineConfig({
   base: "./",
   oxc: { jsx: { runtime: "automatic", importSource: "preact" } },
   build: {
+    rolldownOptions: { checks: { pluginTimings: false } }, // how long plugins take is nobody's business who installs
     outDir: "../graticule/serving/page",
     emptyOutDir: true,
     assetsInlineLimit: 0,

@@ -17,6 +17,7 @@ export default defineConfig({
   ],
   define: { "process.env.NODE_ENV": JSON.stringify("production") },
   build: {
+    rolldownOptions: { checks: { pluginTimings: false } },
     outDir: "../graticule/serving/page/report",
     emptyOutDir: true,
     target: "es2022",

@@ -7,7 +7,21 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from graticule.cli import answer, archives, commands, data, explain, fetch, pack, runs, scale, serve, start, zoo
+from graticule.cli import (
+    answer,
+    archives,
+    commands,
+    data,
+    explain,
+    fetch,
+    gallery,
+    pack,
+    runs,
+    scale,
+    serve,
+    start,
+    zoo,
+)
 from graticule.cli.group import Commands
 from graticule.errors import GraticuleError, Note
 from graticule.files import explained
@@ -49,6 +63,7 @@ data.app.add_typer(archives.app)
 data.app.add_typer(fetch.app)
 data.app.add_typer(pack.app)
 app.add_typer(data.app, name="data")
+zoo.gallery.add_typer(gallery.app)
 app.add_typer(zoo.gallery, name="gallery")
 
 

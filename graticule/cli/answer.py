@@ -28,12 +28,16 @@ from graticule.cli.scale import in_parts
 from graticule.errors import BadRecipeError, BadTableError, BundleError
 
 if TYPE_CHECKING:
+    from graticule.explaining.answer_page import AnswerPage
     from graticule.inference.albums import Albums
     from graticule.inference.claims import Place
+    from graticule.inference.locate import Locator
     from graticule.inference.said import Result
 
+BESIDE = 6  # known photos on a page
 app = typer.Typer()
 
+Explained = Literal["occlusion", "saliency"]
 Format = Literal["table", "words", "json", "csv", "geojson", "kml"]
 Photos = Annotated[list[Path] | None, typer.Argument(help="Photos, folders of photos, or one dataset or table.")]
 Out = Annotated[Path | None, typer.Option(help="Write to a file instead of the screen.")]
@@ -60,7 +64,27 @@ ClaimOf = Annotated[
 ]
 Regions = Annotated[
     bool,
-    typer.Option("--regions", help="geojson: beside each point, the region that holds nine of ten such photos."),
+    typer.Option(
+        "--regions/--no-regions",
+        help="geojson, kml: around each point, the region and the circle of nine of ten photos.",
+    ),
+]
+Neighbours = Annotated[
+    int, typer.Option(min=0, max=24, help="json, geojson: name so many known photos that look alike, with distances.")
+]
+Page = Annotated[
+    Path | None,
+    typer.Option(help="Write one HTML file too: photo, map, names, errors, known photos alike. It opens from disk."),
+]
+Map = Annotated[
+    Path | None, typer.Option("--map", help="Write one HTML file too: a folder's photos on one map with one table.")
+]
+Why = Annotated[
+    Explained | None, typer.Option(help="--page: lay over each photo what its answer depends on; slow by occlusion.")
+]
+Gallery = Annotated[
+    Path | None,
+    typer.Option(help="--page: the dataset trained on, for pictures of known photos. [default: those in the bundle]"),
 ]
 WithinKm = Annotated[
     float | None,
@@ -88,6 +112,7 @@ def predict(
     min_probability: MinProbability = None,
     claim: ClaimOf = None,
     within_km: WithinKm = None,
+    neighbours: Neighbours = 0,
     inside: Inside = None,
     regions: Regions = False,
     answer: Point = None,
@@ -138,6 +163,7 @@ def predict(
         precision,
         runtime,
         names=format == "words",
+        neighbours=neighbours,
     )
 
 
@@ -153,8 +179,13 @@ def locate(
     min_probability: MinProbability = None,
     claim: ClaimOf = None,
     within_km: WithinKm = None,
+    neighbours: Neighbours = 0,
     inside: Inside = None,
-    regions: Regions = False,
+    regions: Regions = True,
+    page: Page = None,
+    map_: Map = None,
+    why: Why = None,
+    gallery: Gallery = None,
     answer: Point = None,
     precision: Arithmetic = "float32",
     runtime: Exported = None,
@@ -163,6 +194,10 @@ def locate(
     model = check_bundle(model or _only_one())
     if not photos:
         raise BadTableError("no photo is named; graticule locate PHOTO, a folder, or a table")
+    if page and map_:
+        raise BadRecipeError("--page shows all of some photos and --map a folder on one map; name one of them")
+    if (why or gallery) and not page:
+        raise BadRecipeError("--why and --gallery are shown on a page; name its file: --page FILE.html")
     _answer(
         model,
         photos,
@@ -180,6 +215,8 @@ def locate(
         precision,
         runtime,
         names=True,
+        neighbours=neighbours,
+        pages=(page, map_, why, gallery),
     )
 
 
@@ -216,9 +253,11 @@ def _answer(
     runtime: Runtime | None,
     *,
     names: bool,
+    neighbours: int,
+    pages: "tuple[Path | None, Path | None, Explained | None, Path | None]" = (None, None, None, None),
 ) -> None:
     from graticule.geo.areas import read_areas
-    from graticule.inference.formats import WRITERS, Writer, to_csv, to_geojson, to_words
+    from graticule.inference.formats import WRITERS, Writer, to_csv, to_geojson, to_kml, to_words
     from graticule.inference.locate import load
 
     least = _least(min_probability, max_error_km)
@@ -226,14 +265,16 @@ def _answer(
     areas = read_areas(inside) if inside else []
     wanted, albums = _asked(photos, together)
     claims = None if claim is None else _claims(claim, wanted)
+    console.opening(bundle)
     locator = load(bundle, precision=precision, runtime=runtime, answer=answer)
     write: Writer = WRITERS.get(format, to_csv)
     if format == "words":
-        write = partial(to_words, knows=locator.area)
-    elif format == "geojson":
-        write = partial(to_geojson, regions=regions)
+        write = partial(to_words, knows=locator.area, learned_from=locator.bundle.facts.get("photos"))
+    elif format in ("geojson", "kml"):
+        write = partial(to_geojson if format == "geojson" else to_kml, regions=regions)
     elif format in ("table", "csv"):
         write = partial(to_csv, top=top, claims=claims is not None, inside=[area.name for area in areas])
+    page, paper = _page(locator, wanted, *pages)
     broken: list[Result] = []
 
     def counted(results: "Iterable[Result]") -> "Iterator[Result]":
@@ -253,9 +294,11 @@ def _answer(
             within_km=within_km,
             inside=areas,
             names=names,
+            neighbours=max(neighbours, BESIDE if pages[0] else 0),
+            masses=page is not None,
             progress=progress,
         )
-        results = counted(answers)
+        results = counted(page.gather(answers) if page else answers)
         if out is not None:
             from graticule.files import atomic_file
 
@@ -265,6 +308,8 @@ def _answer(
             for piece in write(results):
                 typer.echo(piece, nl=False)
         held = list(results)  # on a terminal the answers wait until the bar is gone
+    if page and paper:
+        typer.echo(f"written to {page.write(paper)}", err=True)
     if out is not None:
         typer.echo(f"{len(wanted) - len(broken):,} photos answered, written to {out}")
     elif format == "table":
@@ -276,6 +321,26 @@ def _answer(
             typer.secho(f"{result.photo}: {result.error}", fg="red", err=True)
         typer.secho(f"{len(broken)} of {len(wanted)} photos could not be read", fg="red", err=True)
         raise typer.Exit(1)
+
+
+def _page(
+    locator: "Locator",
+    photos: list[Path],
+    page: Path | None,
+    map_: Path | None,
+    why: Explained | None,
+    gallery: Path | None,
+) -> "tuple[AnswerPage | None, Path | None]":
+    """The page that was asked for, and where it is written."""
+    paper = page or map_
+    if paper is None:
+        return None, None
+    from graticule.explaining.answer_page import AnswerPage
+    from graticule.inference.pictures import files_of
+    from graticule.photos.table import read_photos
+
+    pictures = files_of(locator, read_photos(gallery)) if gallery else locator.bundle.thumbnails
+    return AnswerPage(locator, photos, page is None, pictures, why), paper
 
 
 def _least(min_probability: float | None, max_error_km: float | None) -> float:

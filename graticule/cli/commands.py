@@ -1,9 +1,10 @@
 """The commands around cells, scores and models. Each imports its rooms when it runs: torch takes seconds."""
 
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -152,6 +153,7 @@ def train(
     settings: Sets = None,
 ) -> None:
     """Train on geotagged photos; the result is a bundle."""
+    started = time.monotonic()
     from graticule.config import parse_overrides, read_recipe
 
     plan = read_recipe(recipe, parse_overrides(settings or []))
@@ -182,11 +184,19 @@ def train(
     facts = bundle.facts
     typer.echo(
         f"trained on {facts['photos']:,} photos of {facts['places']:,} places, {facts['cells']:,} cells, in "
-        f"{facts['seconds']:.0f} s; the bundle lies in {out}"
+        f"{time.monotonic() - started:.0f} s ({_parts_of_time(facts, plan.encoder.frozen)}); the bundle lies in {out}"
     )
     if facts["split"]["marked"]:
         typer.echo(f"{facts['split']['marked']:,} marked photos were left out of training")
     typer.echo(f"next: graticule evaluate {quote(str(out))} {quote(str(photos))}")
+
+
+def _parts_of_time(facts: dict[str, Any], frozen: bool) -> str:
+    """Where the seconds of a training went."""
+    fitting = facts["seconds"] - facts["feature_seconds"]
+    parts = {"features": facts["feature_seconds"], "head": fitting} if frozen else {"network": fitting}
+    parts["calibration"] = facts["calibration_seconds"]
+    return ", ".join(f"{name} {seconds:.0f} s" for name, seconds in parts.items())
 
 
 @app.command()
@@ -210,6 +220,7 @@ def evaluate(
     from graticule.photos.table import table_file
 
     table_file(dataset)
+    console.opening(bundle)
     from graticule.evaluation.evaluate import evaluate_folder
     from graticule.model.features import default_store
 

@@ -61,7 +61,7 @@ def print_metrics(facts: dict[str, Any]) -> None:
         less = "; LESS than the map of its training photos knows" if facts["bits"] < 0 else ""
         rows.append(("bits of location", f"{facts['bits']:.2f}  ({low:.2f} to {high:.2f}){less}"))
         model, prior = -facts["log_density"], -facts["prior_log_density"]
-        rows.append(("log-loss", f"{model:.2f} nats per km2, of the map alone {prior:.2f}"))
+        rows.append(("log-loss", f"{model:.2f} nats per km2, of the map alone {prior:.2f}  (less is better)"))
         for level in (50, 80, 90, 95):
             name = f"coverage_{level}"
             rows.append((f"in the {level} % region", percent(facts[name]) + span(name, percent)))
@@ -78,7 +78,7 @@ def print_metrics(facts: dict[str, Any]) -> None:
     if facts.get("cross_entropy") is not None:
         rows.append(("cross-entropy", f"{facts['cross_entropy']:.3f} nats"))
     if facts.get("center_distance_km") is not None:
-        rows.append(("centre to centre, mean", distance(facts["center_distance_km"]) + "  (report A's distance)"))
+        rows.append(("centre to centre, mean", distance(facts["center_distance_km"]) + "  (between cell centres)"))
     if facts.get("regression_mean_km") is not None:
         rows.append(("regressed position, median", distance(facts["regression_median_km"])))
         rows.append(("regressed position, mean", distance(facts["regression_mean_km"])))
@@ -92,7 +92,8 @@ def print_metrics(facts: dict[str, Any]) -> None:
         if name.startswith("within_") and value > 0 and (value < 1 or name == "within_25_m"):
             label = name.removeprefix("within_").replace("_", " ")
             rows.append((f"within {label}", percent(value) + span(name, percent)))
-    rows.append(("score of 5000", f"{facts['score']:.0f}  (map of {distance(facts['map_diagonal_km'])})"))
+    across = distance(facts["map_diagonal_km"])
+    rows.append(("score of 5000", f"{facts['score']:.0f}  (as in GeoGuessr, on a map {across} across)"))
     if "unmarked" in facts:
         fine = facts["unmarked"]
         low, high = (distance(end) for end in fine["intervals"]["median_km"])
@@ -110,6 +111,12 @@ def print_metrics(facts: dict[str, Any]) -> None:
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         typer.echo(f"{name:<{width}}  {value}")
+
+
+def opening(bundle: Path) -> None:
+    """On a terminal, say that a model is opened: torch and the weights take seconds."""
+    if sys.stderr.isatty():
+        typer.secho(f"opening {bundle} ...", dim=True, err=True)
 
 
 def print_verdicts(facts: dict[str, Any]) -> None:
@@ -167,17 +174,12 @@ def progress(name: str) -> Iterator[Any]:
         TimeRemainingColumn(),
     )
     with Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True)) as bars:
-        task = bars.add_task(name, total=None)
+        task = bars.add_task(name, total=None, visible=False)  # an empty bar above an error says nothing
 
         def show(done: int, total: int, note: str = "") -> None:
-            bars.update(task, completed=done, total=total, description=note or name)
+            bars.update(task, completed=done, total=total, description=note or name, visible=True)
 
-        try:
-            yield show
-        except BaseException:
-            if not bars.tasks[0].completed:  # an empty bar above an error says nothing
-                bars.update(task, visible=False)
-            raise
+        yield show
 
 
 def print_json(value: Any) -> None:

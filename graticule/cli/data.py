@@ -1,6 +1,7 @@
 """``graticule data ...``: make a dataset that trains."""
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     import polars as pl
 
     from graticule.photos.table import Photos
+
+FEW_TESTED = 100  # photos of a test part whose figures have wide intervals
 
 app = typer.Typer(
     cls=Commands,
@@ -238,6 +241,11 @@ def data_split(
         typer.echo("  ".join(f"{part} {first} to {last}" for part, (first, last) in days.items()))
     if found:
         console.print_audit(found.to_json())
+    if 0 < (tested := counts.get("test", 0)) < FEW_TESTED:
+        typer.echo(
+            f"{tested:,} test photos give wide intervals; graticule crossval laptop --photos "
+            f"{quote(str(source))} asks about every photo in turn"
+        )
 
 
 @app.command("sequences")
@@ -288,7 +296,6 @@ def data_audit(
     from graticule.photos.leakage import audit as measure
     from graticule.photos.splits import make_split
     from graticule.photos.table import read_located
-    from graticule.reporting.audit_page import write_audit
 
     columns = _renamed(
         path=path, lat=lat, lon=lon, place=place, sequence=sequence, captured_at=captured_at, creator=creator
@@ -300,6 +307,8 @@ def data_audit(
             raise BadTableError(f"the column 'split' of {train} gives no photo to test; audit two tables instead")
         sides = [sides[0].take(parts == part) for part in ("train", "test")]
     ours, theirs = sides
+    from graticule.reporting.audit_page import write_audit  # which takes seconds to import
+
     found = (write_audit(ours, theirs, out) if out else measure(ours, theirs)).to_json()
     if as_json:
         console.print_json(found)
@@ -342,12 +351,14 @@ def data_check(
     from graticule.photos.quality import CHECKS, MARKING, REASONS, Limits, check_folder
     from graticule.photos.quality import apply as apply_marks
     from graticule.photos.quality import clear as clear_marks
+    from graticule.photos.table import table_file
     from graticule.reporting.contact_sheets import CONTACT, write_contact
 
     if clear:
         clear_marks(dataset)
         typer.echo(f"no photo of {dataset} is marked now")
         return
+    table_file(dataset)
     if out is None and not dataset.is_dir():
         raise BadTableError(f"{dataset} is not a dataset; say with --out where the findings go")
     folder = out or dataset / "check"
@@ -364,15 +375,16 @@ def data_check(
                         "not_looked_for": checks.unknown, "out": str(folder)})  # fmt: skip
         return
     console.print_table(
-        ("reason", "photos", "kept from training", "meaning"),
+        ("reason", "photos", "excluded from training", "meaning"),
         [
             (name, f"{count:,}", "yes" if name in reasons else "", REASONS[name].text)
             for name, count in counts.items()
             if count or name not in checks.unknown
         ],
     )
-    for name, why in checks.unknown.items():
-        typer.echo(f"not looked for: {name} ({why})")
+    for sentence in checks.not_looked_for():
+        typer.echo(f"not looked for: {sentence}")
     did = "are marked and will not train" if apply else "would be marked by --apply"
     typer.echo(f"{marked:,} of {len(photos):,} photos {did}; each photo's reasons are in {folder / CHECKS}")
-    typer.echo(f"look at them first: open {page.resolve().as_uri()}")
+    first = "look at them; --clear takes the marks away" if apply else "look at them first"
+    typer.echo(f"{first}: open {page.resolve().as_uri()}")

@@ -20,6 +20,7 @@ class Method(StrEnum):  # typer takes no list of literals
     gradcam = "gradcam"
     patches = "patches"
     map = "map"
+    match = "match"
 
 
 Target = Literal["true", "predicted"]
@@ -41,17 +42,26 @@ def explain(
         ),
     ] = None,
     score: Annotated[bool, typer.Option(help="Judge each map by deletion and insertion.")] = True,
+    gallery: Annotated[
+        Path | None,
+        typer.Option(help="match: the dataset trained on, for its photos. [default: the pictures in the bundle]"),
+    ] = None,
     precision: Arithmetic = "float32",
 ) -> None:
-    """Show which parts of photos the answers depend on, and where the probability lies on a map.
+    """Show which parts of photos the answers depend on, where the probability lies on a map, and (--method match)
+    which known photo shares most geometry with them, as evidence.
 
     Exit status 1 if a photo could not be explained; the others are.
     """
     bundle = check_bundle(bundle)
+    console.opening(bundle)
     from graticule.errors import BadPhotoError
+    from graticule.explaining.matching import LONGEST_PX
     from graticule.explaining.methods import cost
     from graticule.explaining.render import doubts, explain_photo, names_of
     from graticule.inference.locate import load
+    from graticule.inference.pictures import files_of
+    from graticule.photos.table import read_photos
 
     wanted = expand(photos)
     where = position(truth, "--truth") if truth else None
@@ -60,6 +70,7 @@ def explain(
             f"--truth is where one photo was taken, but there are {len(wanted)}; explain them one by one"
         )
     locator, failed = load(bundle, precision=precision), 0
+    pictures = files_of(locator, read_photos(gallery), LONGEST_PX) if gallery else locator.bundle.thumbnails
     for photo, name in zip(wanted, names_of(wanted), strict=True):
         try:
             methods = [m.value for m in method]
@@ -80,6 +91,7 @@ def explain(
                     patch=patch,
                     stride=stride,
                     score=score,
+                    pictures=pictures,
                     progress=progress,
                 )
         except BadPhotoError as error:

@@ -15,6 +15,8 @@ ONE_FILE = {  # what they write is one file, which is whole or not there
     "cells", "data sequences", "data split", "features", "leak", "locate", "predict", "report", "score", "table"
 }  # fmt: skip
 
+IN_PLACE = {"calibrate", "export"}  # where no other folder is named, they write into the bundle
+
 
 class Commands(TyperGroup):
     """Commands that end in one line where they are interrupted, and refuse a folder that another one writes to."""
@@ -41,6 +43,8 @@ def _alone(command: Callable[..., Any], name: str) -> Callable[..., Any]:
     @wraps(command)
     def run(**values: Any) -> Any:
         out = values.get("out")
+        if out is None and name in IN_PLACE and values["bundle"].is_dir():
+            out = values["bundle"]
         from graticule.training.devices import Machines
 
         machines = Machines.of(values.get("devices"), values.get("nodes"))

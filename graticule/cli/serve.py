@@ -62,8 +62,8 @@ def serve(
         raise BundleError("no model is named: graticule serve BUNDLE, or set GRATICULE_MODEL to one")
     for bundle in bundles:
         check_bundle(bundle)
+    from graticule.photos.table import read_photos
     from graticule.serving.app import create_app
-    from graticule.serving.gallery import open_gallery
     from graticule.serving.guard import Door
     from graticule.serving.keys import read_keys
     from graticule.serving.limits import Limits
@@ -87,10 +87,9 @@ def serve(
             images=[_origin(street_map)] if street_map else (),
             audit=stack.enter_context(audit.open("a", encoding="utf-8")) if audit else None,
         )
-        known = open_gallery(gallery) if gallery else None
-        models = open_models(bundles, coarsest_answer_km)
+        models = open_models(bundles, coarsest_answer_km, read_photos(gallery) if gallery else None, batch)
         game = open_play(play, models) if play else None
-        application = create_app(Service(models, limits, known), door, play=game, street_map=street_map)
+        application = create_app(Service(models, limits), door, play=game, street_map=street_map)
         run(application, host, port, limits, lambda url: typer.echo(f"{url}  (Ctrl+C ends it)"))
 
 

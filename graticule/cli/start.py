@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from graticule.cli.options import RECIPE, Sets
-from graticule.errors import BadRecipeError, GraticuleError
+from graticule.errors import BadRecipeError, GraticuleError, WriteError
 from graticule.files import write_json
 
 app = typer.Typer()
@@ -41,8 +41,11 @@ def start(
 ) -> None:
     """Check, split, compare encoders by folds, train the best, measure it, report. Run it again to go on."""
     from graticule.config import parse_overrides, read_recipe
-    from graticule.evaluation.comparison import compare
+    from graticule.photos.table import table_file
 
+    source = "folder" if photos.is_dir() and not (photos / "dataset.json").is_file() else "table"
+    if source == "table":
+        table_file(photos)
     tried = [split(words) for words in candidates or CANDIDATES]
     common = settings or []
     for words in tried:
@@ -50,7 +53,6 @@ def start(
     steps = _Steps.open(out, {"photos": str(photos), "recipe": str(recipe), "set": common, "try": tried})
     dataset, model, compared = out / "photos", out / "model", out / "compare"
 
-    source = "folder" if photos.is_dir() and not (photos / "dataset.json").is_file() else "table"
     steps.run("data", source, photos, dataset, "--max-refused", max_refused, product=dataset / "dataset.json")
     steps.run("data", "check", dataset, "--apply", product=dataset / "check" / "contact.html")
     by = _divide(steps, dataset, out)
@@ -65,6 +67,8 @@ def start(
             changes = [part for word in [*common, *words] for part in ("--set", word)]
             steps.run("crossval", recipe, "--photos", dataset, *folds, *changes, "--out", folder,
                       product=folder / "metrics.json")  # fmt: skip
+        except WriteError:  # a full disk fails the others too
+            raise
         except GraticuleError as error:
             failed.append(error)
             typer.secho(f"left out: {error}", fg="yellow", err=True)
@@ -73,6 +77,8 @@ def start(
     if not folders:
         raise failed[0]
     steps.run("table", "runs", "--runs", compared, "--out", out / "compare.md", product=None)
+    from graticule.evaluation.comparison import compare
+
     best, advice = compare({name: folder for name, (folder, _) in folders.items()})
 
     changes = [part for word in [*common, *folders[best][1], "split.by=column"] for part in ("--set", word)]
@@ -156,7 +162,9 @@ class _Steps:
         differs = [
             f"{name} is {plan[name]!r} and was {before.get(name)!r}" for name in plan if plan[name] != before.get(name)
         ]
-        if differs:
+        if differs and not done:  # nothing came of it
+            write_json(file, {"plan": plan, "done": []})
+        elif differs:
             raise BadRecipeError(f"{out} was started with something else: {'; '.join(differs)}; choose a new folder")
         return cls(file, plan, done)
 

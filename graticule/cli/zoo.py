@@ -1,5 +1,6 @@
 """The commands around models that others have trained: list, fetch, calibrate, compare."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,7 +11,7 @@ from graticule.cli.group import Commands
 from graticule.cli.options import Json, check_bundle
 from graticule.errors import BadRecipeError, BadWeightsError
 from graticule.inference.bundles import HUB_NAME
-from graticule.model.index import CARD, CONFIDENCE, FILES, INDEX, KNOWN
+from graticule.model.index import CARD, CONFIDENCE, FILES, INDEX, KNOWN, THUMBNAILS
 
 if TYPE_CHECKING:
     from graticule.evaluation.published import Line
@@ -61,6 +62,10 @@ def get(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The bundle's folder. [default: NAME in the cache folder]")] = None,
     licence: Annotated[str | None, typer.Option(help="The licence that you agree to, where it forbids uses.")] = None,
+    within: Annotated[
+        str | None,
+        typer.Option(help="Places of this area alone, and more of them: a country, state or town, S,W,N,E, a GeoJSON."),
+    ] = None,
 ) -> None:
     """Make a bundle of a public model, from the Hugging Face hub or from a folder."""
     from graticule.zoo import public_models
@@ -69,22 +74,27 @@ def get(
     if name not in known:
         raise BadWeightsError(f"no public model is called {name!r}; there are {', '.join(known)}")
     from graticule.files import fetched_folder
+    from graticule.geo.territory import read_territory
 
-    model, where = known[name], out or fetched_folder() / name
+    model, called = known[name], name
+    if within:
+        called += "-" + re.sub(r"[^\w.-]+", "-", Path(within).stem if Path(within).is_file() else within).strip("-")
+    where = out or fetched_folder() / called
     _check_empty(where)
+    area = read_territory(within) if within else None
     from graticule.photos.cards import write_card
     from graticule.zoo import get as make
 
     typer.echo(f"{name} is under {model.licence}, trained on {model.trained_on}")
-    bundle = make(name, folder, agreed=licence)
+    bundle = make(name, folder, agreed=licence, within=area)
     bundle.write(where)
     write_card(where)
     answers = bundle.model.head.has_cells
     typer.echo(f"the bundle lies in {where}")
     typer.echo(
-        f"next: graticule calibrate {name if out is None else out} PHOTOS, so that its answers say how sure they are"
+        f"next: graticule calibrate {out or called} PHOTOS, so that its answers say how sure they are"
         if answers
-        else f"next: name it in a recipe, encoder: {{bundle: {name if out is None else out}}}"
+        else f"next: name it in a recipe, encoder: {{bundle: {out or called}}}"
     )
 
 
@@ -249,8 +259,13 @@ def benchmark(
     lines = [line for path in peers or [] for line in recomputed(path, read)]
     quoted = comparable(QUOTED[name], len(read))
     lines = [*sorted([*quoted, *lines], key=lambda line: line.within[1] or 0), own_line(str(bundle), measured.metrics)]
-    facts = {"benchmark": name, "published_photos": published, "missing": published - len(read)}
-    facts |= {"lines": [line.to_json() for line in lines], "metrics": measured.metrics}
+    facts = {
+        "benchmark": name,
+        "published_photos": published,
+        "missing": published - len(read),
+        "lines": [line.to_json() for line in lines],
+        "metrics": measured.metrics,
+    }
     if out is not None:
         write_json(measured.write(out) / "table.json", facts)
     if as_json:
@@ -296,7 +311,7 @@ def push(
         raise BadRecipeError(f"{repo} is no name on the hub; give user/name")
     from graticule.sources.web.hub import hub_upload
 
-    names = [name for name in (*FILES, *CONFIDENCE, INDEX, CARD) if (where / name).is_file()]
+    names = [name for name in (*FILES, *CONFIDENCE, THUMBNAILS, INDEX, CARD) if (where / name).is_file()]
     if KNOWN in names:
         typer.echo(f"note: {KNOWN} goes along: where the known photos were taken, and what the encoder makes of them")
     done = hub_upload(repo, where, names, private=not public)

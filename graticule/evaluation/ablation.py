@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from graticule.config import Recipe
-from graticule.errors import BadRecipeError, GraticuleError
+from graticule.errors import BadRecipeError, GraticuleError, WriteError
 from graticule.evaluation.evaluate import METRICS, PREDICTIONS
 from graticule.evaluation.folds import crossval, write_folds
 from graticule.evaluation.metrics import bootstrap_intervals, median_difference
@@ -127,6 +127,8 @@ def ablate(
         recipe = variants[name].model_copy(update={"seed": seed})
         try:
             found = crossval(recipe, each.photos, folds=folds, group=each.group, store=store, progress=report)
+        except WriteError:  # a full disk fails the others too
+            raise
         except GraticuleError as error:
             yield Trial(each.name, name, seed, True, str(error))
             continue

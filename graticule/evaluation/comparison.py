@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from graticule.evaluation.baselines import BASELINES
 from graticule.evaluation.evaluate import PREDICTIONS
 from graticule.evaluation.metrics import median_difference
+from graticule.evaluation.predictions import BASELINES
 from graticule.evaluation.verdicts import NEIGHBOURS, against_neighbours
 from graticule.geo.sphere import format_km
 

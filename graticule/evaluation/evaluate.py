@@ -87,9 +87,14 @@ def evaluate(
     chosen = choose_photos(photos, training, split)
     leak = None
     held_out, reason = None, "Cannot tell whether held out: the table of training photos is not beside the bundle."
+    locator = Locator(bundle, store=store, precision=precision, runtime=runtime)
     if training is not None:
         leak = audit(seen(training), chosen)
         held_out, reason = leak.held_out, leak.verdict
+    for city in locator.cities:  # what a city has seen is not held out either
+        theirs = training_photos(city)
+        if theirs is not None and (found := audit(seen(theirs), chosen)).held_out is False:
+            leak, held_out, reason = found, False, found.verdict
     if split == "train":
         held_out, reason = False, "NOT held out: these are the photos that the bundle was trained on."
     elif held_out is False and not allow_leak:
@@ -97,7 +102,6 @@ def evaluate(
             f"{reason} A number measured on these photos would be memory in part. Split by whole drives or by blocks "
             f"and train again (graticule data split), or measure them all the same with --allow-leak"
         )
-    locator = Locator(bundle, store=store, precision=precision, runtime=runtime)
     rows = predict_rows(locator, chosen, progress=progress)
     known = None
     if baseline:

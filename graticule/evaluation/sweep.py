@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from graticule.config import Recipe, read_recipe
-from graticule.errors import BadRecipeError, GraticuleError
+from graticule.errors import BadRecipeError, GraticuleError, WriteError
 from graticule.evaluation.evaluate import METRICS, evaluate_folder
 from graticule.files import write_json
 from graticule.model.features import FeatureStore
@@ -115,6 +115,8 @@ def sweep(
                     evaluate_folder(
                         folder, photos, result, split=part, allow_leak=True, store=store, progress=report_progress
                     )
+        except WriteError:  # a full disk fails the others too
+            raise
         except GraticuleError as error:
             yield Outcome(arm, folder, fresh, str(error))
             continue

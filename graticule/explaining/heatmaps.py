@@ -2,11 +2,13 @@
 
 import itertools
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import ConnectionPatch
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import ArrayLike, NDArray
 
@@ -78,6 +80,42 @@ def patches(photo: NDArray[np.uint8], rows: int, columns: int, *, title: str) ->
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     dress(axes, title, synthetic=False, grid=False)
+    return figure
+
+
+def matches(
+    here: NDArray[np.uint8],
+    there: NDArray[np.uint8],
+    points: NDArray[np.floating[Any]],
+    others: NDArray[np.floating[Any]],
+    *,
+    title: str,
+    synthetic: bool = False,
+) -> Figure:
+    """Two photos side by side, with a line between each two points that one geometry of two cameras explains.
+
+    Args:
+        points, others: pixels in each photo, ``(M, 2)``.
+    """
+    wide = here.shape[1] / here.shape[0] + there.shape[1] / there.shape[0]
+    figure = Figure(figsize=(maps.WIDTH, 0.9 + maps.WIDTH / wide), layout="compressed")
+    FigureCanvasAgg(figure)
+    sizes = [photo.shape[1] / photo.shape[0] for photo in (here, there)]
+    both = figure.subplots(1, 2, width_ratios=sizes)
+    for axes, photo, name in zip(both, (here, there), ("the photo", "the known photo that agrees most"), strict=True):
+        axes.imshow(photo)
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+        axes.set_title(name, loc="left", fontsize=9)
+    for number, (a, b) in enumerate(zip(points, others, strict=True)):
+        line = ConnectionPatch(
+            a, b, "data", "data", axesA=both[0], axesB=both[1], color=LINES[number % len(LINES)][0], lw=0.8, alpha=0.8
+        )
+        line.set_in_layout(False)  # which would measure each of hundreds
+        figure.add_artist(line)
+        for axes, point in zip(both, (a, b), strict=True):
+            axes.plot(*point, ".", ms=3, color=LINES[number % len(LINES)][0])
+    figure.suptitle(f"{title}\n{SYNTHETIC}" if synthetic else title, fontsize=10)
     return figure
 
 

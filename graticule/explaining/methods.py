@@ -24,6 +24,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from graticule.errors import BadRecipeError
 from graticule.inference.locate import Locator
+from graticule.model.features import CPU_BATCH
 from graticule.model.loading import Photo, Progress, read_bytes, silent
 from graticule.photos.images import inspect
 
@@ -198,7 +199,8 @@ def cost(
     facts = inspect(read_bytes(photo))
     height, width = locator.bundle.preprocess.shape_for(facts.height, facts.width)
     asked = [method for method in METHODS if method in methods]
-    step, passes = None, 1 + len(asked)
+    step: int | None = None
+    passes = 1 + len(asked)
     if "occlusion" in asked:
         _, step, tops, lefts = _squares(height, width, patch, stride)
         passes += len(tops) * len(lefts)
@@ -365,7 +367,7 @@ def _log_probability(locator: Locator, pixels: Tensor) -> Tensor:
 
 
 def _batch_size(locator: Locator) -> int:
-    return 128 if locator.device.startswith("cuda") else 4  # as for features: more only costs a CPU page faults
+    return locator.at_once or (128 if locator.device.startswith("cuda") else CPU_BATCH)
 
 
 def _probabilities(locator: Locator, photos: Iterable[Tensor], target: int, total: int) -> Floats:

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, Literal
 
 import numpy as np
@@ -11,11 +12,13 @@ from PIL import Image
 
 from graticule.errors import BadPhotoError, BadRecipeError
 from graticule.explaining import heatmaps
+from graticule.explaining.matching import evidence
 from graticule.explaining.methods import METHODS, Curves, Explanation, curves, random_curves, token_grid
 from graticule.files import write_json
 from graticule.geo.sphere import format_km, great_circle_km
 from graticule.inference import decode
 from graticule.inference.locate import Locator
+from graticule.inference.pictures import Pictures
 from graticule.model.loading import Progress, read_bytes, silent
 from graticule.partition import NO_CELL
 from graticule.photos import images
@@ -38,16 +41,18 @@ def explain_photo(
     patch: int | None = None,
     stride: int | None = None,
     score: bool = True,
+    pictures: Pictures | None = None,
     progress: Progress = silent,
 ) -> list[Path]:
     """Write a picture and its facts for each method: ``NAME-METHOD.png`` and ``NAME-METHOD.json``.
 
     Args:
-        methods: of :data:`METHODS`, and ``map`` (the probability of every cell) and ``patches`` (as a transformer
-            sees the photo).
+        methods: of :data:`METHODS`, and ``map`` (the probability of every cell), ``patches`` (as a transformer
+            sees the photo) and ``match`` (lines to the known photo that shares most of its geometry).
         name: beginning of the files' names; the photo's own if left out.
         truth: where the photo was taken, ``(lat, lon)``; its EXIF is asked if left out.
         target: the cell to explain: the likeliest, or the one that holds the truth.
+        pictures: of the known photos, for ``match``.
         score: judge the methods' maps by :func:`curves` against random ones, in ``NAME-scores.png`` too.
 
     Returns:
@@ -85,27 +90,36 @@ def explain_photo(
         rows, columns = token_grid(locator, data)
         title = f"The {rows} x {columns} patches that the transformer sees"
         write("patches", heatmaps.patches(shown, rows, columns, title=title), {"rows": rows, "columns": columns})
+    if "match" in methods:
+        found, own, theirs = evidence(locator, data, pictures, progress=progress)
+        best = found.found[0]
+        title = "\n".join(wrap(f"{photo.name}: {found.in_words()}", 100))
+        write(
+            "match",
+            heatmaps.matches(own, theirs, best.here, best.there, title=title, synthetic=synthetic),
+            {"evidence": found.to_json()},
+        )
     judged: dict[str, Curves] = {}
     asked = [method for method in METHODS if method in methods]
     for method in asked:
         options = {"patch": patch, "stride": stride, "progress": progress} if method == "occlusion" else {}
-        found = METHODS[method](locator, data, target=row, **options)
-        facts = _facts(found)
-        if score and not found.stopped:
+        heat = METHODS[method](locator, data, target=row, **options)
+        facts = _facts(heat)
+        if score and not heat.stopped:
             if not judged:
                 judged["random"] = random_curves(locator, data, target=row)
-            judged[method] = curves(locator, data, found.heat, target=row)
+            judged[method] = curves(locator, data, heat.heat, target=row)
             facts["scores"] = {key: _areas(judged[key]) for key in (method, "random")}
         part = ""
-        if found.stopped:
-            part = f"{found.settings['squares']:,} of {found.settings['squares_in_all']:,} squares"
-        title = f"{photo.name}\nwhat the {target} cell {case['cell']} depends on (probability {found.probability:.1%})"
-        title += f"; only {part}" * found.stopped
+        if heat.stopped:
+            part = f"{heat.settings['squares']:,} of {heat.settings['squares_in_all']:,} squares"
+        title = f"{photo.name}\nwhat the {target} cell {case['cell']} depends on (probability {heat.probability:.1%})"
+        title += f"; only {part}" * heat.stopped
         chart = heatmaps.explanation(
-            shown, found.heat, signed=found.signed, label=found.unit, method=method, title=title, synthetic=synthetic
+            shown, heat.heat, signed=heat.signed, label=heat.unit, method=method, title=title, synthetic=synthetic
         )
         write(method, chart, facts)
-        if found.stopped:
+        if heat.stopped:
             raise KeyboardInterrupt(f"{written[-2]} shows the {part} that were asked about; it is not scored")
     if judged:
         chart = heatmaps.faithfulness({key: (c.share, c.deletion, c.insertion) for key, c in judged.items()})
@@ -186,7 +200,8 @@ def _map_title(case: Mapping[str, Any]) -> str:
         so = f"{format_km(guess['error_km'])} off"
     else:
         so = f"expected to be {format_km(guess['expected_error_km'])} off"
-    return f"{case['photo']}\nbest guess {so}; likeliest cell {likeliest:.0%}"
+    outside = "; the truth lies in no cell" if case["truth"] and case["true_cell"] is None else ""
+    return f"{case['photo']}\nbest guess {so}; the network's likeliest cell {likeliest:.0%}{outside}"
 
 
 def _facts(found: Explanation) -> dict[str, Any]:

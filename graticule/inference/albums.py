@@ -21,7 +21,7 @@ STEP_SPACINGS = (0.5, 1.0, 2.0, 4.0)  # steps that are tried, in median distance
 FARTHEST_STEPS = 8.0  # beyond it a step is as unlikely as any jump
 LEAST = 1e-300  # of a probability, so that its logarithm is finite
 JUMP = 1e-3  # share of steps that may end anywhere: a ferry, a gap in the recording, a wrong order
-POWERS: dict[Together, tuple[float, ...]] = {"place": (0.0, 0.25, 0.5), "sequence": (0.25, 0.5, 1.0)}  # that are tried
+POWERS: dict[Together, tuple[float, ...]] = {"place": (0.0, 0.25, 0.5), "sequence": (1.0, 0.5)}  # tried, plainest first
 
 
 def pooled(log_probability: NDArray[np.floating[Any]], power: float = 0.0) -> Floats:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from graticule.files import fetched_folder
-from graticule.model.index import CARD, CONFIDENCE, FILES, INDEX, fetched
+from graticule.model.index import CARD, CONFIDENCE, FILES, INDEX, THUMBNAILS, fetched
 
 HUB_NAME = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*(@[\w./-]+)?")  # user/name@revision
 
@@ -27,4 +27,4 @@ def find_bundle(bundle: Path | str) -> Path:
     from graticule.sources.web.hub import hub_snapshot
 
     repo, _, revision = str(bundle).partition("@")
-    return hub_snapshot(repo, (*FILES, *CONFIDENCE, INDEX, CARD), revision=revision or None)
+    return hub_snapshot(repo, (*FILES, *CONFIDENCE, THUMBNAILS, INDEX, CARD), revision=revision or None)

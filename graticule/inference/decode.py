@@ -25,6 +25,7 @@ from graticule.geo.sphere import (
     map_scale,
     unit_vectors,
 )
+from graticule.inference.alike import Neighbour
 from graticule.inference.claims import Claim
 from graticule.inference.names import PlaceGuess
 from graticule.partition import Partition
@@ -72,6 +73,7 @@ class Fix:
         near: the town nearest to the point, where names were asked for; else None.
         places: the likeliest countries, or states or towns where the country or the state is sure; none where names
             were not asked for, or of an answer that is not calibrated.
+        neighbours: the known photos that look most like this one, where they were asked for and the bundle has some.
         inside: areas that were asked about, each with the probability that the photo was taken in it.
     """
 
@@ -89,6 +91,7 @@ class Fix:
     claim: Claim | None = None
     near: str | None = None
     places: tuple[PlaceGuess, ...] = ()
+    neighbours: tuple[Neighbour, ...] = ()
     inside: tuple[PlaceGuess, ...] = ()
 
     @property
@@ -131,7 +134,8 @@ class Fix:
         return replace(self, cannot_tell="; ".join(reasons) or None)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values with the units in their names."""
+        """Plain values with the units in their names; ``neighbours`` where there are some."""
+        near = [each.to_json() for each in self.neighbours]
         return {
             "lat": round(self.lat, 7),
             "lon": round(self.lon, 7),
@@ -156,6 +160,7 @@ class Fix:
                 }
                 for cell in self.cells
             ],
+            **({"neighbours": near} if near else {}),
         }
 
     def to_geojson(self, properties: dict[str, Any]) -> dict[str, Any]:

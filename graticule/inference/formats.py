@@ -6,19 +6,23 @@ Each writer gives the text in pieces, one or more a photo, so that a million pho
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from textwrap import indent
 from typing import Any
 from xml.sax.saxutils import escape
 
 from graticule.geo import s2
-from graticule.geo.outlines import geojson_outline
-from graticule.geo.sphere import format_km, map_link
+from graticule.geo.outlines import geojson_circle, geojson_outline
+from graticule.geo.sphere import format_km
+from graticule.geo.sphere import map_link as pinned
 from graticule.inference.decode import Fix
 from graticule.inference.locate import REGION
 from graticule.inference.said import Result
 
 REGION_COVERAGE = float(REGION)
+POSITION = re.compile(r"\[\s+(-?[\d.e-]+),\s+(-?[\d.e-]+)\s+\]")
+FEW_PHOTOS = 300  # some hundred do not teach a city: see "What it reaches" in the README
 
 FIELDS = (
     "photo", "lat", "lon", "expected_error_km", "calibrated", "median_error_km", "p90_error_km", "area_km2",
@@ -70,8 +74,8 @@ def to_geojson(results: Iterable[Result], regions: bool = False) -> Iterator[str
     """A FeatureCollection (RFC 7946); a photo without a fix is a feature without geometry.
 
     Args:
-        regions: let a second feature follow each calibrated answer: the region that holds the photo with probability
-            ``coverage``.
+        regions: let two more features follow each calibrated answer: the region that holds the photo with probability
+            ``coverage``, and the circle of ``radius_km`` around the point that holds so many of such photos.
     """
     features = (feature for result in results for feature in _features(result, regions))
     yield '{\n  "type": "FeatureCollection",\n  "features": '
@@ -79,31 +83,78 @@ def to_geojson(results: Iterable[Result], regions: bool = False) -> Iterator[str
     yield "\n}\n"
 
 
-def to_kml(results: Iterable[Result]) -> Iterator[str]:
-    """OGC KML 2.2 placemarks; photos without a fix are placemarks without a point."""
+def to_kml(results: Iterable[Result], regions: bool = False) -> Iterator[str]:
+    """OGC KML 2.2 placemarks; photos without a fix are placemarks without a point.
+
+    Args:
+        regions: make each calibrated answer a folder: the point, the region and the circle as of :func:`to_geojson`.
+    """
     yield '<?xml version="1.0" encoding="UTF-8"?>\n<kml xmlns="http://www.opengis.net/kml/2.2"><Document>\n'
+    yield "".join(KML_STYLES) if regions else ""
     for result in results:
-        point = ""
-        if result.fix is None:
+        fix, point = result.fix, ""
+        if fix is None:
             text = str(result.error)
-        elif result.fix.cannot_tell:
-            text = f"cannot tell: {result.fix.cannot_tell}"
+        elif fix.cannot_tell:
+            text = f"cannot tell: {fix.cannot_tell}"
         else:
-            text = _error_in_words(result.fix)
-            text += f"; the claimed place: {result.fix.claim.in_words()}" if result.fix.claim else ""
-            lon, lat = f"{result.fix.lon:.7f}", f"{result.fix.lat:.7f}"
-            point = f"<Point><coordinates>{lon},{lat}</coordinates></Point>"
-        name, text = escape(str(result.photo)), escape(text)
-        yield f"<Placemark><name>{name}</name><description>{text}</description>{point}</Placemark>\n"
+            text = _error_in_words(fix)
+            text += f"; the claimed place: {fix.claim.in_words()}" if fix.claim else ""
+            point = f"<Point><coordinates>{fix.lon:.7f},{fix.lat:.7f}</coordinates></Point>"
+        name = str(result.photo)
+        mark = _placemark(name, text, point)
+        around = list(_around(fix)) if fix and regions and not fix.cannot_tell else []
+        if not around:
+            yield mark
+            continue
+        yield f"<Folder><name>{escape(name)}</name>\n{mark}"
+        for outline, facts in around:
+            circle = "radius_km" in facts
+            what = f"circle of {format_km(facts['radius_km'])}" if circle else f"region of {facts['area_km2']:,g} km2"
+            said = f"{REGION_COVERAGE:.0%} of such photos lie in this {'circle' if circle else 'region'}"
+            style = f"<styleUrl>#{'circle' if circle else 'region'}</styleUrl>"
+            yield _placemark(what, said, style + _kml_polygons(outline["coordinates"]))
+        yield "</Folder>\n"
     yield "</Document></kml>\n"
 
 
-def to_words(results: Iterable[Result], knows: str = "its training photos") -> Iterator[str]:
+# Colours are of Okabe and Ito, aabbggrr: blue for the region, vermilion for the circle, which is no more than a line.
+KML_STYLES = (
+    '<Style id="region"><LineStyle><color>ffb27200</color><width>2</width></LineStyle>'
+    "<PolyStyle><color>40b27200</color></PolyStyle></Style>\n",
+    '<Style id="circle"><LineStyle><color>ff005ed5</color><width>2</width></LineStyle>'
+    "<PolyStyle><fill>0</fill></PolyStyle></Style>\n",
+)
+
+
+def _placemark(name: str, text: str, shape: str) -> str:
+    return f"<Placemark><name>{escape(name)}</name><description>{escape(text)}</description>{shape}</Placemark>\n"
+
+
+def _kml_polygons(polygons: Any) -> str:
+    """The coordinates of a MultiPolygon as KML."""
+    shapes = []
+    for polygon in polygons:
+        rings = []
+        for number, ring in enumerate(polygon):
+            side = "innerBoundaryIs" if number else "outerBoundaryIs"
+            at = " ".join(f"{lon:.7f},{lat:.7f}" for lon, lat in ring)
+            rings.append(f"<{side}><LinearRing><coordinates>{at}</coordinates></LinearRing></{side}>")
+        shapes.append(f"<Polygon><tessellate>1</tessellate>{''.join(rings)}</Polygon>")
+    return f"<MultiGeometry>{''.join(shapes)}</MultiGeometry>"
+
+
+def to_words(
+    results: Iterable[Result], knows: str = "its training photos", learned_from: int | None = None
+) -> Iterator[str]:
     """A few lines a photo for people: near which town, how sure, what it says of itself, a link to a map.
 
     Args:
         knows: the area that the model knows, said where a photo is unlike its training photos.
+        learned_from: how many photos it was trained on, said first where they are few.
     """
+    if learned_from is not None and learned_from < FEW_PHOTOS:
+        yield f"this model learned from {learned_from:,} photos only: its answers and its word on claims are weak\n\n"
     for result in results:
         fix = result.fix
         if fix is None:
@@ -119,18 +170,18 @@ def to_words(results: Iterable[Result], knows: str = "its training photos") -> I
             lines.append(f"near {fix.near} ({position})" if fix.near else position)
             if not fix.is_unlike_training:
                 lines.append(_error_in_words(fix))
-            if fix.places:
+            if len(fix.places) > 1 or (fix.places and fix.places[0].name != fix.near):  # all of it is near that town
                 lines.append("likely: " + "; ".join(f"{place.name} {place.probability:.0%}" for place in fix.places))
-            lines.append(_map_link(fix))
+            lines.append(map_link(fix))
         lines += [f"inside {area.name}: {area.probability:.1%}" for area in fix.inside]
         if fix.claim:
             lines.append(f"claimed: {fix.claim.lat:.5f}, {fix.claim.lon:.5f}; {fix.claim.in_words()}")
         yield "\n  ".join([str(result.photo), *lines]) + "\n\n"
 
 
-def _map_link(fix: Fix) -> str:
+def map_link(fix: Fix) -> str:
     """OpenStreetMap with a pin, so that nine of ten such photos lie in what a window shows."""
-    return map_link(fix.lat, fix.lon, fix.p90_error_km or fix.expected_error_km or 1.0)
+    return pinned(fix.lat, fix.lon, fix.p90_error_km or fix.expected_error_km or 1.0)
 
 
 def _error_in_words(fix: Fix) -> str:
@@ -142,10 +193,13 @@ def _error_in_words(fix: Fix) -> str:
 
 
 def _array(values: Iterable[dict[str, Any]], margin: str) -> Iterator[str]:
-    """A JSON array as ``json.dumps`` with an indent of 2 writes it, ``margin`` being that of its closing bracket."""
+    """A JSON array as ``json.dumps`` with an indent of 2 writes it, ``margin`` being that of its closing bracket; but
+    a pair of numbers, GeoJSON's position, stands on one line: a region has hundreds.
+    """
     before = "[\n"
     for value in values:
-        yield before + indent(json.dumps(value, indent=2, ensure_ascii=False), margin + "  ")
+        text = POSITION.sub(r"[\1, \2]", json.dumps(value, indent=2, ensure_ascii=False))
+        yield before + indent(text, margin + "  ")
         before = ",\n"
     yield "[]" if before == "[\n" else f"\n{margin}]"
 
@@ -156,10 +210,18 @@ def _features(result: Result, regions: bool) -> Iterator[dict[str, Any]]:
         return
     photo = {"photo": str(result.photo)}
     yield result.fix.to_geojson(photo)
-    if regions and result.fix.region:
-        properties = photo | {"coverage": REGION_COVERAGE, "area_km2": result.fix.to_json()["area_km2"]}
-        outline = geojson_outline(s2.from_tokens(result.fix.region))
+    for outline, facts in _around(result.fix) if regions else ():
+        properties = photo | {"coverage": REGION_COVERAGE} | facts
         yield {"type": "Feature", "geometry": outline, "properties": properties}
+
+
+def _around(fix: Fix) -> Iterator[tuple[dict[str, Any], dict[str, float]]]:
+    """What lies around the point of a calibrated answer, as MultiPolygons with their size: the region, the circle."""
+    facts = fix.to_json()
+    if fix.region:
+        yield geojson_outline(s2.from_tokens(fix.region)), {"area_km2": facts["area_km2"]}
+    if fix.p90_error_km:
+        yield geojson_circle(fix.lat, fix.lon, fix.p90_error_km), {"radius_km": facts["p90_error_km"]}
 
 
 def _plain(result: Result) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal, overload
 
 import numpy as np
-import torch
 
 from graticule.choices import Answer, Precision, Runtime
 from graticule.config import parse_recipe
@@ -18,6 +17,7 @@ from graticule.geo.sphere import Floats
 from graticule.geo.towns import area_in_words, nearest_towns
 from graticule.inference import decode
 from graticule.inference.albums import Albums
+from graticule.inference.alike import neighbours as nearest_known
 from graticule.inference.bundles import find_bundle
 from graticule.inference.claims import Place, measure, weigh
 from graticule.inference.decode import Fix, Sureness
@@ -28,7 +28,6 @@ from graticule.model.bundle import Bundle
 from graticule.model.loading import Photo, Progress, read_bytes, silent
 
 REGION = "0.9"  # coverage of the region that a fix carries
-CORES = torch.get_num_threads()
 
 
 class Locator(Network):
@@ -80,6 +79,8 @@ class Locator(Network):
         within_km: float | None = None,
         inside: Sequence[Area] = (),
         names: bool = False,
+        neighbours: int = 0,
+        masses: bool = False,
         progress: Progress = silent,
     ) -> Iterator[Result]:
         """Answer photos in their order; one that cannot be read becomes a reply with its error.
@@ -94,6 +95,8 @@ class Locator(Network):
             inside: areas (:func:`graticule.geo.areas.read_areas`); each fix says how probably the photo was taken in
                 them (:attr:`Fix.inside`).
             names: name the places (:attr:`Fix.near`, :attr:`Fix.places`); takes a second the first time.
+            neighbours: how many known photos that look alike each fix names; of photos together none.
+            masses: keep what each answer rests on (:attr:`Result.masses`); some thousand numbers a photo.
 
         Raises:
             BadRecipeError: albums for a bundle without cells; areas or a largest error of one that is not calibrated.
@@ -104,7 +107,7 @@ class Locator(Network):
         done = 0
         for predictions in self._in_chunks(inputs, albums):
             claimed = None if claims is None else [claims[i] for i in predictions.index]
-            found, _ = self.fixes(
+            found, sureness = self.fixes(
                 predictions,
                 top=top,
                 max_error_km=max_error_km,
@@ -114,8 +117,11 @@ class Locator(Network):
                 within_km=within_km,
                 inside=inside,
                 names=names,
+                neighbours=neighbours,
             )
-            waiting |= {int(i): Result(shown[i], fix, None) for i, fix in zip(predictions.index, found, strict=True)}
+            for row, (i, fix) in enumerate(zip(predictions.index, found, strict=True)):
+                kept = (sureness.masses[row], sureness.calibration) if sureness and masses else (None, None)
+                waiting[int(i)] = Result(shown[i], fix, None, *kept)
             waiting |= {i: Result(shown[i], None, error) for i, error in predictions.errors.items()}
             progress(done + len(waiting), len(photos), "photos")
             while done in waiting:
@@ -134,6 +140,7 @@ class Locator(Network):
         within_km: float | None = None,
         inside: Sequence[Area] = (),
         names: bool = False,
+        neighbours: int = 0,
     ) -> tuple[list[Fix], Sureness | None]:
         """The answers of one batch in its own order, and what they rest on; arguments as of :meth:`results`.
 
@@ -150,6 +157,12 @@ class Locator(Network):
             found = self._inside(found, sureness, inside)
         if names and found:
             found = self._named(found, sureness)
+        known = self.bundle.confidence.known if self.bundle.confidence else None
+        if neighbours and known and known.features is not None and predictions.known_weight is not None:
+            found = [
+                replace(fix, neighbours=nearest_known(known, weight, fix.lat, fix.lon, neighbours))
+                for fix, weight in zip(found, predictions.known_weight, strict=True)
+            ]
         if max_error_km is not None:
             errors = [fix.median_error_km for fix in found] if min_probability == 0.5 else None
             errors = errors or self._errors_km(predictions, sureness, min_probability)
@@ -252,15 +265,6 @@ def look_at(photo: Photo) -> tuple[str, ...]:
         return seen_in(read_bytes(photo))
     except BadPhotoError:
         return ()
-
-
-def share_cores(parts: int) -> None:
-    """Let networks that the calling thread asks use one part of the cores; of one part, all.
-
-    Small networks on two cores do less than twice the work of one: threads with a core each answer more photos. The
-    last digits of an answer depend on how many cores worked on it.
-    """
-    torch.set_num_threads(max(1, CORES // parts))
 
 
 def load(

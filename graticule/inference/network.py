@@ -41,7 +41,12 @@ class Network:
             ``bfloat16`` is faster where the processor or the card multiplies it, and moves probabilities a little.
         runtime: computes the features by what :func:`graticule.model.exporting.export` wrote, on the processor.
         alone: go down to no cities, even where they lie beside the bundle (:mod:`graticule.inference.cities`).
+
+    Attributes:
+        at_once: photos that the network sees at once; None leaves that to :func:`graticule.model.features.encode`.
     """
+
+    at_once: int | None = None
 
     def __init__(
         self,
@@ -69,6 +74,11 @@ class Network:
             ]
         self._ground: Cover | None = None
         self._under: dict[Shape, Ground] = {}
+
+    @property
+    def cities(self) -> list[Bundle]:
+        """The bundles that this one goes down to."""
+        return [network.bundle for network in self._below]
 
     def predict_together(
         self, photos: Sequence[Photo], albums: Albums, *, progress: Progress = silent
@@ -159,7 +169,9 @@ class Network:
                 f"{bundle.recipe.name} is an encoder and answers nothing by itself; name it in a recipe, "
                 f"encoder: {{bundle: {bundle.path or 'FOLDER'}}}, and train on photos of your place"
             )
-        encoded = encode(bundle.model, bundle.preprocess, photos, store=self.store, progress=progress)
+        encoded = encode(
+            bundle.model, bundle.preprocess, photos, batch_size=self.at_once, store=self.store, progress=progress
+        )
         for index, features, errors in _together(encoded):
             said = self.said(index, features)
             if self._cities and isinstance(said.belief, Belief):

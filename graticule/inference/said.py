@@ -1,7 +1,7 @@
 """What became of photos that were asked about, batch by batch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,24 @@ from graticule.belief.confidence import Calibration
 from graticule.belief.density import Belief
 from graticule.belief.mixture import Mixture
 from graticule.errors import BadPhotoError
+from graticule.geo.sphere import Floats
 from graticule.inference.decode import Fix, Points
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one photo: a fix, or the reason why there is none."""
+    """What became of one photo: a fix, or the reason why there is none.
+
+    Attributes:
+        masses: probability of each cell of the bundle's ground, ``(G,)``, where that was asked for and there is one.
+        calibration: which of such masses are regions.
+    """
 
     photo: str | Path
     fix: Fix | None
     error: BadPhotoError | None
+    masses: Floats | None = field(default=None, repr=False, compare=False)
+    calibration: Calibration | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +70,12 @@ class Predictions:
             None if self.unlike_training is None else self.unlike_training[one],
             self.calibration,
         )
+
+    @property
+    def known_weight(self) -> Floats | None:
+        """The say of each photo that the bundle itself knows in each belief, ``(B, P)``; None where there is none."""
+        own = self.belief.parts[0] if isinstance(self.belief, Mixture) else self.belief  # a city's are not the world's
+        return None if own is None else own.known_weight
 
 
 def whole(parts: Sequence[Predictions]) -> Predictions:

@@ -28,12 +28,14 @@ from graticule.model.index import (
     INDEX,
     KNOWN,
     RECIPE,
+    THUMBNAILS,
     WEIGHTS,
     migrate,
     own_hash,
     read_index,
 )
 from graticule.model.preprocess import Preprocess
+from graticule.model.thumbnails import Thumbnails
 from graticule.partition import Partition, read_partition
 
 
@@ -45,6 +47,7 @@ class Bundle:
         facts: what was measured while it was made: photos, places, losses, whether the photos were synthetic.
         path: the folder it was read from or written to, if any.
         confidence: how sure it may be, as photos showed that did not train; none where there were too few of them.
+        thumbnails: pictures of the known photos; none unless its publisher put them in.
     """
 
     model: Geolocator
@@ -54,6 +57,7 @@ class Bundle:
     facts: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
     confidence: Confidence | None = None
+    thumbnails: Thumbnails | None = None
 
     def write(self, path: Path, *, keep_weights: bool = False) -> Path:
         """Write the folder's files, the index with their hashes last.
@@ -72,7 +76,8 @@ class Bundle:
         self.partition.write(path / CELLS)
         write_text(path / RECIPE, yaml.safe_dump(portable(self.recipe), sort_keys=False))
         names: tuple[str, ...] = FILES
-        for name in CONFIDENCE:
+        pictures = self.thumbnails.to_bytes() if self.thumbnails else None  # they may be read from this very folder
+        for name in (*CONFIDENCE, THUMBNAILS):
             (path / name).unlink(missing_ok=True)
         if self.confidence:
             names = (*FILES, *CONFIDENCE)
@@ -83,6 +88,9 @@ class Bundle:
             }
             held = {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None}
             write_bytes(path / KNOWN, save_arrays(held))
+            if pictures is not None:
+                names = (*names, THUMBNAILS)
+                write_bytes(path / THUMBNAILS, pictures)
         index: dict[str, Any] = {
             "format": FORMAT,
             "preprocess": self.preprocess.to_json(),
@@ -104,7 +112,8 @@ class Bundle:
         """
         index = read_index(path)
         confident = any(name in index["sha256"] for name in CONFIDENCE)
-        for name in (*FILES, *(CONFIDENCE if confident else ())):
+        shown = (THUMBNAILS,) if THUMBNAILS in index["sha256"] else ()
+        for name in (*FILES, *(CONFIDENCE if confident else ()), *shown):
             if not (path / name).is_file() or name not in index["sha256"]:
                 raise BundleError(f"the bundle {path} lacks {name}; copy the whole folder again")
             if sha256_of(path / name) != index["sha256"][name]:
@@ -122,6 +131,9 @@ class Bundle:
             model.load_state_dict(load_file(path / WEIGHTS))
             facts = dict(index["facts"])
             confidence = _confidence(path) if confident else None
+            thumbnails = Thumbnails.open(path / THUMBNAILS) if shown else None
+            if thumbnails and (not confidence or len(thumbnails) != len(confidence.known.lat)):
+                raise ValueError(f"{THUMBNAILS} does not hold a picture for each known photo")
         except (
             GraticuleError,
             SafetensorError,
@@ -136,7 +148,7 @@ class Bundle:
                 f"{index.get('versions')}"
             ) from error
         model.eval()
-        return cls(model, partition, preprocess, recipe, facts, path, confidence)
+        return cls(model, partition, preprocess, recipe, facts, path, confidence, thumbnails)
 
 
 def _confidence(path: Path) -> Confidence:

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from threading import get_ident
 from typing import Any, TypeVar
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -64,7 +65,7 @@ class Encoder(nn.Module):
         self.pooling, self.inner, self.second_order = pooling, tuple(inner), tuple(second_order)
         self.second_order_root: Root = second_order_root
         self.mean, self.std = mean, std
-        self._seen: dict[str, Tensor] = {}
+        self._seen: dict[tuple[int, str], Tensor] = {}  # by thread: a service asks one network in several
         if pooling == "salad" and getattr(body, "num_prefix_tokens", 0) != 1:
             raise BadRecipeError("pooling: salad takes the patches and the class token of a transformer; name one")
         self.salad = Salad(int(body.num_features)) if pooling == "salad" else None  # type: ignore[arg-type]
@@ -82,7 +83,7 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         parts = [*self._read(images), *self._moments()]
-        self._seen.clear()  # else the graph of a training step would live until the next
+        self._forget()  # else the graph of a training step would live until the next
         return torch.cat(parts, dim=1)
 
     def descriptor(self, features: _Rows) -> _Rows:
@@ -92,12 +93,13 @@ class Encoder(nn.Module):
     def _read(self, images: Tensor) -> list[Tensor]:
         parts = self._pooled(images)
         for name in self.inner:
-            local = self._places(self._seen[name])
+            local = self._places(self._seen[get_ident(), name])
             parts += [local.mean(dim=2), local.std(dim=2, correction=0)]
         return parts
 
     def _moments(self) -> list[Tensor]:
-        return [second_moments(self._places(self._seen[name]), self.second_order_root) for name in self.second_order]
+        seen = (self._places(self._seen[get_ident(), name]) for name in self.second_order)
+        return [second_moments(local, self.second_order_root) for local in seen]
 
     def _pooled(self, images: Tensor) -> list[Tensor]:
         if self.pooling == "own":
@@ -118,7 +120,11 @@ class Encoder(nn.Module):
         return local.flatten(2)
 
     def _keep(self, name: str, _: nn.Module, __: object, output: Tensor) -> None:
-        self._seen[name] = output
+        self._seen[get_ident(), name] = output
+
+    def _forget(self) -> None:
+        for name in {*self.inner, *self.second_order}:
+            self._seen.pop((get_ident(), name), None)
 
     @torch.no_grad()
     def _probe(self, input_size: tuple[int, int, int]) -> tuple[int, int]:
@@ -126,7 +132,7 @@ class Encoder(nn.Module):
         was_training = self.training
         pooled = sum(part.shape[1] for part in self.eval()._read(torch.zeros(1, *input_size)))
         moments = sum(part.shape[1] for part in self._moments())
-        self._seen.clear()
+        self._forget()
         self.train(was_training)
         return pooled + moments, pooled
 

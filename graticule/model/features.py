@@ -27,6 +27,7 @@ from graticule.model.store import default_store as default_store
 from graticule.photos.images import content_hash
 from graticule.photos.shards import measured
 
+CPU_BATCH = 4  # photos that a processor's network sees at once; larger arrays only cost it page faults
 KEEP = 4096  # features that are written at once
 
 
@@ -52,17 +53,21 @@ def encode(
     photos: Sequence[Photo],
     *,
     workers: int | str = "auto",
+    batch_size: int | None = None,
     store: FeatureStore | None = None,
     progress: Progress = silent,
 ) -> Iterator[tuple[NDArray[np.int64], Tensor, dict[int, BadPhotoError]]]:
     """Features of photos, batch by batch, in no particular order.
+
+    Args:
+        batch_size: photos that the network sees at once; by default what the device is fast with.
 
     Yields:
         ``(index, features, errors)``: which photos, their features ``(B, F)`` on the model's device, and the photos
         of this batch that could not be read. Every photo appears once, here or there.
     """
     device = next(model.parameters()).device
-    batch_size = 128 if device.type == "cuda" else 4  # larger arrays only cost a CPU page faults
+    batch_size = batch_size or (128 if device.type == "cuda" else CPU_BATCH)
     todo = np.arange(len(photos))
     hashes: list[str] = []
     key = ""

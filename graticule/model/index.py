@@ -24,12 +24,14 @@ def _with(recipe: dict[str, Any], section: str, **settings: Any) -> dict[str, An
 STEPS: dict[int, Step] = {
     2: lambda index, recipe: (index, recipe),  # 3 may hold a calibration
     3: lambda index, recipe: (index, recipe),  # 4 keeps known photos along their principal axes
-    4: lambda index, recipe: (index, _with(recipe, "encoder", second_order_root="elements")),  # 5 has the matrix's
+    # 5 has the matrix's root, and may hold thumbnails
+    4: lambda index, recipe: (index, _with(recipe, "encoder", second_order_root="elements")),
 }
 WEIGHTS, CELLS, RECIPE, INDEX = "weights.safetensors", "cells.parquet", "recipe.yaml", "bundle.json"
 FILES = (WEIGHTS, CELLS, RECIPE)
 CALIBRATION, KNOWN = "calibration.json", "known.safetensors"
 CONFIDENCE = (CALIBRATION, KNOWN)  # both, or neither in a bundle that is not calibrated
+THUMBNAILS = "thumbnails.safetensors"  # of the known photos, where the publisher wants them shown
 CARD = "README.md"
 TRAINING = "training"  # checkpoints, history and the table of photos lie there, beside the bundle's own files
 RUN = "run.json"
@@ -65,8 +67,7 @@ def read_index(path: Path) -> dict[str, Any]:
     if version > FORMAT:
         raise BundleError(f"{sentence}. A newer one wrote it: upgrade graticule (pip install --upgrade graticule)")
     hashes = index.get("sha256")
-    if isinstance(hashes, dict) and not hashes.keys() <= {*FILES, *CONFIDENCE, INDEX}:
-        strange = sorted(hashes.keys() - {*FILES, *CONFIDENCE, INDEX})
+    if isinstance(hashes, dict) and (strange := sorted(hashes.keys() - {*FILES, *CONFIDENCE, THUMBNAILS, INDEX})):
         raise BundleError(
             f"{path / INDEX} names files that are no part of a bundle: {', '.join(strange)}; do not use it"
         )

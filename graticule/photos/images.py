@@ -8,6 +8,7 @@ import hashlib
 import math
 import re
 import struct
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -244,6 +245,11 @@ def thumbnail(data: bytes, longest: int, quality: int = 82) -> bytes:
     jpeg = BytesIO()
     image.save(jpeg, "JPEG", quality=quality)
     return jpeg.getvalue()
+
+
+def data_uri(jpeg: bytes) -> str:
+    """A JPEG as an address that holds it, for pages that need nothing beside them."""
+    return f"data:image/jpeg;base64,{b64encode(jpeg).decode('ascii')}"
 
 
 def too_many_bytes(size: int) -> BadPhotoError:

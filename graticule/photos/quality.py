@@ -191,6 +191,15 @@ class Checks:
         """Photos by reason, for every reason; a photo may have several."""
         return {reason: int(self.has(reason).sum()) for reason in REASONS}
 
+    def not_looked_for(self) -> list[str]:
+        """``unknown`` in sentences; what only the attributes of some services tell is one."""
+        services = {reason for _, _, reason in ATTRIBUTES} & self.unknown.keys()
+        said = [f"{name} ({why})" for name, why in self.unknown.items() if name not in services]
+        if services:
+            names = ", ".join(name for name in REASONS if name in services)
+            said.append(f"{names} (attributes of Mapillary and Global Streetscapes, which these photos are without)")
+        return said
+
     def marks(self, reasons: Sequence[str] = MARKING) -> pl.Series:
         """The column ``marked``: the photo's reasons among these, joined by "; ", or null.
 
@@ -446,18 +455,27 @@ def _impossible(photos: Photos, limits: Limits) -> tuple[Bools, str | None]:
     """Which positions no camera had, and what was missing to tell all of them."""
     nowhere = (np.abs(photos.lat) < 0.001) & (np.abs(photos.lon) < 0.001)
     nowhere |= (photos.lat == np.rint(photos.lat)) & (photos.lon == np.rint(photos.lon))
-    if not (photos.has("sequence") and photos.has("captured_at")):
-        return nowhere, "no columns sequence and captured_at"
+    if _without(photos, "sequence", "captured_at"):
+        return nowhere, _without(photos, "sequence", "captured_at")
     time_s = _seconds(photos)
     leap = tracks.off_track(photos.groups("sequence"), time_s, photos.lat, photos.lon, speed_km_h=limits.speed_km_h)
     return nowhere | leap, None
 
 
+def _without(photos: Photos, *names: str) -> str | None:
+    """Which of these columns are not there, in words; None where all are."""
+    gone = [name for name in names if not photos.has(name)]
+    return f"no column {' and no column '.join(gone)}" if gone else None
+
+
 def _bursts(photos: Photos, limits: Limits) -> tuple[Bools, str | None]:
     """Which photos an uploader took standing still, but for the first of each run."""
     who = uploader_column(photos) or ("sequence" if photos.has("sequence") else None)
-    if who is None or not photos.has("captured_at"):
-        return np.zeros(len(photos), bool), f"no column captured_at, or none of {', '.join(UPLOADER_COLUMNS)}, sequence"
+    missing = _without(photos, "captured_at")
+    if who is None:
+        missing = " and ".join(filter(None, (missing, f"none of {', '.join(UPLOADER_COLUMNS)}, sequence")))
+    if who is None or missing:
+        return np.zeros(len(photos), bool), missing
     still = tracks.standing_still(
         photos.groups(who),
         _seconds(photos),

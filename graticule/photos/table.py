@@ -407,6 +407,8 @@ def table_file(source: Path) -> Path:
         raise BadTableError(f"there is no file or folder {source}; give a dataset folder or a table")
     if source.is_file():
         return source
+    if (source / "bundle.json").is_file():
+        raise BadTableError(f"{source} is a bundle, which holds no photos; give a dataset or a table of photos")
     if not (source / "photos.parquet").is_file():
         raise BadTableError(
             f"{source} is a folder without photos.parquet, so it is not a dataset. "

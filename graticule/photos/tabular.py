@@ -69,7 +69,8 @@ def read_table(
     if len(set(theirs.values())) < len(theirs):
         raise BadTableError(f"{file}: one column cannot be two of {', '.join(theirs)}; name each once")
     if not file.is_file():
-        raise BadTableError(f"there is no file {file}; give a table: {READABLE}")
+        what = f"{file} is a folder" if file.is_dir() else f"there is no file {file}"
+        raise BadTableError(f"{what}; give a table: {READABLE}")
     reader = _reader(file)
     try:
         frame = reader(file) if reader else None

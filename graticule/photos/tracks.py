@@ -131,14 +131,21 @@ def standing_still(
     order, groups, time, lats, lons = _in_order(group, time_s, lat, lon)
     still = np.zeros(np.size(time_s), bool)
     ends = np.searchsorted(groups, groups, side="right")
-    start = 0
-    while start < len(order):
+    # Of most photos the one so many later tells already that no run begins there.
+    starts = np.flatnonzero(np.arange(more_than, len(order) + more_than) < ends)
+    last = starts + more_than
+    near = time[last] <= time[starts] + within_s
+    near &= sphere.great_circle_km(lats[starts], lons[starts], lats[last], lons[last]) <= within_km
+    done = 0
+    for start in starts[near].tolist():
+        if start < done:
+            continue
         end = start + int(np.searchsorted(time[start : ends[start]], time[start] + within_s, side="right"))
         far = sphere.great_circle_km(lats[start], lons[start], lats[start:end], lons[start:end]) > within_km
         length = int(far.argmax()) if far.any() else end - start
         if length > more_than:
             still[order[start + 1 : start + length]] = True
-        start += length
+            done = start + length
     return still
 
 

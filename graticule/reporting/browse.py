@@ -72,19 +72,27 @@ def sides_of(train: Photos, test: Photos, pairs: Sequence[tuple[str, Pair]]) -> 
     return _inside({**dots, "pairs": shown})
 
 
+def answers_of(answers: Mapping[str, Any]) -> Browse | None:
+    """Answers of photos, as ``web/src/views/answers.tsx`` shows them; None where the script was not built."""
+    return _inside(answers) if is_built() else None
+
+
 def is_built() -> bool:
     """Whether the script is there."""
     return (resources.files("graticule") / BUILT / "report.js").is_file()
 
 
 def _inside(data: Mapping[str, Any]) -> Browse:
-    built = resources.files("graticule") / BUILT
-    script, style = ((built / name).read_text(encoding="utf-8") for name in ("report.js", "report.css"))
+    script, style = _built("report.js"), _built("report.css")
     return Browse(
         Markup(json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")),  # no tag is left in it
         Markup(script.replace("</script", "<\\/script").replace("<!--", "\\x3c!--")),
         Markup(style),
     )
+
+
+def _built(name: str) -> str:
+    return (resources.files("graticule") / BUILT / name).read_text(encoding="utf-8")
 
 
 def _evenly(rows: pl.DataFrame, most: int) -> pl.DataFrame:

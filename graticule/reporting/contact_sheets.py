@@ -19,6 +19,7 @@ Rows = NDArray[np.int64]
 
 CONTACT = "contact.html"
 THUMBNAIL_PX = 200
+BESIDE = 0.25  # of a limit: photos farther off are plainly this or plainly not
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def write_contact(
         marking: reasons that ``--apply`` marks photos for; only said on the page.
         each: photos shown of each reason, drawn at random.
         beside: where one number decides, photos shown that lie nearest to the limit, on each side of it
-            that is not shown in full.
+            that is not shown in full, and no farther off than ``BESIDE``.
 
     Raises:
         WriteError: ``out`` cannot be written.
@@ -80,7 +81,7 @@ def write_contact(
         flagged=int((checks.frame["reasons"].list.len() > 0).sum()),
         marked=len(photos) - checks.marks(marking).null_count(),
         sheets=sheets,
-        unknown=checks.unknown,
+        unknown=checks.not_looked_for(),
     )
     write_text(out, page)
     return out
@@ -110,7 +111,7 @@ def _sheet(
         limit = f"{about.limit} = {level:g}"
         value = checks.frame[about.measure].to_numpy()
         nearest = np.argsort(np.abs(value - level), kind="stable")
-        nearest = nearest[np.isfinite(value[nearest])]
+        nearest = nearest[np.abs(value[nearest] - level) <= BESIDE * level]  # NaN is not
         if count > each:
             rows.append(("nearest to the limit, and this reason", nearest[has[nearest]][:beside]))
         rows.append(("nearest to the limit, and not this reason", nearest[~has[nearest]][:beside]))

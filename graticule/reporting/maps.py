@@ -123,7 +123,7 @@ def draw_base(axes: Axes, frame: Frame, *, ink: str, paper: str, streets: Basema
     """Set the frame, and draw borders or, close up, streets, degrees along the edges, and a scale where one holds.
 
     Args:
-        streets: what a map of a town shows; no farther off.
+        streets: what a map of a town shows, and no farther off; a line of one point is drawn as a dot.
     """
     axes.set(xlim=(frame.west, frame.east), ylim=(frame.south, frame.north), aspect=frame.stretch, facecolor=paper)
     if frame.width_km > BORDERS_ABOVE_KM:
@@ -159,6 +159,9 @@ def draw_base(axes: Axes, frame: Frame, *, ink: str, paper: str, streets: Basema
         rim = [withStroke(linewidth=1.6 * _smaller(axes), foreground=paper)]
         look: dict[str, Any] = {"color": ink, "lw": 0.7 * _smaller(axes), "alpha": 0.55, "path_effects": rim}
         axes.plot(frame.x(lon), lat, zorder=2.5, gid="streets", **look)
+        gap = np.isnan(np.concatenate([[np.nan], lat, [np.nan]]))
+        alone = ~gap[1:-1] & gap[:-2] & gap[2:]
+        axes.plot(frame.x(lon[alone]), lat[alone], ".", color=ink, ms=3 * _smaller(axes), alpha=0.55, mew=0, zorder=2.5)
         write_names(axes, frame, streets.names, ink="#222222" if paper == "white" else "#EDEDF2", paper=paper)
     _label_degrees(axes, frame)
     if frame.width_km < SCALE_BELOW_KM:

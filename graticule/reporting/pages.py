@@ -1,6 +1,5 @@
 """What HTML pages are made of: pictures inside the page, thumbnails, and the templates of ``assets/``."""
 
-import base64
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ def thumbnail(path: Path, alt: str, longest_px: int = THUMBNAIL_PX) -> Picture |
         jpeg = images.thumbnail(images.read_file(path), longest_px)
     except BadPhotoError:
         return None
-    return Picture("data:image/jpeg;base64," + base64.b64encode(jpeg).decode(), alt)
+    return Picture(images.data_uri(jpeg), alt)
 
 
 def render(template: str, **values: Any) -> str:

@@ -36,7 +36,7 @@ MEASURES = (  # key in metrics.json, name, what it means
     (
         "center_distance_km",
         "centre to centre, mean",
-        "report A's distance, between cell centres: zero for any photo in the right cell, so it flatters",
+        "between the centres of the predicted and the true cell: zero for any photo in the right cell, so it flatters",
     ),
     ("regression_median_km", "regressed position, median error", "of the head's second answer, whichever was given"),
     ("regression_mean_km", "regressed position, mean error", ""),
@@ -117,6 +117,7 @@ class Context:
 
     Attributes:
         verdict: of the leak audit, in a sentence.
+        weighs_more: the answers come of a belief, in which the cells' probabilities are only a part.
         verdicts: what the figures come to, a sentence each.
         held_out: whether the numbers may be called so; none where that cannot be told.
         known_spots: held out, but most of the photos stand within 5 m of a training photo.
@@ -133,6 +134,7 @@ class Context:
     measured_on: str
     verdict: str
     verdicts: list[str]
+    weighs_more: bool
     held_out: bool | None
     known_spots: bool
     numbers: list[Row]
@@ -204,6 +206,7 @@ def context_of(bundle_dir: Path, evaluation_dir: Path, photos: Path | None, base
         measured_on=_measured_on(metrics),
         verdict=verdict,
         verdicts=[str(sentence) for sentence in metrics.get("verdicts") or []],
+        weighs_more=metrics.get("bits") is not None,
         held_out=metrics.get("held_out", audit.get("held_out")),
         known_spots=(audit.get("nearest_within") or {}).get("within_5_m", 0) > 0.5,
         numbers=_numbers(metrics, intervals),
@@ -336,9 +339,16 @@ def _example_map(row: Mapping[str, Any], partition: Partition, streets: Basemap 
     row_of = {name: number for number, name in enumerate(partition.names)}
     probability[[row_of[name] for name in row["top_cells"]]] = row["top_probabilities"]
     figure = figures.probability_map(
-        partition, probability, truth=truth, guess=guess, width=EXAMPLE_WIDTH, streets=streets, synthetic=synthetic
+        partition,
+        probability,
+        truth=truth,
+        guess=guess,
+        title="The network's own cells, and the answer",
+        width=EXAMPLE_WIDTH,
+        streets=streets,
+        synthetic=synthetic,
     )
-    return picture(figure, f"{alt}, and the likeliest cells")
+    return picture(figure, f"{alt}, and the cells that the network alone finds likeliest")
 
 
 def _numbers(metrics: Mapping[str, Any], intervals: Mapping[str, Any]) -> list[Row]:

@@ -17,6 +17,7 @@ from graticule.reporting.labels import Basemap, Name
 Floats = NDArray[np.float64]
 Columns = Mapping[str, NDArray[Any]]
 STEP_KM = 0.08  # photos of one drive that are no farther apart are joined: there is a street between them
+LEAST_PHOTOS = 5  # of a drive; two or three photos in a row would be a scratch on the map
 MARGIN_DEG = 0.05  # around the photos
 MERCATOR_M = 6378137.0  # of EPSG:3857, in which tiles are stored
 WATER = ("water", "ocean", "lake", "sea", "river", "reservoir", "bay", "riverbank", "basin", "dock", "canal", "stream")
@@ -30,12 +31,17 @@ EXTRACT = ("lines", "multipolygons", "points")  # layers in which GDAL gives Ope
 
 
 def tracks_of(photos: Photos) -> Basemap:
-    """The ways between photos that follow one another in a sequence, or in one rebuilt from times and positions."""
+    """The ways between photos that follow one another in a sequence, or in one rebuilt from times and positions; a
+    drive of fewer than ``LEAST_PHOTOS`` shows no street, and each of its photos is a line of one point.
+    """
     code = rebuild_sequences(photos) if is_empty(photos, "sequence") else photos.groups("sequence")
     order = np.lexsort((np.arange(len(photos)), seconds(photos), code))
     lat, lon, code = photos.lat[order], photos.lon[order], code[order]
     near = great_circle_km(lat[:-1], lon[:-1], lat[1:], lon[1:]) <= STEP_KM
-    ends = np.flatnonzero(~(near & (code[1:] == code[:-1]))) + 1
+    joined = near & (code[1:] == code[:-1])
+    drive = np.cumsum(np.append(0, ~joined))
+    joined &= np.bincount(drive)[drive[1:]] >= LEAST_PHOTOS
+    ends = np.flatnonzero(~joined) + 1
     return Basemap(np.insert(lat, ends, np.nan), np.insert(lon, ends, np.nan))
 
 

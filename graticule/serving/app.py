@@ -17,11 +17,11 @@ from starlette.staticfiles import StaticFiles
 
 from graticule import __version__
 from graticule.errors import BadPhotoError, BadRecipeError, GraticuleError
+from graticule.inference import views
 from graticule.inference.claims import Place, own_position
 from graticule.serving import examples, problems, shapes
 from graticule.serving.asks import Answer, Ask
 from graticule.serving.explain import Work, hidden, parse_box, streamed
-from graticule.serving.gallery import neighbours_json
 from graticule.serving.guard import Door, Guard
 from graticule.serving.play import Play
 from graticule.serving.play import routes as play_routes
@@ -156,10 +156,10 @@ def _photo_routes(app: FastAPI, service: Service) -> None:
         own = await asyncio.to_thread(lambda: [own_position(data) for data in files])
         place = None if claim in (None, "", "exif") else parse_place(str(claim), "claim")
         claims: tuple[Place | None, ...] = tuple(own) if claim == "exif" else (place,) * len(files)
-        question = Ask(tuple(files), claims, top, within_km, max_error_km, min_probability, together)
+        question = Ask(tuple(files), claims, top, within_km, max_error_km, min_probability, together, neighbours)
         answers = await or_gone(request, service.ask(asked, question), service.limits.seconds)
         names = [photo.filename or f"photo {i}" for i, photo in enumerate(photos)]
-        told = asyncio.to_thread(_located, service, asked, question, names, answers, own, regions, density, neighbours)
+        told = asyncio.to_thread(_located, asked, question, names, answers, own, regions, density)
         return await told
 
     @app.post("/v1/probability", responses={200: examples.PROBABILITY})
@@ -177,7 +177,7 @@ def _photo_routes(app: FastAPI, service: Service) -> None:
         question = Ask(tuple(files), ((lat, lon),), 1, within_km)
         [answer] = await or_gone(request, service.ask(asked, question), service.limits.seconds)
         view = await asyncio.to_thread(shapes.view_of, asked, answer, question, (lat, lon))
-        return JSONResponse(await asyncio.to_thread(shapes.claim_json, view))
+        return JSONResponse(await asyncio.to_thread(views.claim_json, view))
 
     @app.post("/v1/explain", responses={200: examples.EXPLAIN})
     async def explain(
@@ -199,9 +199,7 @@ def _photo_routes(app: FastAPI, service: Service) -> None:
         question = Ask((data,), (None,))
         [answer] = await or_gone(request, service.ask(asked, question), service.limits.seconds)
         view = await asyncio.to_thread(shapes.view_of, asked, answer, question, None)
-        fix = await asyncio.to_thread(
-            shapes.fix_json, photo.filename or "photo", view, asked.locator.area, None, False, False
-        )
+        fix = await asyncio.to_thread(views.fix_json, photo.filename or "photo", view, asked.locator.area, None)
         work = Work(asked, data, method, fix)
         if "text/event-stream" in request.headers.get("accept", ""):
             return streamed(service, work)
@@ -222,7 +220,6 @@ def _page_routes(app: FastAPI) -> None:
 
 
 def _located(
-    service: Service,
     model: Model,
     ask: Ask,
     names: list[str],
@@ -230,7 +227,6 @@ def _located(
     own: list[Place | None],
     regions: bool,
     density: bool,
-    neighbours: int,
 ) -> JSONResponse:
     fixes: list[dict[str, Any]] = []
     for name, answer, place, claim in zip(names, answers, own, ask.claims, strict=False):
@@ -238,10 +234,9 @@ def _located(
             fixes.append({"path": name, "error": str(answer.error)})
             continue
         view = shapes.view_of(model, answer, ask, claim)
-        fix = shapes.fix_json(name, view, model.locator.area, place, regions, density)
-        confidence = model.locator.bundle.confidence
-        if neighbours and confidence and answer.alike is not None and model.coarse is None:
-            fix["neighbours"] = neighbours_json(confidence.known, answer.alike, neighbours, service.gallery)
+        fix = views.fix_json(
+            name, view, model.locator.area, place, regions=regions, density=density, pictures=model.pictures
+        )
         fixes.append(fix)
     if all(answer.fix is None for answer in answers):
         return problems.response(422, fixes[0]["error"], photos=fixes)

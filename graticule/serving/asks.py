@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from graticule.belief.confidence import Calibration
-from graticule.belief.mixture import Mixture
 from graticule.errors import BadPhotoError
 from graticule.geo.sphere import Floats
 from graticule.inference.albums import Albums
@@ -35,6 +34,7 @@ class Ask:
     max_error_km: float | None = None
     min_probability: float = 0.5
     together: bool = False
+    neighbours: int = 0
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,6 @@ class Answer:
         calibration: which masses are regions, by what held-out photos showed; None where nothing is calibrated.
         probability: of each cell of the partition, the network's own, shape ``(C,)``; None of a network without cells.
         seen: what is wrong with the photo, where a largest error was asked for.
-        alike: the say of each known photo, as it looks like this one, shape ``(P,)``; None without a gallery.
     """
 
     fix: Fix | None
@@ -54,7 +53,6 @@ class Answer:
     masses: Floats | None = field(default=None, repr=False)
     calibration: Calibration | None = field(default=None, repr=False)
     probability: Floats | None = field(default=None, repr=False)
-    alike: Floats | None = field(default=None, repr=False)
     seen: tuple[str, ...] = ()
 
 
@@ -114,9 +112,8 @@ def _answer(
         min_probability=ask.min_probability,
         seen=[seen],
         names=True,
+        neighbours=ask.neighbours,
     )
-    logs, belief, confidence = prediction.log_probability, prediction.belief, locator.bundle.confidence
-    own = belief.parts[0] if isinstance(belief, Mixture) else belief  # a city's known photos are not the world's
-    alike = own.known_weight[0] if own and confidence and confidence.known.features is not None else None
+    logs = prediction.log_probability
     masses, calibration = (sureness.masses[0], sureness.calibration) if sureness else (None, None)
-    return Answer(fix, None, masses, calibration, None if logs is None else np.exp(logs[0]), alike, seen)
+    return Answer(fix, None, masses, calibration, None if logs is None else np.exp(logs[0]), seen)

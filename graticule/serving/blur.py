@@ -137,6 +137,7 @@ class Coarse:
             claim=None,
             near=str(nearest_towns([lat], [lon])[0]),
             places=names,
+            neighbours=(),
             inside=(),
         )
 

@@ -79,8 +79,8 @@ PROBABILITY = _example(
 )
 EXPLAIN = _example(
     "``heatmap_png`` is a transparent picture, base64, to be stretched over the photo: vermilion speaks for the "
-    "likeliest cell, blue against it. Events are ``progress`` with ``done`` and ``total``, of occlusion also ``sketch`` with a coarse "
-    "``heatmap_png``, then ``answer`` with this.",
+    "likeliest cell, blue against it. Events are ``progress`` with ``done`` and ``total``, of occlusion ``sketch`` "
+    "with a coarse ``heatmap_png``, then ``answer`` with this.",
     {
         "method": "occlusion",
         "heatmap_png": "iVBORw0KGgo...",

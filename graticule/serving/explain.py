@@ -1,7 +1,6 @@
 """Why an answer is what it is: a map over the photo with progress, and answers of photos in part hidden."""
 
 import asyncio
-import base64
 import json
 import logging
 import threading
@@ -16,16 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from graticule.errors import BadRecipeError, GraticuleError
-from graticule.explaining.methods import METHODS
+from graticule.explaining.overlays import overlay, quick
 from graticule.inference.locate import Locator
 from graticule.model.loading import Progress
-from graticule.photos.images import decode, inspect
+from graticule.photos.images import decode
 from graticule.serving.service import Model, Service
 
 log = logging.getLogger("graticule.serving")
 Box = tuple[float, float, float, float]
-MOST_SIDE = 160  # pixels of a map's longer side: single pixels do not show over a photo
-FOR, AGAINST = (213, 94, 0), (0, 114, 178)  # Okabe and Ito's vermilion and blue: all readers can tell them apart
 
 
 class GoneError(Exception):
@@ -87,12 +84,7 @@ class Work:
         if self.method is None:
             return {"method": None, "heatmap_png": None, "scores": None, "fix": self.fix}
         locator = self.model.locator
-        options: dict[str, Any] = {}
-        if self.method == "occlusion":  # a quarter of the squares that a printed map is made of
-            facts, preprocess = inspect(self.data), locator.bundle.preprocess
-            patch = round(min(preprocess.shape_for(facts.height, facts.width)) / 7)
-            options = {"progress": progress, "patch": patch, "stride": max(1, patch // 2), "sketch": sketch}
-        found = METHODS[self.method](locator, self.data, **options)
+        found = quick(locator, self.data, self.method, progress, sketch)
         coarse = self.model.coarse is not None
         scores = {
             "cell": None if coarse else locator.bundle.partition.names[found.target],
@@ -124,20 +116,6 @@ def _until(gone: threading.Event, tell: Callable[[int, int], None] | None = None
             tell(done, total)
 
     return progress
-
-
-def overlay(heat: NDArray[np.float32], signed: bool) -> str:
-    """A map to lay over the photo, base64 of a PNG: what matters is opaque, what speaks against is blue."""
-    size = -(-max(heat.shape) // MOST_SIDE)
-    height, width = heat.shape[0] // size, heat.shape[1] // size
-    heat = heat[: height * size, : width * size].reshape(height, size, width, size).mean(axis=(1, 3))
-    top = max(float(np.quantile(np.abs(heat), 0.995)), 1e-12)
-    pixels = np.empty((*heat.shape, 4), np.uint8)
-    pixels[..., :3] = np.where((heat >= 0)[..., None], FOR, AGAINST)
-    pixels[..., 3] = np.round(255 * np.minimum(np.abs(heat) / top, 1) ** (1 if signed else 0.5) * 0.85)
-    file = BytesIO()
-    Image.fromarray(pixels, "RGBA").save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode("ascii")
 
 
 def streamed(service: Service, work: Work) -> StreamingResponse:

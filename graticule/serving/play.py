@@ -1,4 +1,4 @@
-"""Photos whose place is known: a game of five, the player's pin against the model's; and all, for one model after another."""
+"""Photos whose place is known: a game, the player's pin against the model's; and a test set to compare models on."""
 
 import asyncio
 import hashlib

@@ -12,13 +12,18 @@ from typing import Any
 
 from PIL import Image
 
-from graticule.errors import BadRecipeError
-from graticule.inference.locate import CORES, Locator, load, share_cores
+from graticule.errors import BadRecipeError, BadTableError
+from graticule.inference.cores import CORES, keep_memory, share_cores
+from graticule.inference.locate import Locator, load
+from graticule.inference.pictures import Pictures, files_of
+from graticule.model.features import CPU_BATCH
+from graticule.photos.table import Photos
 from graticule.serving.asks import Answer, Ask, answer
 from graticule.serving.blur import Cells, Coarse
-from graticule.serving.gallery import Gallery
 from graticule.serving.limits import Limits
 from graticule.serving.queue import Batches
+
+BATCH_PIXELS = 16 * 224**2  # that a processor's network sees at once; a large encoder holds half a gigabyte of them
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +33,13 @@ class Model:
     Attributes:
         id: its name in questions, that of its folder.
         coarse: the scale that its answers are blurred to; None tells them as they are.
+        pictures: of the photos that it knows.
     """
 
     id: str
     locator: Locator
     coarse: Coarse | None = None
+    pictures: Pictures | None = None
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)  # what a locator keeps is one thread's
 
     @cached_property
@@ -87,12 +94,10 @@ class Service:
 
     Args:
         models: at least one; the first answers where none is named.
-        gallery: files of the photos that they know, for small pictures.
     """
 
     models: Sequence[Model]
     limits: Limits = field(default_factory=Limits)
-    gallery: Gallery | None = None
 
     def __post_init__(self) -> None:
         self.by_id = {model.id: model for model in self.models}
@@ -144,18 +149,44 @@ class Service:
         return await self.line.ask(model.id, question)
 
 
-def open_models(bundles: Sequence[Path], coarsest_answer_km: float | None = None) -> list[Model]:
+def open_models(
+    bundles: Sequence[Path],
+    coarsest_answer_km: float | None = None,
+    gallery: Photos | None = None,
+    batch: int = Limits().batch,
+) -> list[Model]:
     """Bundles ready to answer, by the names of their folders.
+
+    Args:
+        gallery: the dataset that was trained on, for pictures of known photos; by default those in a bundle are shown.
+        batch: photos at once, where memory is kept.
 
     Raises:
         BundleError: one is missing or damaged.
+        BadTableError: the dataset is another one.
     """
-    models = []
+    models, kept = [], keep_memory()
     for bundle in bundles:
         locator = load(bundle)
+        if kept and locator.device == "cpu":
+            locator.at_once = batch_of(locator, batch)
         coarse = Coarse(coarsest_answer_km, head_key(locator)) if coarsest_answer_km else None
-        models.append(Model(bundle.resolve().name, locator, coarse))
+        pictures: Pictures | None = locator.bundle.thumbnails
+        if gallery is not None:
+            try:
+                pictures = files_of(locator, gallery)
+            except BadTableError:
+                if len(bundles) == 1:  # of two that are compared, one may know other photos
+                    raise
+        models.append(Model(bundle.resolve().name, locator, coarse, pictures))
     return models
+
+
+def batch_of(locator: Locator, most: int) -> int:
+    """Photos that a processor's network sees at once: fewer where they are large, since memory is kept for as many."""
+    image = locator.bundle.preprocess
+    pixels = image.longest**2 if image.resize == "fit" else image.height * image.width
+    return max(1, min(most, max(CPU_BATCH, BATCH_PIXELS // pixels)))
 
 
 def head_key(locator: Locator) -> bytes:

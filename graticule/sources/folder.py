@@ -47,6 +47,8 @@ def import_folder(
     if is_tar(folder) and folder.is_file():
         return _import_tars([folder], folder, out, max_refused, progress)
     if not folder.is_dir():
+        if folder.exists():
+            raise BadTableError(f"{folder} is neither a folder nor a tar file; give the folder that holds the photos")
         raise BadTableError(f"there is no folder or tar file {folder}; give a folder of photos")
     files = files_under(folder, skip=out)
     tars = [path for path in files if is_tar(path)]

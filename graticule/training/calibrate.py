@@ -16,7 +16,7 @@ from graticule.belief.mixture import Mixture
 from graticule.choices import Answer, HeadKind, Together
 from graticule.config import Recipe
 from graticule.errors import BadRecipeError, BadTableError, LeakError
-from graticule.geo.sphere import great_circle_km
+from graticule.geo.sphere import Floats, great_circle_km
 from graticule.inference import decode
 from graticule.inference.albums import POWERS, Fuser, albums_of
 from graticule.inference.decode import Points, belief_points
@@ -34,7 +34,7 @@ FOLDS = 4
 FOCUSES = (1.0, 1.5, 2.0, 3.0, 4.0)
 FEWEST = 20  # places that held-out photos must come from
 MOST = 1000  # photos of a user that a calibration looks at
-MOST_TOGETHER = 1500  # photos of albums that a calibration looks at, of all folds
+MOST_TOGETHER = 2000  # photos of albums that a calibration looks at, of all folds
 LONGEST = 150  # photos of one album
 FEWEST_ALBUMS: dict[Together, int] = {"place": FEWEST, "sequence": 9}  # with fewer drives no 90 % region is known
 TEMPERATURES_TOGETHER = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)  # of what an album says
@@ -203,7 +203,11 @@ def remember(bundle: Bundle, photos: Photos, *, store: FeatureStore | None = Non
     added = int(bundle.facts.get("known_added", 0)) + count
     told = str(bundle.facts.get("calibration", "calibrated")).split(SINCE)[0]
     facts = bundle.facts | {"known_added": added, "calibration": f"{told}{SINCE} {added:,} known photos were added"}
-    return replace(bundle, facts=facts, confidence=replace(bundle.confidence, known=more)), count
+    pictures = bundle.thumbnails and bundle.thumbnails.grown(
+        count
+    )  # new photos are not shown unless they are asked for
+    confidence = replace(bundle.confidence, known=more)
+    return replace(bundle, facts=facts, confidence=confidence, thumbnails=pictures), count
 
 
 def calibration_of(
@@ -284,11 +288,25 @@ def _fusions(
             ]
             of_power = fit_shape(fused, TEMPERATURES_TOGETHER, (1.0,))
             truth = [part.belief(of_power).log_density(part.lat, part.lon) for part in fused]
-            found.append((float(np.concatenate(truth).mean()), power, of_power, fused))
-        _, power, best, fused = max(found, key=lambda tried: tried[0])
+            by_album = np.bincount(groups, np.concatenate(truth)) / sizes
+            found.append((by_album, power, of_power, fused))
+        _, power, best, fused = _first_near_best(found)
         under = [ground.under(part.belief(best)) for ground, part in zip(grounds, fused, strict=True)]
         fusions[together] = Fusion(power, calibration_of(fused, _believed(fused, best), under, best, groups, how)[0])
     return fusions
+
+
+def _first_near_best(
+    tried: Sequence[tuple[Floats, float, Shape, list[HeldOut]]],
+) -> tuple[Floats, float, Shape, list[HeldOut]]:
+    """The first whose mean is less than one standard error below the best: albums are few, and the first ones plain.
+
+    The rule of one standard error (Breiman, Friedman, Olshen and Stone, "Classification and Regression Trees", 1984,
+    section 3.4.3), of differences album by album.
+    """
+    best = max(tried, key=lambda one: float(one[0].mean()))[0]
+    behind = [(best - one[0], one) for one in tried]
+    return next(one for d, one in behind if d.mean() <= d.std() / np.sqrt(len(d)))
 
 
 def _believed(parts: Sequence[HeldOut], shape: Shape) -> list[Belief]:

@@ -81,11 +81,13 @@ def fit(
     model.to(device)
     if recipe.train.channels_last:
         model.to(memory_format=torch.channels_last)
+    encoding = time.monotonic()
     parts = [
         _Part.of(name, table, model, partition, preprocess, recipe, store, progress)
         for name, table in (("train", photos), ("val", val))
         if table is not None
     ]
+    feature_seconds = time.monotonic() - encoding if recipe.encoder.frozen else 0.0
     head = model.head
     if recipe.encoder.frozen and isinstance(head, Head):
         head.standardise(parts[0].dataset.features.to(device))
@@ -111,6 +113,7 @@ def fit(
         "synthetic": photos.synthetic,
         "epochs": last,
         "seconds": round(time.monotonic() - started, 1),
+        "feature_seconds": round(feature_seconds, 1),
     }
     return Bundle(model, partition, preprocess, recipe, facts, folder.parent if folder else None)
 

@@ -482,7 +482,7 @@ def chosen_precision(recipe: Recipe) -> tuple[Precision, str]:
     """
     wanted = recipe.train.precision
     if recipe.encoder.frozen:
-        return "float32", "a head on the features of a frozen encoder takes no time"
+        return "float32", "the encoder is frozen, and only a small head trains"
     if wanted != "auto":
         return wanted, "as train.precision says"
     if not torch.cuda.is_available():

@@ -1,5 +1,6 @@
 """A recipe and photos to a bundle: prepare the run, fit the network, finish the bundle."""
 
+import time
 from pathlib import Path
 
 from graticule.config import Recipe
@@ -45,6 +46,7 @@ def train(
     run = prepare(recipe, photos, out, resume=resume, machines=machines)
     val = run.part("val")
     by = None if recipe.split.by in SINGLE or "split" not in recipe.model_fields_set else recipe.split.by
+    started = time.monotonic()
     bundle = fit_calibrated(
         recipe,
         run.part("train"),
@@ -56,6 +58,7 @@ def train(
         machines=machines,
         progress=progress,
     )
+    bundle.facts["calibration_seconds"] = round(time.monotonic() - started - bundle.facts["seconds"], 1)
     return finish(run, bundle, out)
 
 

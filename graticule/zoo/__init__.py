@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graticule.errors import BadWeightsError
+from graticule.geo.territory import Territory
 from graticule.zoo.files import Files
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class PublicModel:
         figures: as its authors published them, with the benchmark; nothing of it was measured here.
         source: where it is described.
         lacks: why it cannot be had; empty where it can.
+        gallery: it compares a photo with places, and ``make(files, within)`` takes those of a territory alone.
     """
 
     name: str
@@ -46,6 +48,7 @@ class PublicModel:
     source: str
     restricted: bool = False
     lacks: str = ""
+    gallery: bool = False
 
 
 def public_models() -> dict[str, PublicModel]:
@@ -54,12 +57,15 @@ def public_models() -> dict[str, PublicModel]:
     return {model.name: model for model in sorted(found, key=lambda model: (bool(model.lacks), model.name))}
 
 
-def get(name: str, folder: Path | None = None, *, agreed: str | None = None) -> "Bundle":
+def get(
+    name: str, folder: Path | None = None, *, agreed: str | None = None, within: Territory | None = None
+) -> "Bundle":
     """Make a bundle of a public model.
 
     Args:
         folder: where its files lie; none fetches them from the hub, once.
         agreed: the licence that the user agrees to, where it forbids some uses.
+        within: the territory that its places shall be of, where it compares with places.
 
     Raises:
         BadWeightsError: there is no such model, or its licence was not agreed to; a file is missing, holds other
@@ -80,13 +86,15 @@ def get(name: str, folder: Path | None = None, *, agreed: str | None = None) -> 
             f"{name} is under {model.licence}, which forbids some uses: read it, and if you agree, say so with "
             f"--licence {model.licence}{said}"
         )
+    if within and not model.gallery:
+        raise BadWeightsError(f"{name} compares with no places that could be chosen; leave --within out")
     files = Files(folder)
-    make: Callable[[Files], Bundle] = module.make
-    bundle = make(files)
+    make: Callable[..., Bundle] = module.make
+    bundle = make(files, within) if within else make(files)
     facts: dict[str, Any] = {
         "imported": {
             "name": name,
-            "what": model.what,
+            "what": f"{model.what}; its places are those within {within.name}" if within else model.what,
             "licence": model.licence,
             "trained_on": model.trained_on,
             "figures": model.figures,

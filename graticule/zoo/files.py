@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from graticule.errors import BadWeightsError
+from graticule.errors import BadWeightsError, SourceError
 
 
 class Files:
@@ -62,5 +62,11 @@ class Files:
 
         if repo is None:
             raise BadWeightsError(f"no hub has {names[0]}; {instead}")
-        path = hub_file(repo, names[0], kind="model")
+        try:
+            path = hub_file(repo, names[0], kind="model")
+        except SourceError as error:
+            raise SourceError(
+                f"{error}. Where there is no network, fetch it elsewhere (hf download {repo} --local-dir FOLDER) and "
+                f"give that folder with --from"
+            ) from error
         return path, f"{repo}/{names[0]} at {path.parent.name}"

@@ -19,7 +19,7 @@ Renames = Sequence[tuple[str, str]]  # of patterns and what stands for them; the
 
 
 def read_tensors(path: Path) -> State:
-    """The tensors of a safetensors file or of a pickle, of which nothing is run.
+    """The tensors of a safetensors file or of a pickle, of which nothing is run; of half precision in single.
 
     Raises:
         BadWeightsError: it is neither, is cut off, or holds more than tensors.
@@ -42,10 +42,15 @@ def read_tensors(path: Path) -> State:
     except (SafetensorError, EOFError, OSError, RuntimeError, ValueError) as error:
         raise BadWeightsError(f"{path} is no file of tensors, or is cut off ({error}); fetch it again") from error
     if isinstance(state, Tensor):
-        return {"": state}
+        return {"": _single(state)}
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise BadWeightsError(f"{path} should hold tensors by name; it holds other things too, so it is another file")
-    return {str(key): value for key, value in state.items()}
+    return {str(key): _single(value) for key, value in state.items()}
+
+
+def _single(value: Tensor) -> Tensor:
+    """Numbers of half precision, as files are often published, in single: what is computed with them is."""
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
 
 
 def renamed(state: Mapping[str, Tensor], renames: Renames, path: Path, *, left_out: Iterable[str] = ()) -> State:

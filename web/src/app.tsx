@@ -64,7 +64,7 @@ export function App() {
       />
       <main class="page">
         <div class="panel" id={`view-${tab}`} role="tabpanel" aria-labelledby={`tab-${tab}`} tabIndex={-1}>
-          {problem && <Notice title="Something is wrong">{problem}</Notice>}
+          {problem && <Notice title="That did not work">{problem}</Notice>}
           {locked && (
             <Key
               onKey={(key) => {

@@ -1,6 +1,7 @@
 /** Answers as files that spreadsheets and maps read. */
 
-import type { Answered } from "./photos";
+import type { Geometry, Position } from "geojson";
+import type { Answered } from "./answered";
 import { claimInWords, errorInWords } from "./words";
 
 const COLUMNS = [
@@ -62,7 +63,19 @@ export function geojson(photos: Answered[]): string {
 const escape = (text: string): string =>
   text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll('"', "&quot;");
 
-/** OGC KML 2.2. */
+const placemark = (name: string, text: string, shape: string): string =>
+  `<Placemark><name>${escape(name)}</name><description>${escape(text)}</description>${shape}</Placemark>`;
+
+/** Polygons of GeoJSON as KML. */
+function polygons(geometry: Geometry): string {
+  const parts = geometry.type === "MultiPolygon" ? geometry.coordinates : geometry.type === "Polygon" ? [geometry.coordinates] : [];
+  const ring = (positions: Position[], side: string) =>
+    `<${side}><LinearRing><coordinates>${positions.map(([lon = 0, lat = 0]) => `${lon},${lat}`).join(" ")}</coordinates></LinearRing></${side}>`;
+  const shapes = parts.map((rings) => `<Polygon>${rings.map((one, i) => ring(one, i ? "innerBoundaryIs" : "outerBoundaryIs")).join("")}</Polygon>`);
+  return `<MultiGeometry>${shapes.join("")}</MultiGeometry>`;
+}
+
+/** OGC KML 2.2: a point a photo, in a folder with its regions where they were asked for. */
 export function kml(photos: Answered[]): string {
   const marks = photos.map(({ file, fix, error }) => {
     let text = error ?? "";
@@ -72,7 +85,13 @@ export function kml(photos: Answered[]): string {
       text = errorInWords(fix) + (fix.claim ? ` The claimed place: ${claimInWords(fix.claim)}` : "");
       point = `<Point><coordinates>${fix.lon.toFixed(7)},${fix.lat.toFixed(7)}</coordinates></Point>`;
     }
-    return `<Placemark><name>${escape(file.name)}</name><description>${escape(text)}</description>${point}</Placemark>`;
+    const mark = placemark(file.name, text, point);
+    const regions = fix?.cannot_tell ? [] : (fix?.regions?.features ?? []);
+    if (!regions.length) return mark;
+    const around = regions.map(({ geometry, properties }) =>
+      placemark(`${Math.round(100 * Number(properties?.["coverage"]))} % region`, `${properties?.["area_km2"]} km2`, polygons(geometry)),
+    );
+    return `<Folder><name>${escape(file.name)}</name>${mark}${around.join("")}</Folder>`;
   });
   const head = '<?xml version="1.0" encoding="UTF-8"?>\n<kml xmlns="http://www.opengis.net/kml/2.2"><Document>';
   return [head, ...marks, "</Document></kml>", ""].join("\n");

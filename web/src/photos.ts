@@ -1,17 +1,9 @@
 /** The photos of this visit and what was answered; they live in this page alone and are gone when it closes. */
 
+import type { Answered } from "./answered";
 import { locate, locateOne, ServiceError } from "./api";
 import { Store } from "./store";
 import type { Fix } from "./types";
-import { isUnlike } from "./words";
-
-/** A photo with its answer by one model, as lists and files have it. */
-export interface Answered {
-  id: number;
-  file: File;
-  fix?: Fix | undefined;
-  error?: string | undefined;
-}
 
 export interface Photo {
   id: number;
@@ -186,35 +178,4 @@ function change(id: number, update: (photo: Photo) => Partial<Photo>): void {
 export function sentence(error: unknown): string {
   if (error instanceof ServiceError) return error.message;
   return `This page failed: ${error instanceof Error ? error.message : String(error)}`;
-}
-
-export type Kind = "all" | "answered" | "cannot" | "unlike" | "exif" | "failed";
-
-export const KINDS: Record<Kind, { name: string; holds: (photo: Answered) => boolean }> = {
-  all: { name: "all", holds: () => true },
-  answered: { name: "answered", holds: ({ fix }) => !!fix && !fix.cannot_tell && !isUnlike(fix) },
-  cannot: { name: "cannot tell", holds: ({ fix }) => !!fix?.cannot_tell },
-  unlike: { name: "unlike the training photos", holds: ({ fix }) => !!fix && isUnlike(fix) },
-  exif: { name: "with a position of their own", holds: ({ fix }) => !!fix?.exif },
-  failed: { name: "not readable", holds: ({ error }) => !!error },
-};
-
-export interface Filter {
-  text: string;
-  kind: Kind;
-  sort: "order" | "sure" | "exif";
-}
-
-export function filtered(photos: Answered[], { text, kind, sort }: Filter): Answered[] {
-  const wanted = text.trim().toLowerCase();
-  const found = photos.filter((photo) => {
-    const said = [photo.file.name, photo.fix?.near ?? "", ...(photo.fix?.places.map(({ name }) => name) ?? [])];
-    return (
-      KINDS[kind].holds(photo) &&
-      (!wanted || said.some((name) => name.toLowerCase().includes(wanted)))
-    );
-  });
-  const rank = (photo: Answered) =>
-    sort === "sure" ? (photo.fix?.median_error_km ?? Infinity) : -(photo.fix?.exif?.distance_km ?? -1);
-  return sort === "order" ? found : found.sort((a, b) => rank(a) - rank(b));
 }

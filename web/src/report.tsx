@@ -1,4 +1,4 @@
-/** The photos of an evaluation or an audit on a map, inside its page: opened from disk, with no server. */
+/** Photos of an evaluation, an audit or a question on a map, inside its page: opened from disk, with no server. */
 
 import "./report.css";
 
@@ -9,6 +9,8 @@ import workerSource from "virtual:map-worker";
 import world from "world-atlas/countries-110m.json";
 import type { States, World } from "./map/borders";
 import { bordersOf } from "./map/borders";
+import { AnswersView } from "./views/answers";
+import type { Answers } from "./views/answers";
 import { Browse } from "./views/browse";
 import type { Evaluation } from "./views/browse";
 import type { Audit } from "./views/sides";
@@ -17,9 +19,12 @@ import { Sides } from "./views/sides";
 setWorkerUrl(URL.createObjectURL(new Blob([workerSource], { type: "text/javascript" })));
 
 const atlas = { coarse: async () => bordersOf(world as unknown as World, us as unknown as States) };
-const data = JSON.parse(document.getElementById("browse-data")!.textContent) as Evaluation | Audit;
+const data = JSON.parse(document.getElementById("browse-data")!.textContent) as Evaluation | Audit | Answers;
 
-render(
-  "pairs" in data ? <Sides audit={data} atlas={atlas} /> : <Browse evaluation={data} atlas={atlas} />,
-  document.getElementById("browse")!,
-);
+function view() {
+  if ("pairs" in data) return <Sides audit={data} atlas={atlas} />;
+  if ("answers" in data) return <AnswersView file={data} atlas={atlas} />;
+  return <Browse evaluation={data} atlas={atlas} />;
+}
+
+render(view(), document.getElementById("browse")!);

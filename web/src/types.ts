@@ -56,7 +56,10 @@ export interface Cell extends Place {
 }
 
 export interface Neighbour extends Place {
+  /** Its share in what all known photos say. */
   similarity?: number;
+  /** From the answer. */
+  distance_km?: number;
   thumbnail?: string;
 }
 

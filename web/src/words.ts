@@ -38,6 +38,14 @@ export function errorInWords(fix: Fix): string {
   return `About ${km(fix.expected_error_km)} off; this model is not calibrated.`;
 }
 
+/** One line in a list of many. */
+export function brief(fix: Fix | undefined): string {
+  if (!fix) return "asking…";
+  if (fix.cannot_tell) return "cannot tell";
+  const off = isUnlike(fix) ? "unlike the training photos" : km(fix.median_error_km ?? fix.expected_error_km);
+  return [fix.near ? `near ${fix.near}` : undefined, off].filter(Boolean).join(" · ");
+}
+
 export function claimInWords(claim: Claim): string {
   const off = `${km(claim.distance_km)} from the answer`;
   if (claim.probability === null || claim.within_km === null) return `${off}; this model is not calibrated.`;

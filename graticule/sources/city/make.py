@@ -8,8 +8,11 @@ import json
 import math
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -202,6 +205,8 @@ def _draw_all(
         for start in range(0, len(walk), CHUNK)
     ]
     rows: list[Drawn] = []
+    if progress:  # workers take their time to start
+        progress(0, settings.frames)
     for drawn in _each_chunk(folder, settings, chunks, min(workers, len(chunks))):
         rows += drawn
         if progress:
@@ -219,7 +224,21 @@ def _each_chunk(
         return
     spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
-        yield from pool.map(_draw_chunk, jobs)
+        with _ctrl_c_ignored():  # which the workers inherit: only this process ends by it, in one line
+            drawn = pool.map(_draw_chunk, jobs)
+        yield from drawn
+
+
+@contextmanager
+def _ctrl_c_ignored() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # where signals are nobody's business
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _draw_chunk(job: tuple[Path, Settings, int, range]) -> list[Drawn]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from graticule.errors import SourceError
+from graticule.files import explained
 
 STREAM, SKIP = 4 * 2**20, 2**17  # bytes to read ahead where reading runs on, and where it skips: one photo
 
@@ -133,6 +134,8 @@ def _refusing(what: str, done: str = "fetched from the hub") -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if isinstance(error, OSError) and (told := explained(error, "what the hub sends (HF_HOME)")) is not error:
+            raise told from error
         # The client's own network library changed its name twice; only some of its errors are OSErrors.
         rooms = {base.__module__.partition(".")[0] for base in type(error).__mro__}
         if not isinstance(error, OSError) and not rooms & {"huggingface_hub", "requests", "httpx", "httpx2"}:

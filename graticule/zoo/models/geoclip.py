@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from graticule.errors import BadWeightsError
+from graticule.geo.territory import Territory
 from graticule.zoo import Files, PublicModel
 
 if TYPE_CHECKING:
@@ -23,15 +24,20 @@ MODEL = PublicModel(
     trained_on="MP-16: 4.7 million geotagged photos of Flickr",
     figures="Im2GPS3k: 14 / 34 / 51 / 70 / 84 % within 1 / 25 / 200 / 750 / 2500 km (arXiv 2309.16020, table 1)",
     source="https://github.com/VicenteVivan/geo-clip",
+    gallery=True,
 )
+DENSE = 10_000  # places that the location encoder adds to the gallery of an area
 
 
-def make(files: Files) -> "Bundle":
+def make(files: Files, within: Territory | None = None) -> "Bundle":
     """GeoCLIP as a bundle: its gallery is the partition, logits are scale times cosine.
+
+    Its location encoder can tell any place: within an area, the gallery's places there and ``DENSE`` more.
 
     Raises:
         BadWeightsError, SourceError: as :func:`graticule.zoo.get`.
     """
+    import numpy as np
     import polars as pl
     import torch
 
@@ -44,7 +50,11 @@ def make(files: Files) -> "Bundle":
     weights = _package(files) / "weights"
     gallery = pl.read_csv(weights.parent / "gps_gallery" / "coordinates_100K.csv")
     # In float32, as its own code reads them: the encoder's finest waves see the difference.
-    lat, lon = (gallery[name].cast(pl.Float32).cast(pl.Float64).to_numpy() for name in ("LAT", "LON"))
+    lat, lon = (gallery[name].to_numpy() for name in ("LAT", "LON"))
+    if within:
+        own = within.contains(lat, lon)
+        lat, lon = (np.concatenate(both) for both in zip((lat[own], lon[own]), within.grid(DENSE), strict=True))
+    lat, lon = (side.astype(np.float32).astype(np.float64) for side in (lat, lon))
     partition = PointPartition.of(lat, lon)
 
     mlp_file, places_file, scale_file = (

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any, cast
 
 from graticule.errors import BadWeightsError
+from graticule.geo.territory import Territory
 from graticule.zoo import Files, PublicModel
 
 if TYPE_CHECKING:
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 REPO = "geolocal/StreetCLIP"
 SIDE = 336
 TOWNS = 30  # of each country, the most populous
+TOWNS_WITHIN = 1000  # of each country, where those of an area alone are asked for
 TOWER: dict[str, Any] = {"name": "vit_large_patch14_clip_quickgelu_336", "options": {}}
 
 MODEL = PublicModel(
@@ -19,13 +21,17 @@ MODEL = PublicModel(
     licence="CC-BY-NC-4.0",
     gigabytes=1.7,
     trained_on="1.1 million street-level photos of 101 countries, not published",
-    figures="Im2GPS3k: 22 / 37 / 61 / 80 % within 25 / 200 / 750 / 2500 km (arXiv 2302.00275)",
+    figures=(
+        "Im2GPS3k: 22 / 37 / 61 / 80 % within 25 / 200 / 750 / 2500 km (arXiv 2302.00275); others found "
+        "22 / 35 / 56 / 75 % with its weights (discussion 4 of its page)"
+    ),
     source="https://huggingface.co/geolocal/StreetCLIP",
     restricted=True,
+    gallery=True,
 )
 
 
-def make(files: Files) -> "Bundle":
+def make(files: Files, within: Territory | None = None) -> "Bundle":
     """StreetCLIP as a bundle: towns are its classes, each as likely as its country times itself among that one's.
 
     Names are asked as they are, such as France and Paris, as the model's own example does.
@@ -33,6 +39,7 @@ def make(files: Files) -> "Bundle":
     Raises:
         BadWeightsError, SourceError: as :func:`graticule.zoo.get`.
     """
+    import numpy as np
     import torch
 
     from graticule.geo.towns import largest_towns
@@ -48,7 +55,12 @@ def make(files: Files) -> "Bundle":
     tower, projection = image_tower(state, path)
     if projection is None or "logit_scale" not in state:
         raise BadWeightsError(f"{path} has no visual_projection or no logit_scale, which CLIP compares with")
-    towns = list({str(town): (town, lat, lon) for town, lat, lon in largest_towns(TOWNS)}.values())
+    towns = list({str(row[0]): row[:3] for row in largest_towns(TOWNS_WITHIN if within else TOWNS)}.values())
+    if within:
+        lats, lons = (np.array([row[side] for row in towns]) for side in (1, 2))
+        towns = [row for row, inside in zip(towns, within.contains(lats, lons), strict=True) if inside]
+        if not towns:
+            raise BadWeightsError(f"no town of the {TOWNS_WITHIN} largest of its country lies within {within.name}")
     countries = sorted({town.country for town, _, _ in towns})
     partition = PointPartition.of(
         [lat for _, lat, _ in towns], [lon for _, _, lon in towns], [str(town) for town, _, _ in towns]

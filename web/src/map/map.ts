@@ -34,6 +34,7 @@ export class PlaceMap {
   /**
    * @param click - a place was clicked
    * @param dot - a dot was clicked, by its id
+   * @param first - what is drawn first, so that nobody sees the whole world before it
    * @throws Error where the browser draws no WebGL
    */
   constructor(
@@ -42,13 +43,16 @@ export class PlaceMap {
     private readonly atlas: Atlas,
     click: (place: Place) => void,
     dot: (id: number) => void,
+    first: Scene,
   ) {
-    const none: SourceSpecification = { type: "geojson", data: EMPTY };
+    this.scene = { fit: first.fit };
+    const drawn: Partial<Record<SourceName, GeoJSON>> = { dots: dotsOf(first), lines: linesOf(first) };
+    const sources = SOURCES.map((name): [string, SourceSpecification] => [name, { type: "geojson", data: drawn[name] ?? EMPTY }]);
+    const view = first.fit ? { bounds: corners(first.fit), fitBoundsOptions: { padding: padded(container), maxZoom: 17 } } : { center: WORLD, zoom: 0.8 };
     this.map = new MapLibre({
       container,
-      style: { version: 8, sources: Object.fromEntries(SOURCES.map((name) => [name, none])), layers: layers(theme) },
-      center: [0, 25],
-      zoom: 0.8,
+      style: { version: 8, sources: Object.fromEntries(sources), layers: layers(theme) },
+      ...view,
       maxZoom: 19,
       attributionControl: false,
       dragRotate: false,
@@ -114,8 +118,8 @@ export class PlaceMap {
     if (this.scene !== scene) return; // a newer one came meanwhile
     if (scene.density !== before.density) this.set("density", scene.density ? shaded(scene.density) : EMPTY);
     if (scene.regions !== before.regions) this.set("regions", scene.regions ?? EMPTY);
-    this.set("lines", collection((scene.lines ?? []).map(([a, b]) => line([a, b]))));
-    this.set("dots", collection((scene.dots ?? []).map(({ lat, lon, ...properties }) => point({ lat, lon }, properties))));
+    this.set("lines", linesOf(scene));
+    this.set("dots", dotsOf(scene));
     this.set("known", collection((scene.known ?? []).map((place) => point(place, {}))));
     const around = scene.circle && ring(scene.circle);
     this.set("circle", collection(around ? [{ type: "Feature", geometry: { type: "LineString", coordinates: around }, properties: {} }] : []));
@@ -126,10 +130,8 @@ export class PlaceMap {
     if (scene.fit && scene.fit !== before.fit) this.look(scene.fit);
   }
 
-  look({ west, south, east, north }: Bounds): void {
-    const { clientWidth, clientHeight } = this.map.getContainer();
-    const padding = Math.round(Math.min(clientWidth, clientHeight) * 0.12);
-    this.map.fitBounds([[west, south], [east, north]], { padding, maxZoom: 17, duration: STILL.matches ? 0 : 600 });
+  look(bounds: Bounds): void {
+    this.map.fitBounds(corners(bounds), { padding: padded(this.map.getContainer()), maxZoom: 17, duration: STILL.matches ? 0 : 600 });
   }
 
   async paint(theme: Theme): Promise<void> {
@@ -158,6 +160,17 @@ export class PlaceMap {
     this.map.remove();
   }
 }
+
+const WORLD: [number, number] = [0, 25];
+
+const corners = ({ west, south, east, north }: Bounds): [[number, number], [number, number]] => [[west, south], [east, north]];
+
+const padded = ({ clientWidth, clientHeight }: HTMLElement): number => Math.round(Math.min(clientWidth, clientHeight) * 0.12);
+
+const linesOf = (scene: Scene): FeatureCollection => collection((scene.lines ?? []).map(([a, b]) => line([a, b])));
+
+const dotsOf = (scene: Scene): FeatureCollection =>
+  collection((scene.dots ?? []).map(({ lat, lon, ...properties }) => point({ lat, lon }, properties)));
 
 const collection = (features: Feature[]): FeatureCollection => ({ type: "FeatureCollection", features });
 

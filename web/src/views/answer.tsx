@@ -1,5 +1,7 @@
 /** What the model says of one photo, in words: also that it cannot tell, and that the photo is unlike all it knows. */
 
+import "./parts.css";
+
 import type { ComponentChildren } from "preact";
 import type { Fix, Model } from "../types";
 import { area, errorInWords, isUnlike, km, percent, position } from "../words";
@@ -109,6 +111,7 @@ function Neighbours({ fix }: { fix: Fix }) {
             <span>
               {position(one)}
               {one.similarity !== undefined && `: ${percent(one.similarity)}`}
+              {one.distance_km !== undefined && `, ${km(one.distance_km)} from the answer`}
             </span>
           </li>
         ))}

@@ -75,6 +75,7 @@ export function CompareTest({ a, b, photos, onScene }: Props) {
         { ...one.a.truth, kind: "truth", label: "Where it was taken" },
       ],
       lines: [[one.a.fix, one.a.truth], [one.b.fix, one.a.truth]],
+      legend: { answer: a.name, other: b.name },
       fit: frame([one.a.fix, one.b.fix, one.a.truth]),
     });
   }, [one, a.id]);

@@ -43,6 +43,7 @@ export function Compare({ album, models, testPhotos, onScene }: Props) {
       ],
       lines: fixA && fixB ? [[fixA, fixB]] : [],
       regions: fixA?.regions,
+      legend: b && { answer: a.name, other: b.name },
       fit: frame([...places, ...(truth ? [truth] : [])]),
     });
   }, [fixA, fixB, onTest]);

@@ -1,12 +1,14 @@
 /** Photos in, answers out. */
 
 import { useEffect, useState } from "preact/hooks";
+import type { Answered } from "../answered";
+import { sceneOf } from "../map/answer";
 import type { Scene } from "../map/scene";
-import { frame, frameOf } from "../map/scene";
-import type { Album, Answered } from "../photos";
+import { frame } from "../map/scene";
+import type { Album } from "../photos";
 import { answered, limit } from "../photos";
 import type { Claim, Fix, Model, Place } from "../types";
-import { count, isUnlike, km, position } from "../words";
+import { count, km } from "../words";
 import { Answer, Notice } from "./answer";
 import { Choose } from "./choose";
 import { Claims } from "./claims";
@@ -37,7 +39,7 @@ export function Locate({ album, model, coarsestKm, place, onPlace, onScene, cent
   useEffect(() => {
     if (!album.photos.length) return;
     const others = many && !together ? listed.filter(({ id }) => id !== album.selected) : [];
-    onScene({ ...(fix ? sceneOf(fix, place, claim, moved) : {}), dots: dotsOf(others) });
+    onScene({ ...(fix ? sceneOf(fix, { place, claim, moved }) : {}), dots: dotsOf(others) });
   }, [fix, place, claim, moved, listed]);
   useEffect(() => {
     if (album.photos.length) return;
@@ -69,33 +71,8 @@ export function Locate({ album, model, coarsestKm, place, onPlace, onScene, cent
   );
 }
 
-function sceneOf(fix: Fix, place: Place | undefined, claim: Claim | undefined, moved: Fix | undefined): Scene {
-  const pins: Scene["pins"] = [];
-  if (fix.exif) pins.push({ lat: fix.exif.lat, lon: fix.exif.lon, kind: "exif", label: `The photo says: ${position(fix.exif)}` });
-  if (place) pins.push({ ...place, kind: "claim", label: `The claimed place: ${position(place)}` });
-  if (moved) pins.push({ lat: moved.lat, lon: moved.lon, kind: "moved", label: `Without the hidden part: ${position(moved)}` });
-  if (!fix.cannot_tell) pins.push({ lat: fix.lat, lon: fix.lon, kind: "answer", label: `The answer: ${position(fix)}` });
-  return {
-    density: fix.density,
-    regions: fix.regions,
-    pins,
-    known: fix.neighbours,
-    lines: moved ? [[fix, moved]] : [],
-    circle: place && claim?.within_km ? { ...place, radiusKm: claim.within_km } : undefined,
-    fit: fits(fix),
-  };
-}
-
 const dotsOf = (photos: Answered[]): Scene["dots"] =>
   photos.flatMap(({ id, file, fix }) => (fix && !fix.cannot_tell ? [{ id, label: file.name, lat: fix.lat, lon: fix.lon }] : []));
-
-const seen = new WeakMap<Fix, Scene["fit"]>();
-
-/** The same object for the same answer, so that the map stays where the reader moved it. */
-function fits(fix: Fix): Scene["fit"] {
-  if (!seen.has(fix)) seen.set(fix, frameOf(fix, fix.exif && !isUnlike(fix) ? [fix.exif] : []));
-  return seen.get(fix);
-}
 
 function Limit({ km: now }: { km: number | undefined }) {
   return (

@@ -32,7 +32,14 @@ export function MapView({ scene, theme, streets, atlas, onClick, onDot, onStreet
 
   useEffect(() => {
     try {
-      map.current = new PlaceMap(container.current!, theme, atlas, (place) => tell.current.onClick(place), (id) => tell.current.onDot(id));
+      map.current = new PlaceMap(
+        container.current!,
+        theme,
+        atlas,
+        (place) => tell.current.onClick(place),
+        (id) => tell.current.onDot(id),
+        scene,
+      );
     } catch {
       setProblem(true); // no WebGL
     }

@@ -1,5 +1,7 @@
 /** A photo with what depends on it: a heatmap over it, and a box that hides a part of it. */
 
+import "./parts.css";
+
 import { useEffect, useRef, useState } from "preact/hooks";
 
 /** x0, y0, x1, y1 in shares of the photo. */

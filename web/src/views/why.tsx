@@ -9,8 +9,8 @@ import type { Box } from "./stage";
 import { Stage } from "./stage";
 
 const METHODS = {
-  saliency: "saliency (quick)",
-  occlusion: "occlusion (slower, clearer)",
+  saliency: "saliency: quick",
+  occlusion: "occlusion: clearer",
 };
 
 interface Props {
