@@ -14,6 +14,7 @@ from conftest import encoded, picture
 import graticule
 from graticule.errors import BadRecipeError, BundleError
 from graticule.files import sha256_of
+from graticule.geo.sphere import great_circle_km
 from graticule.model import index as bundle_index
 from graticule.model.bundle import Bundle
 from graticule.model.index import INDEX, RECIPE, WEIGHTS
@@ -169,6 +170,20 @@ def test_an_answer_must_be_as_probable_as_is_asked_within_the_largest_error():
     between = (fix.median_error_km * fix.p90_error_km) ** 0.5
     assert told(between, 0.5) is None
     assert told(between, 0.9).startswith("10% of such photos lie more than")
+
+
+def test_a_bundle_answers_with_another_point_where_it_is_asked_to():
+    folder = KEPT / "format-3"
+    found = {
+        answer: graticule.load(folder, answer=answer).locate(folder / "photo.jpg") for answer in ("score", "densest")
+    }
+    median = graticule.load(folder).locate(folder / "photo.jpg")
+    for fix in found.values():
+        assert fix.area_km2 == median.area_km2  # the belief is the same
+        assert fix.expected_error_km >= 0.99 * median.expected_error_km  # the median's is the least
+        assert great_circle_km(fix.lat, fix.lon, median.lat, median.lon) < 5
+    with pytest.raises(BadRecipeError, match="answer: regressed needs head.kind: position or both"):
+        graticule.load(folder, answer="regressed")
 
 
 def test_night_is_told_where_it_keeps_a_bundle_from_telling_and_a_black_photo_always():

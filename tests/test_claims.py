@@ -176,6 +176,8 @@ def test_answers_in_words_name_the_town_the_errors_and_the_area_that_is_known(lo
     assert text.startswith(f"{photo}\n  near {town_name} (")
     assert "half of such photos lie within" in text
     assert "openstreetmap.org/?mlat=" in text
+    assert "\n  claimed: 0.00000, 0.00000; " in text
+    assert "".join(to_words([result], own=True)).startswith(f"{photo}\n  the photo itself says 0.00000, 0.00000; ")
     strange = replace(result.fix, unlike_training=1.0)
     text = "".join(to_words([replace(result, fix=strange)], knows=locator.area))
     assert f"this model knows {locator.area}" in text

@@ -13,7 +13,7 @@ from graticule.evaluation.samples import weigh_samples
 from graticule.evaluation.score import score_table
 from graticule.geo.sphere import unit_vectors
 
-WIDTH_KM, POINTS, PHOTOS = 3.0, 40, 100
+WIDTH_KM, POINTS, PHOTOS = 3.0, 30, 80
 
 
 @pytest.fixture(scope="module")

@@ -269,7 +269,9 @@ def _answer(
     locator = load(bundle, precision=precision, runtime=runtime, answer=answer)
     write: Writer = WRITERS.get(format, to_csv)
     if format == "words":
-        write = partial(to_words, knows=locator.area, learned_from=locator.bundle.facts.get("photos"))
+        learned_from = locator.bundle.facts.get("photos")
+        own = claim in ("exif", "own")
+        write = partial(to_words, knows=locator.area, learned_from=learned_from, own=own)
     elif format in ("geojson", "kml"):
         write = partial(to_geojson if format == "geojson" else to_kml, regions=regions)
     elif format in ("table", "csv"):

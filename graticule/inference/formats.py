@@ -145,13 +145,17 @@ def _kml_polygons(polygons: Any) -> str:
 
 
 def to_words(
-    results: Iterable[Result], knows: str = "its training photos", learned_from: int | None = None
+    results: Iterable[Result],
+    knows: str = "its training photos",
+    learned_from: int | None = None,
+    own: bool = False,
 ) -> Iterator[str]:
     """A few lines a photo for people: near which town, how sure, what it says of itself, a link to a map.
 
     Args:
         knows: the area that the model knows, said where a photo is unlike its training photos.
         learned_from: how many photos it was trained on, said first where they are few.
+        own: claims are what the photos say of themselves, which comes first.
     """
     if learned_from is not None and learned_from < FEW_PHOTOS:
         yield f"this model learned from {learned_from:,} photos only: its answers and its word on claims are weak\n\n"
@@ -175,7 +179,8 @@ def to_words(
             lines.append(map_link(fix))
         lines += [f"inside {area.name}: {area.probability:.1%}" for area in fix.inside]
         if fix.claim:
-            lines.append(f"claimed: {fix.claim.lat:.5f}, {fix.claim.lon:.5f}; {fix.claim.in_words()}")
+            said = f"{fix.claim.lat:.5f}, {fix.claim.lon:.5f}; {fix.claim.in_words()}"
+            lines.insert(0 if own else len(lines), f"the photo itself says {said}" if own else f"claimed: {said}")
         yield "\n  ".join([str(result.photo), *lines]) + "\n\n"
 
 

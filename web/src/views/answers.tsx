@@ -172,8 +172,8 @@ function Table({ rows, selected, onSelect }: { rows: Row[]; selected: number | u
                   </button>
                 </td>
                 <td>{error ?? place(fix)}</td>
-                <td class="n">{fix && !fix.cannot_tell ? km(fix.median_error_km ?? fix.expected_error_km) : ""}</td>
-                <td class="n">{fix && !fix.cannot_tell ? km(fix.p90_error_km) : ""}</td>
+                <td class="n">{fix && !fix.cannot_tell && !isUnlike(fix) ? km(fix.median_error_km ?? fix.expected_error_km) : ""}</td>
+                <td class="n">{fix && !fix.cannot_tell && !isUnlike(fix) ? km(fix.p90_error_km) : ""}</td>
                 <td>{fix?.places.map(({ name: named, probability }) => `${named} ${percent(probability)}`).join("; ")}</td>
               </tr>
             ))}
