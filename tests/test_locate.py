@@ -73,7 +73,7 @@ def test_one_broken_photo_raises_when_it_is_asked_about_alone(locator):
 
 def test_a_store_changes_nothing_but_the_work(town, tmp_path, monkeypatch):
     """Warm and cold give batches of one size, which bounds memory, and the same numbers to the last bit."""
-    monkeypatch.setattr("graticule.inference.locate.TOGETHER", 8)
+    monkeypatch.setattr("graticule.inference.network.TOGETHER", 8)
     weights = tmp_path / "weights.pth"
     torch.save(timm.create_model("test_efficientnet", num_classes=0).state_dict(), weights)
     bundle = fit(tiny_recipe(encoder={"weights": str(weights), "frozen": True}, train={"epochs": 2}), town)

@@ -179,7 +179,7 @@ def _names(folder: Path) -> dict[str, list[str]]:
 @lru_cache(maxsize=64)
 def _names_of(folder: Path, _: int) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for name in sorted(os.listdir(folder)):  # noqa: PTH208
+    for name in sorted(path.name for path in folder.iterdir()):
         found.setdefault(_folded(name), []).append(name)
     return found
 
