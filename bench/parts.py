@@ -1,16 +1,12 @@
-"""Answers in parts: by this process, by Ray's actors on this machine, and after kills at random moments.
+"""Answers in parts: by this process and by Ray's actors on this machine; ``bench.kills`` kills the command.
 
-python -m bench.parts [BUNDLE] [--photos 600] [--kills 10]
+python -m bench.parts [BUNDLE] [--photos 600]
 
-The command is killed (-9, with whatever it started) at random moments and given again until it ends; the parts must be
-the bytes of an undisturbed run. Actors share this machine's cores: their pace tells what Ray costs here, and not what a
-cluster gives.
+Actors share this machine's cores: their pace tells what Ray costs here, and not what a cluster gives.
 """
 
 import argparse
 import os
-import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -42,8 +38,7 @@ def parts_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*.parquet")}
 
 
-def parts_rows(bundle: Path = TINY, count: int = 600, kills: int = 10) -> list[Row]:
-    rng = random.Random(0)
+def parts_rows(bundle: Path = TINY, count: int = 600) -> list[Row]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "photos").mkdir()
@@ -58,19 +53,6 @@ def parts_rows(bundle: Path = TINY, count: int = 600, kills: int = 10) -> list[R
             same = parts_of(folder / "ray") == expected
             told = f"{by_ray:.1f} s; the same bytes: {same}"
             rows.append(Row(f"  by Ray, {os.cpu_count()} actors", told, "the same bytes", same))
-        done = 0
-        for _ in range(kills):
-            run = subprocess.Popen(
-                command(bundle, folder / "photos", "here", folder / "killed"),
-                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | ONE_CORE, start_new_session=True,
-            )  # fmt: skip
-            time.sleep(rng.uniform(0.3, 0.9) * seconds)
-            done += run.poll() is None
-            os.killpg(run.pid, signal.SIGKILL)
-            run.wait()
-        whole(bundle, folder / "photos", "here", folder / "killed")
-        same = parts_of(folder / "killed") == expected
-        rows.append(Row(f"  after {done} kills at random moments", f"the same bytes: {same}", "the same bytes", same))
     return rows
 
 
@@ -78,6 +60,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path, nargs="?", default=TINY)
     parser.add_argument("--photos", type=int, default=600)
-    parser.add_argument("--kills", type=int, default=10)
     asked = parser.parse_args()
-    print_table(parts_rows(asked.bundle, asked.photos, asked.kills))
+    print_table(parts_rows(asked.bundle, asked.photos))

@@ -28,7 +28,7 @@ def test_the_better_of_the_neighbours_is_what_training_must_beat():
     ]
     assert verdicts(GOOD | neighbours(0.1, [0.01, 0.2])) == [
         "the density of the nearest training photos is nearer (100 m) than this model (150 m): training on so few "
-        "photos only harms"
+        "photos makes it worse"
     ]
 
 

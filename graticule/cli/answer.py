@@ -90,8 +90,6 @@ WithinKm = Annotated[
     float | None,
     typer.Option(min=1e-3, help="How probable it is within so far of the claim. [default: the median error]"),
 ]
-
-
 Inside = Annotated[
     str | None,
     typer.Option(
@@ -127,7 +125,8 @@ def predict(
     if not photos:
         raise BadTableError(f"no photo is named; graticule predict {quote(str(bundle))} PHOTO, a folder, or a table")
     if engine:
-        given = {"--together": together, "--claim": claim, "--inside": inside, "--regions": regions or None}
+        given = {"--together": together, "--claim": claim, "--inside": inside, "--neighbours": neighbours or None,
+                 "--regions": regions or None}  # fmt: skip
         if other := [name for name, value in given.items() if value is not None]:
             raise BadRecipeError(
                 f"--engine answers photo by photo, without {' and '.join(other)}; leave one of them out"

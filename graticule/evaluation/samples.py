@@ -10,6 +10,7 @@ from graticule.belief.confidence import COVERAGES
 from graticule.belief.density import SPHERE_KM2
 from graticule.belief.points import best_point
 from graticule.geo.sphere import Floats, Ints, chord_to_km, chords, from_vectors, unit_vectors
+from graticule.photos.splits import fold_groups
 
 WIDTHS_KM = np.geomspace(0.003, 6000, 22)  # of kernels around points: from a receiver's accuracy to a continent
 MOST_POINTS = 2000  # of one photo, the heaviest
@@ -62,6 +63,9 @@ def weigh_samples(
         weight: above 0, of any sum, shape ``(M,)``.
         true_lat, true_lon: degrees, shape ``(N,)``.
         places: codes, shape ``(N,)``.
+
+    Raises:
+        BadRecipeError: all photos are of one place.
     """
     count = len(true_lat)
     points, truths = unit_vectors(lat, lon), unit_vectors(true_lat, true_lon)
@@ -70,12 +74,11 @@ def weigh_samples(
     masses = [weight[rows] / weight[rows].sum() for rows in groups]
     centers = [points[rows] for rows in groups]
     own = np.vstack([_by_width(truths[[n]], centers[n], masses[n]) for n in range(count)])
-    fold = _folds(places)
+    parts = min(FOLDS, len(np.unique(places)))
+    fold = fold_groups(places, parts, name="place")
     log_density, prior, needed = (np.empty(count) for _ in range(3))
-    for k in range(FOLDS):
+    for k in range(parts):
         asked, others = np.flatnonzero(fold == k), np.flatnonzero(fold != k)
-        if not len(asked):
-            continue
         shares = _fitted(own[others])
         log_density[asked] = np.log(own[asked] @ shares)
         for n in asked:
@@ -125,12 +128,3 @@ def _drawn(centers: Floats, masses: Floats, shares: Floats, rng: np.random.Gener
 def _fitted(density: Floats) -> Floats:
     before = np.full(density.shape[1], PSEUDO_PHOTOS / density.shape[1])
     return likeliest_shares(density, before)[0]
-
-
-def _folds(places: Ints) -> Ints:
-    """A part for each photo, whole places in one, the largest places first."""
-    _, code, size = np.unique(places, return_inverse=True, return_counts=True)
-    part = np.empty(len(size), np.int64)
-    part[np.argsort(-size, kind="stable")] = np.arange(len(size)) % FOLDS
-    found: Ints = part[code]
-    return found

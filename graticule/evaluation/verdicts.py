@@ -32,7 +32,7 @@ def against_neighbours(who: str, own_km: float, words: str, other_km: float, low
     if high_km < 0:
         return f"training is worth it: {words} is {other} off, {who} {own}"
     if low_km > 0:
-        return f"{words} is nearer ({other}) than {who} ({own}): training on so few photos only harms"
+        return f"{words} is nearer ({other}) than {who} ({own}): training makes it worse here"
     return f"{words} is as good ({other} against {own}): the encoder does the work here, training adds little"
 
 

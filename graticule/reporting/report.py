@@ -324,30 +324,16 @@ def _example_map(row: Mapping[str, Any], partition: Partition, streets: Basemap 
     """The probability of each cell where the table keeps ``top_cells``, else all cells; truth and guess."""
     truth, guess = (row["lat"], row["lon"]), (row["predicted_lat"], row["predicted_lon"])
     alt = "Map with the true position and the best guess"
+    shown: dict[str, Any] = {
+        "truth": truth, "guess": guess, "width": EXAMPLE_WIDTH, "streets": streets, "synthetic": synthetic
+    }  # fmt: skip
     if not row.get("top_cells"):
-        figure = figures.cells_map(
-            partition,
-            truth=truth,
-            guess=guess,
-            title="Truth and guess",
-            width=EXAMPLE_WIDTH,
-            streets=streets,
-            synthetic=synthetic,
-        )
-        return picture(figure, alt)
+        return picture(figures.cells_map(partition, title="Truth and guess", **shown), alt)
     probability = np.zeros(len(partition))
     row_of = {name: number for number, name in enumerate(partition.names)}
     probability[[row_of[name] for name in row["top_cells"]]] = row["top_probabilities"]
-    figure = figures.probability_map(
-        partition,
-        probability,
-        truth=truth,
-        guess=guess,
-        title="The network's own cells, and the answer",
-        width=EXAMPLE_WIDTH,
-        streets=streets,
-        synthetic=synthetic,
-    )
+    title = "The network's own cells, and the answer"
+    figure = figures.probability_map(partition, probability, title=title, **shown)
     return picture(figure, f"{alt}, and the cells that the network alone finds likeliest")
 
 
