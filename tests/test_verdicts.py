@@ -27,8 +27,8 @@ def test_the_better_of_the_neighbours_is_what_training_must_beat():
         "training adds little"
     ]
     assert verdicts(GOOD | neighbours(0.1, [0.01, 0.2])) == [
-        "the density of the nearest training photos is nearer (100 m) than this model (150 m): training on so few "
-        "photos makes it worse"
+        "the density of the nearest training photos is nearer (100 m) than this model (150 m): training makes it "
+        "worse here"
     ]
 
 
