@@ -127,7 +127,7 @@ def test_a_dataset_with_a_split_keeps_it_and_is_left_as_it_is(begun):
     ("own", "nearest", "sentence"),
     [
         (1.0, 2.0, "training is worth it"),
-        (2.0, 1.0, "training on so few"),
+        (2.0, 1.0, "the nearest training photo is nearer"),
         (1.0, 1.0, "the nearest training photo is as"),
     ],
 )
