@@ -72,8 +72,8 @@ def test_a_module_that_is_not_there_is_named():
 def test_principal_axes_are_those_of_scikit_learn(photos, length):
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(photos, length)) @ rng.normal(size=(length, length)) / np.sqrt(length)
-    axes, spread = principal_axes(rows.astype(np.float32))
     count = min(MOST_AXES, photos // 2, length)
+    axes, spread = principal_axes(rows.astype(np.float32), count)
     theirs = PCA(count, svd_solver="full").fit(rows)
     assert axes.shape == (length, count)
     assert spread == pytest.approx(np.sqrt(theirs.explained_variance_ * (photos - 1) / photos), rel=1e-3)

@@ -61,7 +61,8 @@ SWITCHES = (  # of a frozen encoder with a gallery, as `laptop` and `real-photos
     "hidden layer: head.hidden=256",
     "one cell as target: target.kind=one_cell target.tau_spacings=null",
     "last layer alone: encoder.inner=[]",
-    "gallery of pooled features: encoder.second_order=[]",
+    "whole photos: encoder.second_order_halves=false",
+    "gallery of pooled features: encoder.second_order=[] encoder.second_order_halves=false",
     "no gallery: remember=false",
 )
 

@@ -357,7 +357,7 @@ def _known(bundle: Bundle, photos: Photos, store: FeatureStore | None) -> Known:
         return Known.of(bundle.partition.lat, bundle.partition.lon, None, bundle.recipe.seed)
     features = Locator(bundle, store=store).features(photos.paths()) if frozen else None
     seen = None if features is None else bundle.model.encoder.descriptor(features)
-    return Known.of(photos.lat, photos.lon, seen, bundle.recipe.seed)
+    return Known.of(photos.lat, photos.lon, seen, bundle.recipe.seed, bundle.model.encoder.views)
 
 
 def held_out(bundle: Bundle, known: Known, photos: Photos, features: NDArray[np.float32]) -> HeldOut:
