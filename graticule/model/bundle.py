@@ -151,7 +151,7 @@ class Bundle:
 
 def _confidence(path: Path) -> Confidence:
     arrays = load_arrays(path / KNOWN)
-    known = Known(**{name: arrays.get(name) for name in KNOWN_ARRAYS})  # type: ignore[arg-type]  # positions are there
+    known = Known(**{name: arrays.get(name) for name in KNOWN_ARRAYS})
     return Confidence.from_json(json.loads((path / CALIBRATION).read_text(encoding="utf-8")), known)
 
 
