@@ -216,7 +216,8 @@ def killed(deed: Deed, folder: Path, kills: int) -> Iterator[Row]:
             same &= deed.bytes_of(folder) == expected
             left += len([*folder.rglob(".*.part")])
     hit = ", ".join(f"{name} {count}" for name, count in sorted(deed.hit.items()))
-    what = f"{fell} kills{f' ({hit})' if len(deed.hit) > 1 else ''} in {runs} runs of {seconds:.1f} s, {left} half-written files left"
+    what = f"{fell} kills{f' ({hit})' if len(deed.hit) > 1 else ''} in {runs} runs of {seconds:.1f} s"
+    what = f"{what}, {left} half-written files left"
     yield Row(folder.name, f"{what}; the same bytes: {same}", "the same bytes, none left", same and not left)
     if deed.alone:
         what = f"{median(deed.alone):.1f} s in the median, {max(deed.alone):.1f} s at most"
