@@ -70,7 +70,7 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        countries = sorted({town.country for town, _, _ in largest_towns(TOWNS)})
+        countries = sorted({row[0].country for row in largest_towns(TOWNS)})
         (folder / "names.json").write_text(json.dumps(countries))
         script = Path(__file__).with_name("theirs.py")
         subprocess.run([asked.python, str(script), asked.name, str(folder), asked.code], check=True)

@@ -91,6 +91,8 @@ def get(
     from graticule.zoo import get as make
 
     typer.echo(f"{name} is under {model.licence}, trained on {model.trained_on}")
+    if not model.lacks:
+        typer.echo("reading its files and making a bundle of them takes a minute or two, after what is fetched")
     bundle = make(name, folder, agreed=licence, within=area, refine=refine)
     bundle.write(where)
     write_card(where)

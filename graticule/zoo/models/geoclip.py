@@ -42,6 +42,7 @@ def make(files: Files, within: Territory | None = None, refine: int = 0) -> "Bun
     Raises:
         BadWeightsError, SourceError: as :func:`graticule.zoo.get`.
     """
+    weights = _package(files) / "weights"  # before torch is imported: what is missing shows at once
     import numpy as np
     import polars as pl
     import torch
@@ -52,7 +53,6 @@ def make(files: Files, within: Territory | None = None, refine: int = 0) -> "Bun
     from graticule.zoo.clip import FILES, image_settings, image_tower
     from graticule.zoo.tensors import blank_bundle, fill, read_tensors
 
-    weights = _package(files) / "weights"
     gallery = pl.read_csv(weights.parent / "gps_gallery" / "coordinates_100K.csv")
     # In float32, as its own code reads them: the encoder's finest waves see the difference.
     lat, lon = (gallery[name].to_numpy() for name in ("LAT", "LON"))
@@ -114,7 +114,7 @@ def _reach_km(lat: "Floats", lon: "Floats") -> "Floats":
 def _package(files: Files) -> Path:
     """The folder ``model`` of GeoCLIP's own package: of the files given, else as it is installed here."""
     name = "weights/location_encoder_weights.pth"
-    how = f"fetch the package with: pip download --no-deps {PACKAGE}=={VERSION}, and unzip the wheel"
+    how = f"it is in the package: pip download --no-deps {PACKAGE}=={VERSION}, and unzip the wheel into this folder"
     if files.folder:
         path = files.find(name, instead=how)
         del files.read[path]
@@ -122,7 +122,8 @@ def _package(files: Files) -> Path:
     spec = find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise BadWeightsError(
-            f"the weights of GeoCLIP beside its tower come in its own package, which is not installed: "
-            f"pip install --no-deps {PACKAGE}=={VERSION}, or {how} into a folder for --from"
+            f"GeoCLIP's small weights and its gallery come in its own package, which is not installed here: "
+            f"pip install --no-deps {PACKAGE}=={VERSION}. Where there is no network, pip download it elsewhere, unzip "
+            f"the wheel into a folder and give that with --from"
         )
     return Path(spec.submodule_search_locations[0]) / "model"
