@@ -95,11 +95,11 @@ def make(files: Files, within: Territory | None = None, refine: int = 0) -> "Bun
     if refine:
         head.locations = encoder
         head.degrees.copy_(torch.from_numpy(np.stack([lat, lon], axis=1)))
-        head.reach_km.copy_(torch.from_numpy(_reach_km(lat, lon)))
+        head.reach_km.copy_(torch.from_numpy(reach_km(lat, lon)))
     return bundle
 
 
-def _reach_km(lat: "Floats", lon: "Floats") -> "Floats":
+def reach_km(lat: "Floats", lon: "Floats") -> "Floats":
     """Distance from each place to the last of its ``AROUND`` nearest others, shape ``(C,)``."""
     import numpy as np
     from scipy.spatial import KDTree
