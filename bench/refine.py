@@ -1,10 +1,10 @@
-"""How much nearer a denser gallery around the likeliest place brings a point, as ``graticule get geoclip --refine`` has it.
+"""How much nearer ``graticule get geoclip --refine`` brings a point: a denser gallery around the likeliest place.
 
 python -m bench.refine FOLDER TABLE
 
-FOLDER holds GeoCLIP's package (``pip download --no-deps geoclip==1.3.0``, unzipped), TABLE positions in ``lat, lon``. No
-photo is asked about: the question is the embedding of a position itself, with noise that leaves it a given cosine. An
-image tower's embedding is noisier in ways that this does not know.
+FOLDER holds GeoCLIP's package (``pip download --no-deps geoclip==1.3.0``, unzipped), TABLE positions in ``lat, lon``.
+No photo is asked about: the question is the embedding of a position itself, with noise that leaves it a given cosine.
+An image tower errs in ways that this does not know.
 """
 
 import sys
