@@ -24,12 +24,17 @@ def print_dataset(out: Path) -> None:
     kept = pl.scan_parquet(out / "photos.parquet").select(pl.len()).collect().item()
     refused = Counter(pl.read_parquet(out / "refused.parquet")["reason"].to_list())
     reasons = ", ".join(f"{count} {reason}" for reason, count in refused.most_common())
-    typer.echo(f"{kept:,} photos in {out}" + (f"; refused {refused.total()}: {reasons}" if refused else ""))
+    typer.echo(f"{counted(kept, 'photo')} in {out}" + (f"; refused {refused.total()}: {reasons}" if refused else ""))
+
+
+def counted(count: int, name: str) -> str:
+    """A count with its noun, such as ``1 photo`` or ``1,200 photos``."""
+    return f"{count:,} {name}{'' if count == 1 else 's'}"
 
 
 def print_counts(photos: int, broken: int, out: Path) -> None:
     """How many photos a table holds; exit status 1 if some could not be read."""
-    typer.echo(f"{photos - broken:,} photos, written to {out}")
+    typer.echo(f"{counted(photos - broken, 'photo')}, written to {out}")
     if broken:
         typer.secho(f"{broken:,} of {photos:,} photos could not be read: their rows say why", fg="red", err=True)
         raise typer.Exit(1)
@@ -114,9 +119,8 @@ def print_metrics(facts: dict[str, Any]) -> None:
 
 
 def opening(bundle: Path) -> None:
-    """On a terminal, say that a model is opened: torch and the weights take seconds."""
-    if sys.stderr.isatty():
-        typer.secho(f"opening {bundle} ...", dim=True, err=True)
+    """Say that a model is opened: torch and the weights take seconds, on a busy machine a minute."""
+    typer.secho(f"opening {bundle} ...", dim=True, err=True)
 
 
 def print_verdicts(facts: dict[str, Any]) -> None:

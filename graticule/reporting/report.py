@@ -199,7 +199,7 @@ def context_of(bundle_dir: Path, evaluation_dir: Path, photos: Path | None, base
     intervals = metrics.get("intervals") or {}
     recipe = bundle_dir / "recipe.yaml"
     return Context(
-        title=f"Where was this photo taken? {metrics.get('recipe') or bundle_dir.name}",
+        title=f"Report on the model {metrics.get('recipe') or bundle_dir.name}",
         synthetic=synthetic,
         headline=format_km(metrics["median_km"]) if "median_km" in metrics else "",
         headline_interval=_interval("median_km", intervals),
