@@ -325,7 +325,8 @@ def _example_map(row: Mapping[str, Any], partition: Partition, streets: Basemap 
     truth, guess = (row["lat"], row["lon"]), (row["predicted_lat"], row["predicted_lon"])
     alt = "Map with the true position and the best guess"
     shown: dict[str, Any] = {
-        "truth": truth, "guess": guess, "width": EXAMPLE_WIDTH, "streets": streets, "synthetic": synthetic
+        "truth": truth, "guess": guess, "width": EXAMPLE_WIDTH, "streets": streets, "synthetic": synthetic,
+        "close": True,
     }  # fmt: skip
     if not row.get("top_cells"):
         return picture(figures.cells_map(partition, title="Truth and guess", **shown), alt)
