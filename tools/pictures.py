@@ -2,7 +2,8 @@
 
 python -m tools.pictures OUT --url http://127.0.0.1:8017 --photo street.jpg --file report.html --file audit.html
 
-The page is asked of a `graticule serve` that runs, on a photo; files are opened from disk. Needs playwright and Chromium.
+The page is asked of a `graticule serve` that runs, on a photo; files are opened from disk. Needs playwright and
+Chromium.
 """
 
 import argparse
