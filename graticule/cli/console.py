@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,10 @@ def print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     table = Table(*header, box=box.SIMPLE_HEAD)
     for row in rows:
         table.add_row(*row)
-    # In a file or a pipe nothing is cut or wrapped to a screen's width.
-    console = Console() if sys.stdout.isatty() else Console(width=100_000)
+    if sys.stdout.isatty():
+        Console().print(table)
+        return
+    # In a file or a pipe nothing is cut or wrapped to a screen's width, and no line ends in spaces.
+    console = Console(width=100_000, file=StringIO())
     console.print(table)
+    typer.echo("\n".join(line.rstrip() for line in console.file.getvalue().splitlines()))
