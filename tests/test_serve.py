@@ -412,6 +412,11 @@ def test_a_real_server_answers_many_clients_at_once_or_says_when_to_come_again(r
         assert (fix["lat"], fix["lon"]) == pytest.approx((expected.lat, expected.lon), abs=1e-5)
 
 
+def test_a_small_answer_does_not_wait_for_the_client_to_confirm_its_headers(running):
+    with httpx.Client(base_url=running) as client:
+        assert min(client.get("/healthz").elapsed.total_seconds() for _ in range(10)) < 0.03  # such a wait is 40 ms
+
+
 def raw(url, data, then=b"", wait=0.0):
     """What the server says to bytes that no proper client sends."""
     host, port = url.removeprefix("http://").split(":")
