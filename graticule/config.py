@@ -195,6 +195,7 @@ class Encoder(Section):
     inner: tuple[str, ...] = ()  # modules within, such as blocks.4, whose mean and spread stand beside the output
     second_order: tuple[str, ...] = ()  # modules by whose second moments photos are compared; heads do not read them
     second_order_root: Root = "matrix"
+    second_order_halves: bool = False  # those of the upper and of the lower half of the photo too, each by itself
     options: dict[str, Any] = {}
     then: Then | None = None
 
@@ -239,6 +240,7 @@ class Head(Section):
     kind: HeadKind = "cells"
     widths: tuple[Count, ...] = ()  # of the layers of an imported head: matching and offsets
     above: Annotated[int, Field(ge=0)] = 0  # classes of a first question, such as countries; of matching alone
+    refine: Annotated[int, Field(ge=0, le=6)] = 0  # rounds of a denser gallery around the best place; of matching alone
     hidden: Annotated[int, Field(ge=0)] | None = None  # none: as wide as a feature for position, else no such layer
     dropout: Share = 0.0
     coordinates: Coordinates | Literal["auto"] = "auto"
@@ -247,8 +249,10 @@ class Head(Section):
     def _has_the_layers_of_its_kind(self) -> Self:
         if (self.kind in ("matching", "offsets")) != bool(self.widths):
             raise ValueError("widths goes with the imported kinds matching and offsets, and only there")
-        if self.above and self.kind != "matching":
-            raise ValueError("above goes with kind: matching, and only there")
+        if (self.above or self.refine) and self.kind != "matching":
+            raise ValueError("above and refine go with kind: matching, and only there")
+        if self.above and self.refine:
+            raise ValueError("names of places cannot be refined; leave head.refine out, or head.above")
         return self
 
 
@@ -373,7 +377,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _answers_with_what_the_head_has(self) -> Self:
         kind = self.head.kind
-        if kind in ("cells", "matching") and self.answer == "regressed":
+        if kind in ("cells", "matching") and not self.head.refine and self.answer == "regressed":
             raise ValueError("answer: regressed needs head.kind: position or both; this head has cells alone")
         if kind in ("position", "none") and self.answer != "regressed":
             raise ValueError(f"answer: {self.answer} needs cells; a head of kind: {kind} answers regressed")

@@ -187,16 +187,13 @@ class Network:
         output = bundle.model.head(features)
         logs = probability = position = belief = unlike = None
         if output.logits is not None:
-            logits = output.logits.double() / bundle.recipe.temperature
-            likely = torch.log_softmax(logits, dim=1)
+            # In float32, as the logits are: of a large gallery twice the digits take twice the time and tell no more.
+            likely = torch.log_softmax(output.logits / bundle.recipe.temperature, dim=1)
             logs, probability = likely.cpu().numpy(), likely.exp().cpu().numpy()
         if output.position is not None:
             position = output.position.cpu().numpy()
         if confidence and output.logits is not None:
-            cosines, nearest = confidence.known.compare(bundle.model.encoder.descriptor(features).cpu().numpy()) or (
-                None,
-                None,
-            )
+            cosines, nearest = confidence.known.compare(features.cpu().numpy()) or (None, None)
             shape = confidence.calibration.shape
             coarse = bundle.partition.coarse_logits(output.logits.double().cpu().numpy())
             belief = believe(shape, *self.centers, coarse, cosines)
