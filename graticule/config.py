@@ -195,6 +195,7 @@ class Encoder(Section):
     inner: tuple[str, ...] = ()  # modules within, such as blocks.4, whose mean and spread stand beside the output
     second_order: tuple[str, ...] = ()  # modules by whose second moments photos are compared; heads do not read them
     second_order_root: Root = "matrix"
+    second_order_halves: bool = False  # of the upper and of the lower half of the photo too, each compared by itself
     options: dict[str, Any] = {}
     then: Then | None = None
 
@@ -219,6 +220,8 @@ class Encoder(Section):
     def _has_something_to_freeze(self) -> Self:
         if self.second_order and not self.frozen:
             raise ValueError("second_order is for comparing photos with known ones, which goes with frozen: true alone")
+        if self.second_order_halves and not self.second_order:
+            raise ValueError("second_order_halves goes with second_order; say which modules, such as [blocks.4]")
         if self.frozen and self.weights == "none":
             raise ValueError(
                 "a frozen encoder with weights: none would stay random; "
@@ -239,6 +242,7 @@ class Head(Section):
     kind: HeadKind = "cells"
     widths: tuple[Count, ...] = ()  # of the layers of an imported head: matching and offsets
     above: Annotated[int, Field(ge=0)] = 0  # classes of a first question, such as countries; of matching alone
+    refine: Annotated[int, Field(ge=0, le=6)] = 0  # rounds of a denser gallery around the best place; of matching alone
     hidden: Annotated[int, Field(ge=0)] | None = None  # none: as wide as a feature for position, else no such layer
     dropout: Share = 0.0
     coordinates: Coordinates | Literal["auto"] = "auto"
@@ -247,8 +251,10 @@ class Head(Section):
     def _has_the_layers_of_its_kind(self) -> Self:
         if (self.kind in ("matching", "offsets")) != bool(self.widths):
             raise ValueError("widths goes with the imported kinds matching and offsets, and only there")
-        if self.above and self.kind != "matching":
-            raise ValueError("above goes with kind: matching, and only there")
+        if (self.above or self.refine) and self.kind != "matching":
+            raise ValueError("above and refine go with kind: matching, and only there")
+        if self.above and self.refine:
+            raise ValueError("names of places cannot be refined; leave head.refine out, or head.above")
         return self
 
 
@@ -373,7 +379,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _answers_with_what_the_head_has(self) -> Self:
         kind = self.head.kind
-        if kind in ("cells", "matching") and self.answer == "regressed":
+        if kind in ("cells", "matching") and not self.head.refine and self.answer == "regressed":
             raise ValueError("answer: regressed needs head.kind: position or both; this head has cells alone")
         if kind in ("position", "none") and self.answer != "regressed":
             raise ValueError(f"answer: {self.answer} needs cells; a head of kind: {kind} answers regressed")

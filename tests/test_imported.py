@@ -85,7 +85,7 @@ def test_a_head_without_an_answer_has_no_cells():
     [
         ({"kind": "cells", "widths": [3]}, "widths goes with the imported kinds"),
         ({"kind": "matching"}, "widths goes with the imported kinds"),
-        ({"kind": "offsets", "widths": [3], "above": 2}, "above goes with kind: matching"),
+        ({"kind": "offsets", "widths": [3], "above": 2}, "above and refine go with kind: matching"),
     ],
 )
 def test_layers_go_with_the_heads_that_have_them(head, said):

@@ -86,6 +86,27 @@ def test_the_gallery_of_an_area_is_what_lies_there_and_ten_thousand_places_more(
         zoo.get("megaloc", files, within=area)
 
 
+def test_refined_it_answers_the_best_point_around_its_likeliest_place_and_its_logits_stay(files, tmp_path):
+    plain = zoo.get("geoclip", files)
+    zoo.get("geoclip", files, refine=2).write(tmp_path / "bundle")
+    bundle = Bundle.read(tmp_path / "bundle")
+    head, photos = bundle.model.head, torch.randn(6, 32, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        said = head(photos)
+        torch.testing.assert_close(said.logits, plain.model.head(photos).logits, rtol=0, atol=0)
+        lat, lon = from_vectors(said.position.numpy())
+        unit = functional.normalize(head.layers(photos), dim=1) * head.scale
+        refined = (head.locations.embed(lat, lon) * unit).sum(dim=1)
+    assert (refined > said.logits.max(dim=1).values).all()
+    best = said.logits.argmax(dim=1)
+    off_km = great_circle_km(lat, lon, bundle.partition.lat[best], bundle.partition.lon[best])
+    reach_km = head.reach_km[best].numpy()  # the first round's square, and a third of it around its best point
+    assert (off_km < 2**0.5 * 4 / 3 * reach_km).all()
+    assert bundle.recipe.answer == "regressed"
+    with pytest.raises(BadWeightsError, match="leave --refine out"):
+        zoo.get("megaloc", files, refine=1)
+
+
 def test_a_public_model_is_a_bundle_that_answers_and_tells_its_licence(files, tmp_path, monkeypatch):
     monkeypatch.setenv("GRATICULE_CACHE", str(tmp_path / "cache"))
     made = zoo.get("geoclip", files)

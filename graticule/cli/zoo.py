@@ -66,6 +66,9 @@ def get(
         str | None,
         typer.Option(help="Places of this area alone, and more of them: a country, state or town, S,W,N,E, a GeoJSON."),
     ] = None,
+    refine: Annotated[
+        int, typer.Option(min=0, max=6, help="Rounds of a denser gallery around the likeliest place; of geoclip.")
+    ] = 0,
 ) -> None:
     """Make a bundle of a public model, from the Hugging Face hub or from a folder."""
     from graticule.zoo import public_models
@@ -79,6 +82,8 @@ def get(
     model, called = known[name], name
     if within:
         called += "-" + re.sub(r"[^\w.-]+", "-", Path(within).stem if Path(within).is_file() else within).strip("-")
+    if refine:
+        called += f"-refined-{refine}"
     where = out or fetched_folder() / called
     _check_empty(where)
     area = read_territory(within) if within else None
@@ -86,7 +91,9 @@ def get(
     from graticule.zoo import get as make
 
     typer.echo(f"{name} is under {model.licence}, trained on {model.trained_on}")
-    bundle = make(name, folder, agreed=licence, within=area)
+    if not model.lacks:
+        typer.echo("reading its files and making a bundle of them takes a minute or two, after what is fetched")
+    bundle = make(name, folder, agreed=licence, within=area, refine=refine)
     bundle.write(where)
     write_card(where)
     answers = bundle.model.head.has_cells

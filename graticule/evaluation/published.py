@@ -55,7 +55,10 @@ def _quoted(photos: int, *lines: tuple[str, str, tuple[float | None, ...]]) -> t
     )
 
 
+# The papers' tables were not at hand: each line was checked against two other public tables that copy it.
 _CARD = "as quoted in arXiv 2302.00275"
+_ISNS, _TRANSLOCATOR = "Müller-Budack et al., ECCV 2018", "Pramanick et al., ECCV 2022, arXiv 2204.13861"
+_AGAIN, _CPLANET = "measured again in {}", "Seo et al., CPlaNet, arXiv 1808.02130"
 _STREETCLIP = "Haas et al., arXiv 2302.00275"
 _PIGEON = "Haas et al., CVPR 2024, arXiv 2307.05845"
 QUOTED = {
@@ -68,14 +71,21 @@ QUOTED = {
     ),
     "im2gps3k": _quoted(
         2997,
-        ("PlaNet", "Müller-Budack et al., ECCV 2018", (8.5, 24.8, 34.3, 48.4, 64.6)),
-        ("ISNs", _CARD, (None, 28.0, 36.6, 49.7, 66.0)),
-        ("TransLocator", _CARD, (None, 31.1, 46.7, 58.9, 80.1)),
+        ("PlaNet", _AGAIN.format(_CPLANET), (8.5, 24.8, 34.3, 48.4, 64.6)),
+        ("ISNs", _ISNS, (10.5, 28.0, 36.6, 49.7, 66.0)),
+        ("TransLocator", _TRANSLOCATOR, (11.8, 31.1, 46.7, 58.9, 80.1)),
         ("StreetCLIP", _STREETCLIP, (None, 22.4, 37.4, 61.3, 80.4)),
         ("GeoCLIP", "Vivanco et al., NeurIPS 2023, arXiv 2309.16020", (14.11, 34.47, 50.65, 69.67, 83.82)),
         ("PIGEOTTO", _PIGEON, (11.3, 36.7, 53.8, 72.4, 85.3)),
     ),
-    "yfcc4k": _quoted(4536, ("PIGEOTTO", _PIGEON, (10.4, 23.7, 40.6, 62.2, 77.7))),
+    "yfcc4k": _quoted(
+        4536,
+        ("PlaNet", _AGAIN.format(_CPLANET), (5.6, 14.3, 22.2, 36.4, 55.8)),
+        ("ISNs", _AGAIN.format("arXiv 2204.13861"), (6.5, 16.2, 23.8, 37.4, 55.0)),
+        ("TransLocator", _TRANSLOCATOR, (8.4, 18.6, 27.0, 41.1, 60.4)),
+        ("GeoCLIP", _AGAIN.format("arXiv 2405.14702"), (9.59, 19.31, 32.63, 55.0, 74.7)),
+        ("PIGEOTTO", _PIGEON, (10.4, 23.7, 40.6, 62.2, 77.7)),
+    ),
 }
 
 

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from graticule.config import Head as HeadSettings
 from graticule.model.heads import Head, Output
+from graticule.model.positions import LocationEncoder
 
 REACH = 1.2  # OSV-5M: an offset may leave its cell by a fifth of the way (configs/model/network/head/hybrid.yaml)
 
@@ -22,6 +23,8 @@ class MatchingHead(nn.Module):
         widths: of the layers; the last is that of the embedding.
         above: how many classes a first question has, such as countries. The logits are then logarithms of the
             probability of a place's country times that of the place among those of its country.
+        refine: rounds of a denser gallery around the likeliest place, by GeoCLIP's location encoder, which then comes
+            along; its best point is the position. The logits stay those of the gallery.
     """
 
     has_cells = True
@@ -30,8 +33,12 @@ class MatchingHead(nn.Module):
     places: Tensor
     above: Tensor
     parent: Tensor
+    degrees: Tensor
+    reach_km: Tensor
 
-    def __init__(self, num_features: int, num_cells: int, widths: tuple[int, ...], above: int = 0) -> None:
+    def __init__(
+        self, num_features: int, num_cells: int, widths: tuple[int, ...], above: int = 0, refine: int = 0
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for before, after in pairwise((num_features, *widths)):
@@ -42,12 +49,18 @@ class MatchingHead(nn.Module):
         if above:
             self.register_buffer("above", torch.zeros(above, widths[-1]))
             self.register_buffer("parent", torch.zeros(num_cells, dtype=torch.int64))
-        self.num_above = above
+        if refine:
+            self.locations = LocationEncoder()
+            self.register_buffer("degrees", torch.zeros(num_cells, 2, dtype=torch.float64))
+            self.register_buffer("reach_km", torch.ones(num_cells, dtype=torch.float64))
+        self.num_above, self.refine = above, refine
 
     def forward(self, features: Tensor) -> Output:
         photo = functional.normalize(self.layers(features), dim=1) * self.scale
         # A gallery is large and photos are few: this way round a processor streams it twice as fast.
         logits = (self.places @ photo.T).T.contiguous()
+        if self.refine:
+            return Output(logits, self._refined(photo, logits))
         if not self.num_above:
             return Output(logits, None)
         first = torch.log_softmax(photo @ self.above.T, dim=1)[:, self.parent]
@@ -55,6 +68,11 @@ class MatchingHead(nn.Module):
         sums = torch.zeros(len(logits), self.num_above, device=logits.device, dtype=logits.dtype)
         sums.index_add_(1, self.parent, torch.exp(logits - top))
         return Output(first + logits - top - torch.log(sums)[:, self.parent], None)
+
+    def _refined(self, photo: Tensor, logits: Tensor) -> Tensor:
+        """Unit vectors ``(B, 3)`` of the likeliest points around the likeliest places."""
+        best = logits.argmax(dim=1)
+        return _unit(self.locations.refined(photo, self.degrees[best], self.reach_km[best], self.refine))
 
 
 class OffsetHead(nn.Module):
@@ -90,8 +108,7 @@ class OffsetHead(nn.Module):
         every = self.offsets(features).view(len(features), -1, 2)
         offset = REACH * torch.tanh(every[torch.arange(len(best), device=best.device), best].double())
         degrees = self.middle[best] + offset * torch.where(offset > 0, self.up[best], self.down[best])
-        lat, lon = torch.deg2rad(degrees[:, 0].clamp(-90, 90)), torch.deg2rad(degrees[:, 1].clamp(-180, 180))
-        return Output(logits, torch.stack([lat.cos() * lon.cos(), lat.cos() * lon.sin(), lat.sin()], dim=1))
+        return Output(logits, _unit(degrees))
 
 
 class NoHead(nn.Module):
@@ -104,6 +121,12 @@ class NoHead(nn.Module):
         return Output(None, None)
 
 
+def _unit(degrees: Tensor) -> Tensor:
+    """Unit vectors ``(B, 3)`` of latitudes and longitudes ``(B, 2)``."""
+    lat, lon = torch.deg2rad(degrees[:, 0].clamp(-90, 90)), torch.deg2rad(degrees[:, 1].clamp(-180, 180))
+    return torch.stack([lat.cos() * lon.cos(), lat.cos() * lon.sin(), lat.sin()], dim=1)
+
+
 AnyHead = Head | MatchingHead | OffsetHead | NoHead
 
 
@@ -111,7 +134,7 @@ def imported_head(wanted: HeadSettings, num_features: int, num_cells: int) -> An
     """The head of a kind that is imported; none of a kind that is trained."""
     match wanted.kind:
         case "matching":
-            return MatchingHead(num_features, num_cells, wanted.widths, wanted.above)
+            return MatchingHead(num_features, num_cells, wanted.widths, wanted.above, wanted.refine)
         case "offsets":
             return OffsetHead(num_features, num_cells, wanted.widths)
         case "none":

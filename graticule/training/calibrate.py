@@ -49,6 +49,7 @@ def fit_calibrated(
     val: Photos | None = None,
     *,
     by: str | None = None,
+    albums: bool = True,
     folder: Path | None = None,
     resume: bool = False,
     store: FeatureStore | None = None,
@@ -63,6 +64,7 @@ def fit_calibrated(
 
     Args:
         by: groups of the folds, as of :func:`graticule.photos.splits.make_folds`; by default the honest split's.
+        albums: learn how sure photos are that are answered together, too.
 
     Returns:
         The bundle; without a confidence, and with ``facts["calibration"]`` saying why, where photos are too few.
@@ -103,7 +105,7 @@ def fit_calibrated(
     shape = fit_shape(parts)
     grounds = [Ground.of(part.belief(shape), bundle.recipe.seed) for part in parts]
     calibration, _ = calibration_of(parts, _believed(parts, shape), grounds, shape, places, how)
-    fusions = _fusions(parts, asked, grounds, shape, bundle.recipe.seed, how)
+    fusions = _fusions(parts, asked, grounds, shape, bundle.recipe.seed, how) if albums else {}
     bundle.facts["calibration"] = _told(calibration, fusions)
     return replace(bundle, confidence=Confidence(calibration, known, fusions))
 
@@ -159,10 +161,10 @@ def calibrate(
         known = Known.of(bundle.partition.lat, bundle.partition.lon, None, bundle.recipe.seed)
     how = "photos of its user"
     features = Locator(bundle, store=store).features(photos.paths())
-    head: HeadKind = bundle.recipe.head.kind
-    answer: Answer = "regressed" if head == "offsets" else "mode"
-    own = _own_answers(bundle, features, answer) if head in ("matching", "offsets") else None
     part, seed = held_out(bundle, known, photos, features), bundle.recipe.seed
+    answers = _own_answers(bundle, features)
+    answer = min(answers, key=lambda name: _mean_log_error([part], [answers[name]]), default=None)
+    own = answers[answer] if answer else None
     shape = fit_shape([part])
     ground = Ground.of(part.belief(shape), seed)
     calibration, by_belief = calibration_of([part], [part.belief(shape)], [ground], shape, places, how, own)
@@ -170,7 +172,7 @@ def calibrate(
     facts = bundle.facts | {"calibration": _told(calibration, fusions)}
     facts.pop("known_added", None)  # they were there by now
     recipe = bundle.recipe
-    if own is not None:
+    if answer:
         recipe = recipe.model_copy(update={"answer": "median" if by_belief else answer})
     return replace(bundle, recipe=recipe, facts=facts, confidence=Confidence(calibration, known, fusions))
 
@@ -322,19 +324,24 @@ def _mean_log_error(parts: Sequence[HeldOut], points: Sequence[Points]) -> float
     return float(np.concatenate(logs).mean())
 
 
-def _own_answers(bundle: Bundle, features: NDArray[np.float32], answer: Answer) -> Points:
-    """The points that a public model's own code answers, of N photos."""
-    found = []
+def _own_answers(bundle: Bundle, features: NDArray[np.float32]) -> dict[Answer, Points]:
+    """The points of N photos that a public model itself can answer with; none of a model that was trained here."""
+    head = bundle.recipe.head
+    own: dict[HeadKind, tuple[Answer, ...]] = {"offsets": ("regressed",), "matching": ("mode",)}
+    answers = own.get(head.kind, ()) + (("regressed",) if head.refine else ())
+    found: dict[Answer, list[Points]] = {answer: [] for answer in answers}
     with torch.inference_mode():
-        for some in torch.split(torch.from_numpy(features), AT_ONCE):
+        for some in torch.split(torch.from_numpy(features), AT_ONCE) if answers else ():
             output = bundle.model.head(some.to(next(bundle.model.parameters()).device))
             probability = torch.softmax(output.logits.double(), dim=1).cpu().numpy()
             position = None if output.position is None else output.position.cpu().numpy()
-            found.append(decode.points(probability, bundle.partition, answer, position=position))
-    lat, lon, expected = (
-        np.concatenate([getattr(at, name) for at in found]) for name in ("lat", "lon", "expected_error_km")
-    )
-    return Points(lat, lon, expected)
+            for answer, parts in found.items():
+                parts.append(decode.points(probability, bundle.partition, answer, position=position))
+    return {answer: _joined(parts) for answer, parts in found.items()}
+
+
+def _joined(parts: Sequence[Points]) -> Points:
+    return Points(*(np.concatenate([getattr(at, name) for at in parts]) for name in Points.__slots__))
 
 
 def _told(calibration: Calibration, fusions: Mapping[Together, Fusion]) -> str:
@@ -355,7 +362,7 @@ def _known(bundle: Bundle, photos: Photos, store: FeatureStore | None) -> Known:
         return Known.of(bundle.partition.lat, bundle.partition.lon, None, bundle.recipe.seed)
     features = Locator(bundle, store=store).features(photos.paths()) if frozen else None
     seen = None if features is None else bundle.model.encoder.descriptor(features)
-    return Known.of(photos.lat, photos.lon, seen, bundle.recipe.seed)
+    return Known.of(photos.lat, photos.lon, seen, bundle.recipe.seed, bundle.model.encoder.views)
 
 
 def held_out(bundle: Bundle, known: Known, photos: Photos, features: NDArray[np.float32]) -> HeldOut:

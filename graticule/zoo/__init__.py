@@ -36,7 +36,8 @@ class PublicModel:
         figures: as its authors published them, with the benchmark; nothing of it was measured here.
         source: where it is described.
         lacks: why it cannot be had; empty where it can.
-        gallery: it compares a photo with places, and ``make(files, within)`` takes those of a territory alone.
+        gallery: it compares a photo with places, and ``make(files, within=...)`` takes those of a territory alone.
+        any_place: it can tell how well any place fits, and ``make(files, refine=...)`` asks those around the likeliest.
     """
 
     name: str
@@ -49,6 +50,7 @@ class PublicModel:
     restricted: bool = False
     lacks: str = ""
     gallery: bool = False
+    any_place: bool = False
 
 
 def public_models() -> dict[str, PublicModel]:
@@ -58,7 +60,12 @@ def public_models() -> dict[str, PublicModel]:
 
 
 def get(
-    name: str, folder: Path | None = None, *, agreed: str | None = None, within: Territory | None = None
+    name: str,
+    folder: Path | None = None,
+    *,
+    agreed: str | None = None,
+    within: Territory | None = None,
+    refine: int = 0,
 ) -> "Bundle":
     """Make a bundle of a public model.
 
@@ -66,6 +73,7 @@ def get(
         folder: where its files lie; none fetches them from the hub, once.
         agreed: the licence that the user agrees to, where it forbids some uses.
         within: the territory that its places shall be of, where it compares with places.
+        refine: rounds of a denser gallery around the likeliest place, where it can tell any place.
 
     Raises:
         BadWeightsError: there is no such model, or its licence was not agreed to; a file is missing, holds other
@@ -88,9 +96,11 @@ def get(
         )
     if within and not model.gallery:
         raise BadWeightsError(f"{name} compares with no places that could be chosen; leave --within out")
+    if refine and not model.any_place:
+        raise BadWeightsError(f"{name} compares with no places between those it has; leave --refine out")
     files = Files(folder)
     make: Callable[..., Bundle] = module.make
-    bundle = make(files, within) if within else make(files)
+    bundle = make(files, **({"within": within} if within else {}), **({"refine": refine} if refine else {}))
     facts: dict[str, Any] = {
         "imported": {
             "name": name,

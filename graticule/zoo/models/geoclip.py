@@ -9,6 +9,7 @@ from graticule.geo.territory import Territory
 from graticule.zoo import Files, PublicModel
 
 if TYPE_CHECKING:
+    from graticule.geo.sphere import Floats
     from graticule.model.bundle import Bundle
 
 PACKAGE, VERSION = "geoclip", "1.3.0"
@@ -25,29 +26,33 @@ MODEL = PublicModel(
     figures="Im2GPS3k: 14 / 34 / 51 / 70 / 84 % within 1 / 25 / 200 / 750 / 2500 km (arXiv 2309.16020, table 1)",
     source="https://github.com/VicenteVivan/geo-clip",
     gallery=True,
+    any_place=True,
 )
 DENSE = 10_000  # places that the location encoder adds to the gallery of an area
+AROUND = 4  # a refinement looks as far as so many of a place's neighbours lie
+LEAST_REACH_KM = 0.05  # where they are at one position
 
 
-def make(files: Files, within: Territory | None = None) -> "Bundle":
+def make(files: Files, within: Territory | None = None, refine: int = 0) -> "Bundle":
     """GeoCLIP as a bundle: its gallery is the partition, logits are scale times cosine.
 
-    Its location encoder can tell any place: within an area, the gallery's places there and ``DENSE`` more.
+    Its location encoder can tell any place: within an area, the gallery's places there and ``DENSE`` more, and with
+    ``refine`` those around the likeliest one, of which the answer is then the best.
 
     Raises:
         BadWeightsError, SourceError: as :func:`graticule.zoo.get`.
     """
+    weights = _package(files) / "weights"  # before torch is imported: what is missing shows at once
     import numpy as np
     import polars as pl
     import torch
 
     from graticule.model.imported import MatchingHead
+    from graticule.model.positions import LocationEncoder
     from graticule.partition import PointPartition
     from graticule.zoo.clip import FILES, image_settings, image_tower
-    from graticule.zoo.positions import LocationEncoder
     from graticule.zoo.tensors import blank_bundle, fill, read_tensors
 
-    weights = _package(files) / "weights"
     gallery = pl.read_csv(weights.parent / "gps_gallery" / "coordinates_100K.csv")
     # In float32, as its own code reads them: the encoder's finest waves see the difference.
     lat, lon = (gallery[name].to_numpy() for name in ("LAT", "LON"))
@@ -74,8 +79,8 @@ def make(files: Files, within: Territory | None = None) -> "Bundle":
         "cells": {"kind": "points"},
         "image": image_settings(224),
         "encoder": TOWER | {"weights": tower_file.name, "frozen": True},
-        "head": {"kind": "matching", "widths": (768, 512)},
-        "answer": "mode",  # as its own code answers: the likeliest point
+        "head": {"kind": "matching", "widths": (768, 512), "refine": refine},
+        "answer": "regressed" if refine else "mode",  # its own code answers the likeliest place of its gallery
     }
     bundle = blank_bundle(tree, partition)
     head = cast(MatchingHead, bundle.model.head)
@@ -87,13 +92,29 @@ def make(files: Files, within: Territory | None = None) -> "Bundle":
     with torch.inference_mode():
         head.scale.copy_(read_tensors(scale_file)[""].exp())
         head.places.copy_(encoder.eval().embed(lat, lon))
+    if refine:
+        head.locations = encoder
+        head.degrees.copy_(torch.from_numpy(np.stack([lat, lon], axis=1)))
+        head.reach_km.copy_(torch.from_numpy(reach_km(lat, lon)))
     return bundle
+
+
+def reach_km(lat: "Floats", lon: "Floats") -> "Floats":
+    """Distance from each place to the last of its ``AROUND`` nearest others, shape ``(C,)``."""
+    import numpy as np
+    from scipy.spatial import KDTree
+
+    from graticule.geo.sphere import chord_to_km, unit_vectors
+
+    places = unit_vectors(lat, lon)
+    chord, _ = KDTree(places).query(places, min(AROUND + 1, len(places)))
+    return np.maximum(chord_to_km(chord[:, -1]), LEAST_REACH_KM)
 
 
 def _package(files: Files) -> Path:
     """The folder ``model`` of GeoCLIP's own package: of the files given, else as it is installed here."""
     name = "weights/location_encoder_weights.pth"
-    how = f"fetch the package with: pip download --no-deps {PACKAGE}=={VERSION}, and unzip the wheel"
+    how = f"it is in the package: pip download --no-deps {PACKAGE}=={VERSION}, and unzip the wheel into this folder"
     if files.folder:
         path = files.find(name, instead=how)
         del files.read[path]
@@ -101,7 +122,8 @@ def _package(files: Files) -> Path:
     spec = find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise BadWeightsError(
-            f"the weights of GeoCLIP beside its tower come in its own package, which is not installed: "
-            f"pip install --no-deps {PACKAGE}=={VERSION}, or {how} into a folder for --from"
+            f"GeoCLIP's small weights and its gallery come in its own package, which is not installed here: "
+            f"pip install --no-deps {PACKAGE}=={VERSION}. Where there is no network, pip download it elsewhere, unzip "
+            f"the wheel into a folder and give that with --from"
         )
     return Path(spec.submodule_search_locations[0]) / "model"

@@ -1,4 +1,4 @@
-"""GeoCLIP's location encoder: a position to an embedding that photos are compared with.
+"""GeoCLIP's location encoder: a position to an embedding that photos are compared with, and a denser local gallery.
 
 Vivanco, Nayak and Shah, "GeoCLIP" (NeurIPS 2023, arXiv 2309.16020), section 3.2, and the code of its package.
 """
@@ -11,9 +11,12 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn import functional
 
+from graticule.geo.sphere import EARTH_RADIUS_KM
+
 # Equal Earth (Savric, Patterson and Jenny, 2019): its polynomial, and the width of its map in units of pi / 180.
 _A1, _A2, _A3, _A4, _SCALE = 1.340264, -0.081106, 0.000893, 0.003796, 66.50336
 AT_ONCE = 4096
+SIDE = 7  # points along each side of a local gallery
 
 
 def equal_earth(degrees: Tensor) -> Tensor:
@@ -65,5 +68,37 @@ class LocationEncoder(nn.Module):
     @torch.inference_mode()
     def embed(self, lat: ArrayLike, lon: ArrayLike) -> Tensor:
         """Embeddings of unit length of N positions in degrees, shape ``(N, 512)``."""
-        places = torch.from_numpy(np.stack([lat, lon], axis=1)).float()
-        return torch.cat([functional.normalize(self(some), dim=1) for some in torch.split(places, AT_ONCE)])
+        return self.units(torch.from_numpy(np.stack([lat, lon], axis=1)))
+
+    def units(self, degrees: Tensor) -> Tensor:
+        """The same of positions ``(N, 2)`` in any precision; it sees them in float32, as its own code has them."""
+        return torch.cat([functional.normalize(self(some), dim=1) for some in torch.split(degrees.float(), AT_ONCE)])
+
+    def refined(self, photos: Tensor, degrees: Tensor, reach_km: Tensor, rounds: int) -> Tensor:
+        """The likeliest point near each photo's first guess, degrees ``(B, 2)``, float64.
+
+        Each round asks ``SIDE`` x ``SIDE`` points around the best one so far, the first as far as ``reach_km``, each
+        further one as far as two of them lay apart before. A round never ends at a less likely point.
+
+        Args:
+            photos: embeddings of photos, shape ``(B, 512)``.
+            degrees: the first guesses, shape ``(B, 2)``, float64.
+            reach_km: how far around them the first round looks, shape ``(B,)``.
+        """
+        for _ in range(rounds):
+            around = _around(degrees, reach_km)
+            likeness = (self.units(around.flatten(0, 1)).view(len(photos), SIDE**2, -1) @ photos[:, :, None]).squeeze(2)
+            degrees = around[torch.arange(len(around), device=around.device), likeness.argmax(dim=1)]
+            reach_km = reach_km * 2 / (SIDE - 1)
+        return degrees
+
+
+def _around(degrees: Tensor, reach_km: Tensor) -> Tensor:
+    """A square of points around each, ``(B, SIDE^2, 2)`` in degrees, itself in the middle."""
+    steps = torch.linspace(-1, 1, SIDE, dtype=degrees.dtype, device=degrees.device)
+    north, east = torch.meshgrid(steps, steps, indexing="ij")
+    reach = torch.rad2deg(reach_km / EARTH_RADIUS_KM)[:, None]
+    lat = (degrees[:, :1] + reach * north.flatten()).clamp(-90, 90)
+    wide = reach / torch.deg2rad(degrees[:, :1]).cos().clamp(min=0.01)
+    lon = degrees[:, 1:] + wide * east.flatten()
+    return torch.stack([lat, (lon + 180).remainder(360) - 180], dim=2)

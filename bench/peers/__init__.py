@@ -1,0 +1,1 @@
+"""Imported models beside their own code, on random weights of the published shapes."""
