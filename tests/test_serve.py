@@ -81,6 +81,25 @@ def test_the_service_the_command_line_and_python_answer_alike_to_the_last_digit(
     assert own is None
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "form", "sentence"),
+    [
+        ("POST", "/v1/locate", {"photos": b"x", "clame": "3,4"}, "there is no field clame; did you mean claim?"),
+        ("POST", "/v1/locate", {"photo": b"x"}, "there is no field photo; did you mean photos?"),
+        ("POST", "/v1/locate", {"top": "3"}, "the field photos is missing: send the photo as photos=@FILE"),
+        ("POST", "/v1/probability", {"photo": b"x", "lat": "3"}, "the field lon is missing: GET /openapi.json says"),
+        ("GET", "/v1/locate", {}, "/v1/locate does not take GET; ask it with POST"),
+        ("GET", "/v1/nosuch", {}, "there is nothing at /v1/nosuch; GET /openapi.json lists the addresses"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_with_a_sentence(client, method, path, form, sentence):
+    files = {name: (None, value) for name, value in form.items() if isinstance(value, str)}
+    files |= {name: ("0.jpg", value) for name, value in form.items() if isinstance(value, bytes)}
+    answer = client.request(method, path, files=files or None)
+    assert is_problem(answer)
+    assert sentence in answer.json()["detail"]
+
+
 def test_several_photos_are_answered_in_their_order_and_a_broken_one_says_why(client):
     photos = [encoded(picture(64, 48, seed=i)) for i in range(3)]
     answer = ask(client, photos[0], photos[1][:200], photos[2])

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, File, Form, Request, UploadFile
+from fastapi import Depends, FastAPI, File, Form, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
@@ -29,7 +29,7 @@ from graticule.serving.play import Play
 from graticule.serving.play import routes as play_routes
 from graticule.serving.problems import Refusal
 from graticule.serving.queue import FullError
-from graticule.serving.requests import or_gone, read_photos
+from graticule.serving.requests import or_gone, read_photos, refuse_unknown_fields
 from graticule.serving.service import Model, Service
 
 NO_PAGE = (
@@ -78,6 +78,7 @@ def create_app(
         redoc_url=None,
         lifespan=lifespan,
         responses=problems.ANYWHERE,
+        dependencies=[Depends(refuse_unknown_fields)],
     )
     _handle_errors(app)
     registry = CollectorRegistry()
@@ -293,12 +294,15 @@ def _handle_errors(app: FastAPI) -> None:
         app.add_exception_handler(kind, handler)
 
     def invalid(error: RequestValidationError) -> JSONResponse:
-        found = [f"{'.'.join(str(part) for part in each['loc'][1:])}: {each['msg']}" for each in error.errors()]
-        return problems.response(422, "; ".join(found))
+        return problems.response(422, "; ".join(map(problems.of_field, error.errors())))
 
+    async def of_http(request: Request, error: Any) -> JSONResponse:
+        detail = problems.of_http(request.method, request.url.path, error)
+        return problems.response(error.status_code, detail, error.headers)
+
+    app.add_exception_handler(HTTPException, of_http)
     handle(Refusal, lambda error: problems.response(error.status, error.detail, error.headers, **error.more))
     handle(RequestValidationError, invalid)
-    handle(HTTPException, lambda error: problems.response(error.status_code, str(error.detail), error.headers))
     handle(BadPhotoError, lambda error: problems.response(422, str(error), reason=error.reason))
     handle(GraticuleError, lambda error: problems.response(422, str(error)))
     busy = "too many photos wait already; try again soon"

@@ -84,6 +84,7 @@ class Model:
             "bounds": [[float(lat.min()), float(lon.min())], [float(lat.max()), float(lon.max())]],
             "center": [float((lat.min() + lat.max()) / 2), float((lon.min() + lon.max()) / 2)],
             "photos_known": len(bundle.confidence.known.lat) if bundle.confidence else 0,
+            "photos_trained": bundle.facts.get("photos"),
             "area": self.locator.area,
             "synthetic": bool(bundle.facts.get("synthetic", False)),
         }
