@@ -86,6 +86,12 @@ Gallery = Annotated[
     Path | None,
     typer.Option(help="--page: the dataset trained on, for pictures of known photos. [default: those in the bundle]"),
 ]
+Resume = Annotated[
+    Path | None,
+    typer.Option(
+        help="Keep the encoder's features of each photo in this folder: the same command, stopped, then goes on."
+    ),
+]
 WithinKm = Annotated[
     float | None,
     typer.Option(min=1e-3, help="How probable it is within so far of the claim. [default: the median error]"),
@@ -185,6 +191,7 @@ def locate(
     map_: Map = None,
     why: Why = None,
     gallery: Gallery = None,
+    resume: Resume = None,
     answer: Point = None,
     precision: Arithmetic = "float32",
     runtime: Exported = None,
@@ -216,6 +223,7 @@ def locate(
         names=True,
         neighbours=neighbours,
         pages=(page, map_, why, gallery),
+        resume=resume,
     )
 
 
@@ -254,10 +262,12 @@ def _answer(
     names: bool,
     neighbours: int,
     pages: "tuple[Path | None, Path | None, Explained | None, Path | None]" = (None, None, None, None),
+    resume: Path | None = None,
 ) -> None:
     from graticule.geo.areas import read_areas
     from graticule.inference.formats import WRITERS, Writer, to_csv, to_geojson, to_kml, to_words
     from graticule.inference.locate import load
+    from graticule.model.store import FeatureStore
 
     least = _least(min_probability, max_error_km)
     top = top or (1 if format in ("table", "csv") else 5)
@@ -266,6 +276,8 @@ def _answer(
     claims = None if claim is None else _claims(claim, wanted)
     console.opening(bundle)
     locator = load(bundle, precision=precision, runtime=runtime, answer=answer)
+    if resume:
+        locator.store = FeatureStore(resume)
     write: Writer = WRITERS.get(format, to_csv)
     if format == "words":
         learned_from = locator.bundle.facts.get("photos")

@@ -94,20 +94,22 @@ def encode(
     loader = Batches(dataset, ShapeBatches(shapes, batch_size, blocks=dataset.blocks(), workers=workers), workers)
     model.eval()
     done = 0
-    for batch in loader:
-        index = todo[batch["index"].numpy()]
-        errors = {int(todo[i]): e for i, e in batch["errors"].items()}
-        features = model.features(batch["images"].to(device)).float() if len(index) else torch.empty(0)
+    try:
+        for batch in loader:
+            index = todo[batch["index"].numpy()]
+            errors = {int(todo[i]): e for i, e in batch["errors"].items()}
+            features = model.features(batch["images"].to(device)).float() if len(index) else torch.empty(0)
+            if store is not None:
+                fresh.update({hashes[i]: f for i, f in zip(index, features.cpu().numpy(), strict=True)})
+                if len(fresh) >= KEEP:
+                    store.add(key, fresh)
+                    fresh = {}
+            done += len(index) + len(errors)
+            progress(done, len(todo), "photos")
+            yield index, features, errors
+    finally:  # also where the one who asks has had enough, or was stopped
         if store is not None:
-            fresh.update({hashes[i]: f for i, f in zip(index, features.cpu().numpy(), strict=True)})
-            if len(fresh) >= KEEP:
-                store.add(key, fresh)
-                fresh = {}
-        done += len(index) + len(errors)
-        progress(done, len(todo), "photos")
-        yield index, features, errors
-    if store is not None:
-        store.add(key, fresh)
+            store.add(key, fresh)
 
 
 def _hash_or_nothing(photo: Photo) -> str:
