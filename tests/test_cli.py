@@ -177,7 +177,8 @@ def test_prediction_writes_every_format(shop, tmp_path, format):
     ("claim", "said"),
     [
         ("exif", "none of the 1 photos says where it was taken"),
-        ("Berlin", "--claim takes LAT,LON in degrees"),
+        ("38.9", "--claim takes LAT,LON in degrees"),
+        ("Berlinn", "no town is called 'Berlinn'; did you mean berlin"),
     ],
 )
 def test_a_claim_that_cannot_be_weighed_is_one_sentence(shop, claim, said):

@@ -60,7 +60,7 @@ MinProbability = Annotated[
 ]
 ClaimOf = Annotated[
     str | None,
-    typer.Option(help="LAT,LON, a place claimed for the photos; or exif, what each photo says of itself."),
+    typer.Option(help="A place claimed for the photos: LAT,LON or a town; or exif, what each photo says of itself."),
 ]
 Regions = Annotated[
     bool,
@@ -94,7 +94,7 @@ Resume = Annotated[
 ]
 WithinKm = Annotated[
     float | None,
-    typer.Option(min=1e-3, help="How probable it is within so far of the claim. [default: the median error]"),
+    typer.Option(min=1e-3, help="How probable it is so near the claim. [default: the median error; of a town 15 km]"),
 ]
 Inside = Annotated[
     str | None,
@@ -273,7 +273,7 @@ def _answer(
     top = top or (1 if format in ("table", "csv") else 5)
     areas = read_areas(inside) if inside else []
     wanted, albums = _asked(photos, together)
-    claims = None if claim is None else _claims(claim, wanted)
+    claims, around_km = (None, None) if claim is None else _claims(claim, wanted)
     console.opening(bundle)
     locator = load(bundle, precision=precision, runtime=runtime, answer=answer)
     if resume:
@@ -304,7 +304,7 @@ def _answer(
             max_error_km=max_error_km,
             min_probability=least,
             claims=claims,
-            within_km=within_km,
+            within_km=within_km or around_km,
             inside=areas,
             names=names,
             neighbours=max(neighbours, BESIDE if pages[0] else 0),
@@ -370,10 +370,17 @@ def _least(min_probability: float | None, max_error_km: float | None) -> float:
     return min_probability
 
 
-def _claims(claim: str, photos: list[Path]) -> "list[Place | None]":
-    """What is claimed of each photo: one place for all, or what its own EXIF says; ``exif`` insists on that."""
+def _claims(claim: str, photos: list[Path]) -> "tuple[list[Place | None], float | None]":
+    """What is claimed of each photo: one place for all, or what its own EXIF says; ``exif`` insists on that.
+
+    With how far a town reaches around its middle, where the place is one.
+    """
     if claim not in ("exif", "own"):
-        return [position(claim, "--claim")] * len(photos)
+        if any(letter.isalpha() for letter in claim):
+            from graticule.geo.territory import TOWN_KM, town_position
+
+            return [town_position(claim)] * len(photos), TOWN_KM
+        return [position(claim, "--claim")] * len(photos), None
     from graticule.inference.claims import own_position
 
     found = [own_position(photo) for photo in photos]
@@ -382,7 +389,7 @@ def _claims(claim: str, photos: list[Path]) -> "list[Place | None]":
             f"--claim exif: none of the {len(photos)} photos says where it was taken; name the claimed place, as in "
             f"--claim 38.9,-77.03"
         )
-    return found
+    return found, None
 
 
 def _print_fixes(results: "list[Result]", top: int) -> None:
