@@ -70,6 +70,14 @@ def test_draws_of_a_kernel_lie_as_far_off_as_its_mass_says_and_in_every_directio
     assert np.linalg.norm(off) < 0.01
 
 
+@pytest.mark.parametrize("width_km", [0.001, 30.0, 6000.0, 100_000.0])
+def test_draws_of_narrow_and_of_wide_kernels_lie_as_far_off_as_their_mass_says(width_km):
+    where = np.tile(unit_vectors(37.8, -122.4), (20_000, 1))
+    lat, lon = kernels.draw(where, np.full(20_000, width_km), np.random.default_rng(0))
+    within = kernels.mass_within(great_circle_km(37.8, -122.4, lat, lon), width_km)
+    assert within == pytest.approx(np.random.default_rng(0).random(20_000), abs=1e-5)
+
+
 def test_a_belief_integrates_to_one_on_the_sphere():
     lat, lon = on_the_sphere(12)
     wide = belief(lat, lon, np.full(12, 900.0), softmax(np.random.default_rng(1).normal(0, 1, (1, 12))))

@@ -1,8 +1,10 @@
 """Photos whose position stands elsewhere than in EXIF: XMP, Google Takeout, Mapillary's tools, GPS loggers."""
 
 import json
-from datetime import UTC, datetime
+import unicodedata
+from datetime import UTC, datetime, timedelta
 
+import gpxpy.gpx
 import numpy as np
 import polars as pl
 import pytest
@@ -58,6 +60,23 @@ def dataset(folder, out, **options):
             (-48.25, -17.5),
         ),
         ({"exif_GPSLatitude": "48.25", "exif_GPSLongitude": "-17.5"}, (48.25, -17.5)),  # a sign says how both are meant
+        (
+            {
+                "exif_GPSLatitude": "48,20833",
+                "exif_GPSLatitudeRef": "N",
+                "exif_GPSLongitude": "16,37",
+                "exif_GPSLongitudeRef": "W",
+            },
+            (48.20833, -16.37),  # decimal commas: no minute is 20833
+        ),
+        (
+            {"exif_GPSLatitude": "48/1,12/1,30/1", "exif_GPSLatitudeRef": "North", "exif_GPSLongitude": "W 17,6.25"},
+            (48 + 12.5 / 60, -17 - 6.25 / 60),
+        ),
+        (
+            {"exif_GPSLatitude": "48 deg 12' 30.00&quot; N", "exif_GPSLongitude": "17°6'15&quot;W"},
+            (48 + 12.5 / 60, -17 - 6.25 / 60),
+        ),
         ({"drone_GpsLatitude": "+22.5", "drone_GpsLongtitude": "-113.25"}, (22.5, -113.25)),  # so DJI spelled it
         ({"exif_GPSLatitude": "48.25", "exif_GPSLongitude": "17.5"}, (None, None)),  # of which hemisphere?
         ({"exif_GPSLatitude": "48,12.5E", "exif_GPSLongitude": "17,6.25W"}, (None, None)),
@@ -92,9 +111,13 @@ def test_exif_comes_before_xmp_and_xmp_before_a_file_beside(tmp_path):
     photo(tmp_path / "ph/b.jpg", 2, xmp=says)
     photo(tmp_path / "ph/c.jpg", 3)
     photo(tmp_path / "ph/d.jpg", 4, xmp=says)
-    for name in ("c.xmp", "d.jpg.xmp"):
-        (tmp_path / "ph" / name).write_text(packet(exif_GPSLatitude="2,0N", exif_GPSLongitude="2,0E"))
-    assert dataset(tmp_path / "ph", tmp_path / "out")["lat"].to_list() == [50, 1, 2, 1]
+    photo(tmp_path / "ph/e.jpg", 5, gps=(0.0, 0.0))  # which cameras write that know nothing
+    for name in ("C.XMP", "d.jpg.xmp", "e.xmp"):
+        (tmp_path / "ph" / name).write_text(packet(exif_GPSLatitude="2,0N", exif_GPSLongitude="2,0E"), "utf-16")
+    (tmp_path / "ph/c.jpg.xmp").write_text(packet(GPano_PoseHeadingDegrees="90"))  # two of one photo
+    found = dataset(tmp_path / "ph", tmp_path / "out")
+    assert found["lat"].to_list() == [50, 1, 2, 1, 2]
+    assert found["heading"].to_list() == [None, None, 90, None, None]
 
 
 def test_rounding_beyond_the_globe_is_put_back_and_more_is_refused(tmp_path):
@@ -131,9 +154,11 @@ def test_absolute_paths_of_mapillarys_tools_and_what_they_could_not_place(tmp_pa
     photo(tmp_path / "ph/b.jpg", 1)
     rows = [{"filename": "/elsewhere/ph/a.jpg", "MAPLatitude": 1.5, "MAPLongitude": 2.5},
             {"filename": "/elsewhere/ph/b.jpg", "MAPLatitude": 3.5, "MAPLongitude": 4.5, "MAPCompassHeading": None},
-            {"filename": "/elsewhere/ph/a.jpg", "error": {"type": "MapillaryDuplicationError"}}]  # fmt: skip
+            {"filename": "/elsewhere/ph/a.jpg", "error": {"type": "MapillaryDuplicationError"}},
+            {"filename": "/elsewhere/ph/c/a.jpg", "MAPLatitude": 5.5, "MAPLongitude": 6.5}]  # fmt: skip
+    photo(tmp_path / "ph/c/a.jpg", 2)
     (tmp_path / "ph/mapillary_image_description.json").write_text(json.dumps(rows))
-    assert dataset(tmp_path / "ph", tmp_path / "out")["lat"].to_list() == [1.5, 3.5]
+    assert dataset(tmp_path / "ph", tmp_path / "out")["lat"].to_list() == [1.5, 3.5, 5.5]
 
 
 def test_the_clock_of_the_receiver_tells_the_time_where_the_cameras_does_not():
@@ -141,6 +166,35 @@ def test_the_clock_of_the_receiver_tells_the_time_where_the_cameras_does_not():
     exif.get_ifd(0x8825).update({29: "2020:05:01", 7: (10.0, 0.0, 5.0)})
     found = images.inspect(encoded(picture(), exif=exif))
     assert found.captured_at == datetime(2020, 5, 1, 10, 0, 5, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("way", ["track", "route", "waypoints"])
+def test_a_track_places_photos_by_their_clock_however_its_logger_wrote_it(tmp_path, way):
+    moment = datetime(2020, 5, 1, 10, 0, 0, tzinfo=UTC)
+    at = [{"latitude": 47 + i / 1000, "longitude": 8.0, "time": moment + timedelta(seconds=100 * i)} for i in (0, 1, 2)]
+    gpx = gpxpy.gpx.GPX()
+    if way == "track":
+        points = [gpxpy.gpx.GPXTrackPoint(**each) for each in at]
+        gpx.tracks = [gpxpy.gpx.GPXTrack("Zürich")]
+        gpx.tracks[0].segments = [gpxpy.gpx.GPXTrackSegment(points)]
+    elif way == "route":
+        gpx.routes = [gpxpy.gpx.GPXRoute()]
+        gpx.routes[0].points = [gpxpy.gpx.GPXRoutePoint(**each) for each in at]
+    else:
+        gpx.waypoints = [gpxpy.gpx.GPXWaypoint(**each) for each in at]
+    text = gpx.to_xml().replace("UTF-8", "ISO-8859-1")
+    (tmp_path / "t.gpx").write_text(text, "latin-1")
+    photo(tmp_path / "ph/a.jpg", 1, taken="2020:05:01 12:01:50")
+    photo(tmp_path / "ph/b.jpg", 2, taken="2020:05:01 18:00:00")
+    photo(tmp_path / "ph/c.jpg", 3)
+    photo(tmp_path / "ph/d.jpg", 4, gps=(50.0, 5.0), taken="2020:05:01 12:01:50")
+    options = {"tracks": [tmp_path / "t.gpx"], "clock_offset": timedelta(hours=-2)}
+    found = dataset(tmp_path / "ph", tmp_path / "out", max_refused=1, **options)
+    assert found["lat"].to_list() == pytest.approx([47.0011, 50])
+    assert found["position_error_km"].to_list() == [pytest.approx(0.0556, abs=1e-4), None]  # EXIF has none of it
+    refused = pl.read_parquet(tmp_path / "out/refused.parquet").sort("path")["detail"].to_list()
+    assert "2020-05-01 16:00:00 UTC, outside the tracks of 2020-05-01 10:00:00 to 2020-05-01 10:03:20 UTC" in refused[0]
+    assert "does not say when it was taken" in refused[1]
 
 
 LONG = "a photo with a long name that somebody gave it once.jpg"  # 55 letters
@@ -160,6 +214,10 @@ LONG = "a photo with a long name that somebody gave it once.jpg"  # 55 letters
         ("IMG_1-edited.jpg", "IMG_1.jpg.json", True),
         ("IMG_1-bearbeitet(2).jpg", "IMG_1.jpg(2).json", True),
         ("IMG_1.JPG", "IMG_1.json", True),
+        ("IMG_1.JPG", "IMG_1.jpg.JSON", True),
+        ("IMG_1.jpg", "IMG_1.HEIC.json", True),  # converted after the export
+        ("IMG_1-編集済み.jpg", "IMG_1.jpg.json", True),
+        (unicodedata.normalize("NFD", "IMG_1-modifié.jpg"), "IMG_1.jpg.json", True),
         (LONG, LONG[:46] + ".json", True),
         (LONG, LONG[:20] + ".json", False),
         ("IMG_1.jpg", "IMG_10.jpg.json", False),

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 import types
+from datetime import timedelta
 
 import numpy as np
 import polars as pl
@@ -14,9 +15,10 @@ import torch
 import yaml
 from towns import make_town, tiny_recipe
 
-from graticule.errors import BadRecipeError
+from graticule.errors import BadRecipeError, DeviceError
 from graticule.model.bundle import Bundle
 from graticule.model.geolocator import build_geolocator
+from graticule.training import devices
 from graticule.training.devices import Machines
 from graticule.training.fit import fit
 from graticule.training.trackers import make_logger
@@ -51,7 +53,7 @@ def test_two_processes_learn_what_one_does_and_go_on_after_one_of_them_was_kille
     second.kill()
     said = run.communicate(timeout=60)[1]
     assert run.returncode == 1, said
-    assert "another process of this run has ended" in said
+    assert "another process of this run has ended or never came" in said
     assert "Traceback" not in said
     assert not (tmp_path / "two/bundle.json").exists()
     resumed = start(town, tmp_path / "two", "--resume")
@@ -67,6 +69,14 @@ def test_two_processes_learn_what_one_does_and_go_on_after_one_of_them_was_kille
     moved = torch.cat([(w - start_weights[name]).flatten() for name, w in one.model.state_dict().items()])
     apart = torch.cat([(w - ours[name]).flatten() for name, w in one.model.state_dict().items()])
     assert apart.norm() < 2e-3 * moved.norm()
+
+
+def test_a_process_that_the_others_never_join_stops_with_a_sentence(town, monkeypatch):
+    monkeypatch.setattr(devices, "PATIENCE", timedelta(seconds=1))
+    for name, value in {"LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
+        monkeypatch.setenv(name, value)  # as a launcher does that starts the others itself
+    with pytest.raises(DeviceError, match="has ended or never came"):
+        fit(tiny_recipe(**EXACT), town, machines=Machines(devices=2))
 
 
 @pytest.mark.parametrize("settings", [{"batch_size": 15}, {"batch_size": 16, "accumulate": 3}])

@@ -183,6 +183,22 @@ def test_what_is_no_photo_is_unreadable_and_says_what_can_be_read(data):
     assert "JPEG" in sentence or "download it again" in sentence
 
 
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"", "the file is empty"),
+        (b"<!DOCTYPE html><html>404</html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+        (b"\0\0\0\x18ftypmp42" + bytes(40), "a video"),
+        (b"\xff\x0a" + bytes(40), "a JPEG XL"),
+        (b"FOVb" + bytes(40), "a camera's raw file"),
+    ],
+)
+def test_what_bears_the_name_of_a_photo_alone_is_called_what_it_is(data, kind):
+    with pytest.raises(BadPhotoError, match=kind):
+        images.decode(data)
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow has much to say about damaged tags
 @pytest.mark.parametrize("format_", [*FORMATS, "16-bit", "CMYK", "animated"])
 def test_damaged_bytes_give_a_refusal_or_a_picture_and_nothing_else(format_):
@@ -243,6 +259,7 @@ NAN = float("nan")
         ({1: "N", 2: (10.0, 30.0, NAN), 3: "E", 4: (20.0, 15.0, NAN)}, (10.5, 20.25)),
         ({2: -10.5, 4: -20.25}, (-10.5, -20.25)),
         ({2: (10.0, 30.0, 0.0), 4: (20.0, 15.0, 0.0)}, (None, None)),
+        ({1: "E", 2: (10.0, 30.0, 0.0), 3: "N", 4: (20.0, 15.0, 0.0)}, (None, None)),  # letters of the other axis
         ({1: "N", 2: (10.0, 30.0, 0.0), 3: "E"}, (None, None)),
         ({1: "N", 2: (NAN, 30.0, 0.0), 3: "E", 4: (20.0, 15.0, 0.0)}, (None, None)),
         ({1: "N", 2: (), 3: "E", 4: "here"}, (None, None)),
@@ -251,8 +268,8 @@ NAN = float("nan")
     ],
 )
 def test_awkward_positions_are_read_right_or_not_at_all(gps, expected):
-    lat = images._degrees(gps.get(2), gps.get(1), "S")
-    lon = images._degrees(gps.get(4), gps.get(3), "W")
+    lat = images._degrees(gps.get(2), gps.get(1), "NS")
+    lon = images._degrees(gps.get(4), gps.get(3), "EW")
     assert expected == (None, None) if None in (lat, lon) else (lat, lon) == pytest.approx(expected)
 
 

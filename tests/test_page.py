@@ -11,9 +11,14 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import httpx
+import numpy as np
 import polars as pl
+import pyogrio
 import pytest
 from conftest import encoded, exif_of, picture
+from PIL import Image
+from shapely import LineString, to_wkb
+from test_cli import graticule as command
 
 import graticule
 from graticule.explaining.answer_page import AnswerPage
@@ -136,6 +141,13 @@ def choose(page, *paths):
     page.wait_for_selector(".answer:not(.waiting) h2, .notice")
 
 
+def saved(page, name):
+    """What a button of the page saves, as text."""
+    with page.expect_download() as download:
+        page.click(f"button:text-is('{name}')")
+    return Path(download.value.path()).read_text(encoding="utf-8")
+
+
 def violations(page):
     if not AXE.is_file():
         pytest.skip("axe-core is not there: make page")
@@ -163,6 +175,52 @@ def test_a_dropped_photo_is_answered_as_python_answers_it(page, photos, locator)
     assert "38.90000, -77.03000" in page.inner_text(".claim")  # what the photo says of itself
     assert {"50 % region", "90 % region", "less to more likely"} <= set(page.inner_text(".legend").split("\n"))
     assert page.evaluate("jumps") < 0.1  # "good", by Google's Core Web Vitals
+
+
+def test_the_page_the_service_the_command_line_and_python_answer_alike_to_the_last_digit(
+    page, photos, locator, address
+):
+    photo = photos / "photo-1.jpg"
+    choose(page, photo)
+    feature, *_ = json.loads(saved(page, "GeoJSON"))["features"]
+    lon, lat = feature["geometry"]["coordinates"]
+    numbers = "median_error_km", "p90_error_km", "expected_error_km", "area_km2", "unlike_training"
+    shown = {"lat": lat, "lon": lon, **{name: feature["properties"][name] for name in numbers}}
+    served = httpx.post(f"{address}v1/locate", files={"photos": photo.read_bytes()}, timeout=60).json()["fixes"][0]
+    printed = json.loads(command("locate", photo, "--model", KEPT, "--format", "json").stdout)[0]
+    for answer in (served, printed, locator.locate(photo).to_json()):
+        assert {name: answer[name] for name in shown} == shown
+
+
+def test_streets_of_a_file_of_ones_own_are_drawn(page, tmp_path):
+    grid = np.arange(-4, 5) / 500
+    streets = [LineString([(AT[1] - 0.01, AT[0] + at), (AT[1] + 0.01, AT[0] + at)]) for at in grid]
+    file = tmp_path / "my town (1).pmtiles"
+    pyogrio.raw.write(
+        file,
+        to_wkb(streets),
+        [],
+        [],
+        layer="lines",
+        driver="PMTiles",
+        geometry_type="LineString",
+        crs="EPSG:4326",
+        dataset_options={"MAXZOOM": "14"},
+    )
+
+    def drawn():
+        page.wait_for_selector(".map-canvas[data-still]")
+        pixels = np.asarray(Image.open(io.BytesIO(page.locator(".map-canvas canvas").screenshot())).convert("RGB"))
+        return (pixels == (0x8B, 0x8F, 0x98)).all(axis=-1).sum()  # the colour of streets
+
+    before = drawn()
+    page.set_input_files("input[accept='.pmtiles']", file)
+    for _ in range(100):
+        if (now := drawn()) > before + 100:
+            break
+        page.wait_for_timeout(100)
+    assert now > before + 100
+    page.select_option(".options label:has-text('Streets') select", "none")
 
 
 def test_a_hidden_part_moves_the_answer_and_a_heatmap_lies_over_the_photo(page, photos):
@@ -203,21 +261,16 @@ def test_several_photos_are_listed_filtered_answered_together_and_saved(page, ph
     choose(page, *(photos / name for name in names))
     page.wait_for_selector("h2:has-text('3 photos')")
 
-    def saved(name):
-        with page.expect_download() as download:
-            page.click(f"button:text-is('{name}')")
-        return Path(download.value.path()).read_text(encoding="utf-8")
-
-    rows = list(csv.DictReader(io.StringIO(saved("CSV"))))
+    rows = list(csv.DictReader(io.StringIO(saved(page, "CSV"))))
     assert [row["photo"] for row in rows] == names
     fix = locator.locate(photos / "photo-0.jpg")
     # Photos of one batch move one another in the last digits.
     assert (float(rows[0]["lat"]), float(rows[0]["lon"])) == pytest.approx((fix.lat, fix.lon), abs=1e-5)
     assert rows[2]["error"]
     assert rows[2]["lat"] == ""
-    features = json.loads(saved("GeoJSON"))["features"]
+    features = json.loads(saved(page, "GeoJSON"))["features"]
     assert features[0]["geometry"]["coordinates"] == pytest.approx([fix.lon, fix.lat], abs=1e-5)
-    kml = ElementTree.fromstring(saved("KML"))
+    kml = ElementTree.fromstring(saved(page, "KML"))
     assert [len(kml.findall(f".//{{*}}{name}")) for name in ("Point", "Folder", "MultiGeometry")] == [2, 1, 2]
     page.select_option("label:has-text('Show') select", "failed")
     assert page.locator(".photo").count() == 1

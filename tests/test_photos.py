@@ -118,7 +118,7 @@ def test_columns_look_swapped_only_where_swapping_would_mend_all(lat, lon, expec
         (b"", "is empty; a table begins with a line of column names"),
         (b"path,lat,lon\n", "has no rows under its header path, lat, lon"),
         (b"path,lat,lon\n\xff\xfe,1,2\n", "is not UTF-8 text (byte 13)"),
-        (b"path,lat,lon\na,1,2,3\n", "cannot be read as CSV in UTF-8"),
+        (b"path,lat,lon\na,1,2,3\n", "line 2 has 4 fields and the header 3"),
         (b"path,lat,lon\n,1,2\n", "row 1 has no path"),
     ],
 )

@@ -63,6 +63,35 @@ def test_heads_do_not_read_second_moments_and_photos_are_compared_by_nothing_els
         assert torch.equal(head(features).logits, head(other).logits)
 
 
+def test_halves_of_a_photo_have_moments_of_their_own():
+    whole = build_encoder("test_efficientnet", "none", second_order=["blocks.1"]).eval()
+    both = build_encoder("test_efficientnet", "none", second_order=["blocks.1"], second_order_halves=True).eval()
+    both.body.load_state_dict(whole.body.state_dict())
+    seen = {}
+    both.body.blocks[1].register_forward_hook(lambda module, given, output: seen.update(map=output))
+    images = torch.rand(1, 3, 64, 48)
+    with torch.inference_mode():
+        photo, upper, lower = both.descriptor(both(images)).split(both.views, dim=1)
+        assert torch.allclose(photo, whole.descriptor(whole(images)), atol=1e-6)
+    rows = seen["map"].shape[2] // 2
+    for half, local in ((upper, seen["map"][:, :, :rows]), (lower, seen["map"][:, :, rows:])):
+        assert torch.allclose(half, second_moments(local.flatten(2)), atol=1e-6)
+
+
+def test_views_of_a_photo_are_compared_each_along_its_own_axes():
+    rng = np.random.default_rng(0)
+    lat, lon = rng.uniform(38, 39, 60), rng.uniform(-77, -76, 60)
+    rows = rng.normal(size=(60, 70)).astype(np.float32)
+    asked = rng.normal(size=(3, 70)).astype(np.float32)
+    together = Known.of(lat, lon, rows, 0, views=(40, 30))
+    alone = [Known.of(lat, lon, rows[:, part], 0).compare(asked[:, part]) for part in (np.s_[:40], np.s_[40:])]
+    cosines, nearest = together.compare(asked)
+    assert cosines == pytest.approx((alone[0][0] + alone[1][0]) / 2, abs=0.01)  # axes are kept as float16
+    assert nearest == pytest.approx(
+        np.linalg.norm((asked[:, None] - rows) / rows.std(axis=0), axis=2).min(axis=1), rel=0.02
+    )
+
+
 def test_a_module_that_is_not_there_is_named():
     with pytest.raises(BadRecipeError, match=r"no module 'blocks.99' for encoder.second_order"):
         build_encoder("test_efficientnet", "none", second_order=["blocks.99"])
@@ -72,8 +101,8 @@ def test_a_module_that_is_not_there_is_named():
 def test_principal_axes_are_those_of_scikit_learn(photos, length):
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(photos, length)) @ rng.normal(size=(length, length)) / np.sqrt(length)
-    axes, spread = principal_axes(rows.astype(np.float32))
     count = min(MOST_AXES, photos // 2, length)
+    axes, spread = principal_axes(rows.astype(np.float32), count)
     theirs = PCA(count, svd_solver="full").fit(rows)
     assert axes.shape == (length, count)
     assert spread == pytest.approx(np.sqrt(theirs.explained_variance_ * (photos - 1) / photos), rel=1e-3)

@@ -170,7 +170,7 @@ def test_a_store_that_is_not_known_or_empty_is_told(bucket):
 
 @contextmanager
 def store(folder, faults):
-    """A store that answers ranges; ``faults`` go wrong one after the other: a status, ``cut`` or ``short``."""
+    """A store that answers ranges; ``faults`` go wrong one after the other: a status or a word."""
 
     class Store(BaseHTTPRequestHandler):
         def log_message(self, *_):
@@ -187,11 +187,13 @@ def store(folder, faults):
             if isinstance(fault, int):
                 return self.send_error(fault)
             first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
-            data = (folder / self.path[1:]).read_bytes()[first : last + 1]
+            data = bytearray((folder / self.path[1:]).read_bytes()[first : last + 1])
+            if fault == "false":
+                data[len(data) // 2] ^= 1
             self.send_response(206)
             self.send_header("Content-Length", str(len(data) // 2 if fault == "short" else len(data)))
             self.end_headers()
-            self.wfile.write(data if fault is None else data[: len(data) // 2])
+            self.wfile.write(data[: len(data) // 2] if fault in ("cut", "short") else data)
             return None
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Store) as server:
@@ -200,7 +202,7 @@ def store(folder, faults):
         server.shutdown()
 
 
-def test_a_store_that_throttles_breaks_off_or_sends_too_little_is_asked_again(packed, monkeypatch):
+def test_a_store_that_throttles_breaks_off_or_sends_too_little_or_other_bytes_is_asked_again(packed, monkeypatch):
     monkeypatch.setattr(shards, "PAUSES", (0, 0, 0))
     shard = next((packed / "data").glob("*.parquet"))
     row = pq.read_table(shard)["image"][3].as_py()["bytes"]
@@ -209,7 +211,7 @@ def test_a_store_that_throttles_breaks_off_or_sends_too_little_is_asked_again(pa
         reader, name = shards._Reader(), f"{url}/data/{shard.name}"
         assert reader.ends(name) == [24]
         assert not faults
-        faults += ["short", 503, "cut"]
+        faults += ["short", "false", "cut"]
         assert reader.photo(name, 3) == row
         assert not faults
         faults += [503] * 99

@@ -1,21 +1,26 @@
 """Tables as people have them: written by the libraries that write them, read without an option."""
 
+import bz2
 import gzip
 import json
+import lzma
 import os
 import struct
 import unicodedata
 import warnings
+import zipfile
 
+import gpxpy.gpx
 import numpy as np
 import polars as pl
 import pyogrio
 import pytest
+import xlsxwriter
 from conftest import encoded, picture
 
 from graticule.errors import BadTableError, Note
 from graticule.photos.degrees import read_degrees
-from graticule.photos.table import positions, read_photos
+from graticule.photos.table import positions, read_photos, read_points
 from graticule.photos.tabular import read_table
 from graticule.sources.ingest import find_file
 
@@ -33,7 +38,7 @@ def read(file, **options):
 
 def check(file, **options):
     frame, said = read(file, **options)
-    assert frame.select("path", "lat", "lon").equals(FRAME)
+    assert frame.select("path", "lat", "lon").sort("path").equals(FRAME)
     return said
 
 
@@ -55,6 +60,9 @@ def text_of(frame=FRAME, separator=",", comma=False, **names):
         ("Dateiname", "Breitengrad", "Längengrad"),
         ("archivo", "latitud", "longitud"),
         ("which", "decimalLatitude", "gps.lng"),  # by its values: all are names of photos
+        ("файл", "широта", "долгота"),
+        ("url", "est_lat", "est_lon"),
+        ("SourceFile", "Composite:GPSLatitude", "Composite:GPSLongitude"),
     ],
 )
 def test_a_usual_other_name_is_taken_and_said(tmp_path, names):
@@ -79,6 +87,10 @@ def test_two_candidates_are_refused_with_both_named(tmp_path):
         ("wkt_geom", "POINT ({lon} {lat})"),
         ("geom", "SRID=4326;POINT Z ({lon} {lat} 12.5)"),
         ("GPSPosition", '"{lat} N, {lon} E"'),
+        ("location", "\"{{'lat': {lat}, 'lng': {lon}}}\""),
+        ("geometry", '"{{""type"": ""Point"", ""coordinates"": [{lon}, {lat}]}}"'),
+        ("location", '"https://www.google.com/maps?q={lat},{lon}&z=4"'),
+        ("coords", '"geo:{lat},{lon}"'),
     ],
 )
 def test_positions_in_one_column_are_two(tmp_path, name, text):
@@ -88,6 +100,35 @@ def test_positions_in_one_column_are_two(tmp_path, name, text):
     with pytest.warns(Note, match="is read as l"):
         found = positions(read_table(tmp_path / "t.csv", need=NEED), tmp_path)
     np.testing.assert_allclose(found, rows.select("lat", "lon").to_numpy().T)
+
+
+def test_well_known_binary_structures_and_lists_are_positions_too(tmp_path):
+    wkb = [struct.pack("<BIIdd", 1, 0x20000001, 4326, lon, lat) for _, lat, lon in FRAME.iter_rows()]  # as PostGIS
+    for way in (
+        pl.Series("geometry", wkb),
+        pl.Series("geom", [shape.hex() for shape in wkb]),
+        FRAME.select(pl.struct("lat", "lon").alias("at"))["at"],
+        FRAME.select(pl.concat_list("lat", "lon").alias("location"))["location"],
+    ):
+        FRAME.select("path", way).write_parquet(tmp_path / "t.parquet")
+        check(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize("letters", [("N", "S"), ("North", "South")])
+def test_a_column_that_names_the_hemisphere_signs_the_one_beside_it(tmp_path, letters):
+    """exiftool writes GPSLatitude without a sign, and its letter into GPSLatitudeRef."""
+    east = [{"N": "E", "S": "W"}[letter[0]] + letter[1:] for letter in letters]
+    FRAME.select(
+        "path",
+        pl.col("lat").abs().alias("GPSLatitude"),
+        pl.when(pl.col("lat") < 0).then(pl.lit(letters[1])).otherwise(pl.lit(letters[0])).alias("GPSLatitudeRef"),
+        pl.col("lon").alias("GPSLongitude"),  # signed already
+        pl.when(pl.col("lon") < 0).then(pl.lit(east[1])).otherwise(pl.lit(east[0])).alias("GPSLongitudeRef"),
+    ).write_csv(tmp_path / "t.csv")
+    assert "GPSLatitudeRef is read as the hemisphere of GPSLatitude" in " ".join(check(tmp_path / "t.csv"))
+    with pytest.warns(Note, match="hemisphere"):
+        lat, lon = read_points(tmp_path / "t.csv", "GPSLatitude", "GPSLongitude")
+    assert (lat.tolist(), lon.tolist()) == (FRAME["lat"].to_list(), FRAME["lon"].to_list())
 
 
 def test_a_table_without_a_header_or_of_something_else_says_so(tmp_path):
@@ -107,8 +148,20 @@ def test_a_table_without_a_header_or_of_something_else_says_so(tmp_path):
         ("# of a walk\n#\n" + FRAME.write_csv()).encode(),
         FRAME.write_csv().replace("\n", "\r").encode(),
         FRAME.write_csv(separator=" ").replace(" ", "   ").encode(),
+        ("Photos of my town\n\n" + FRAME.write_csv()).encode(),
+        FRAME.write_csv().replace("\n", ",\n").replace("lon,", "lon").encode(),
+        ("path,lat,lon\n" + "".join(f'="{path}",="{lat}","{lon}"\n' for path, lat, lon in FRAME.iter_rows())).encode(),
     ],
-    ids=["UTF-16 without its mark", "Excel's separator line", "comments", "returns alone", "spaces"],
+    ids=[
+        "UTF-16 without its mark",
+        "Excel's separator line",
+        "comments",
+        "returns alone",
+        "spaces",
+        "a title",
+        "empty fields at the end",
+        "Excel's text",
+    ],
 )
 def test_text_of_other_habits(tmp_path, data):
     (tmp_path / "t.csv").write_bytes(data)
@@ -126,12 +179,39 @@ ROWS = FRAME.to_dicts()
         {row["path"]: {"latitude": row["lat"], "longitude": row["lon"]} for row in ROWS},
         {row["path"]: [row["lat"], row["lon"]] for row in ROWS},
         FRAME.to_dict(as_series=False),
+        {name: {str(row): value for row, value in enumerate(FRAME[name])} for name in FRAME.columns},
+        {"columns": FRAME.columns, "index": [0, 1, 2], "data": FRAME.rows()},
+        [{"path": p, "location": {"type": "Point", "coordinates": [lon, lat]}} for p, lat, lon in FRAME.iter_rows()],
     ],
-    ids=["nested", "one of two lists", "by name", "pairs by name", "columns"],
+    ids=["nested", "one of two lists", "by name", "pairs by name", "columns", "pandas", "pandas split", "GeoJSON"],
 )
 def test_json_in_many_wrappings(tmp_path, tree):
     (tmp_path / "t.json").write_text(json.dumps(tree))
     check(tmp_path / "t.json")
+
+
+def test_json_under_another_suffix_packed_or_in_utf_16(tmp_path):
+    lines = FRAME.write_ndjson()
+    for name, data in {
+        "t.json": lines.encode(), "t.jsonl": json.dumps(ROWS).encode(), "t.txt": json.dumps(ROWS).encode(),
+        "t.jsonl.gz": gzip.compress(lines.encode()), "u.json": json.dumps(ROWS).encode("utf-16"),
+    }.items():  # fmt: skip
+        (tmp_path / name).write_bytes(data)
+        check(tmp_path / name)
+
+
+def test_features_that_only_their_number_names_and_of_another_system(tmp_path):
+    features = [
+        {"type": "Feature", "id": path, "geometry": {"type": "MultiPoint", "coordinates": [[lon, lat, 2.0]]}}
+        for path, lat, lon in FRAME.iter_rows()
+    ]
+    tree = {"type": "FeatureCollection", "features": features}
+    (tmp_path / "t.geojson").write_text(json.dumps(tree))
+    check(tmp_path / "t.geojson")
+    tree["crs"] = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::3857"}}
+    (tmp_path / "t.geojson").write_text(json.dumps(tree))
+    with pytest.raises(BadTableError, match=r"positions are in urn:ogc:def:crs:EPSG::3857, not in degrees.*ogr2ogr"):
+        read(tmp_path / "t.geojson")
 
 
 def test_features_a_line(tmp_path):
@@ -173,51 +253,98 @@ def test_another_encoding_is_asked_for_by_name(tmp_path):
 
 
 def test_compressed_tables(tmp_path):
-    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(text_of().encode()))
-    check(tmp_path / "t.csv.gz")
+    for name, pack in {"t.csv.gz": gzip.compress, "t.csv.bz2": bz2.compress, "t.xz": lzma.compress}.items():
+        (tmp_path / name).write_bytes(pack(text_of().encode()))
+        check(tmp_path / name)
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(text_of().encode())[:-9])
+    with pytest.raises(BadTableError, match="cannot be unpacked .*cut short"):
+        read(tmp_path / "t.csv.gz")
 
 
 def test_arrow_json_lines_and_lists_of_objects(tmp_path):
     FRAME.write_ipc(tmp_path / "t.arrow")
+    FRAME.write_ipc_stream(tmp_path / "t.arrows")
     FRAME.write_ndjson(tmp_path / "t.jsonl")
     (tmp_path / "t.json").write_text(json.dumps(FRAME.to_dicts()))
-    for name in ("t.arrow", "t.jsonl", "t.json"):
+    for name in ("t.arrow", "t.arrows", "t.jsonl", "t.json"):
         check(tmp_path / name)
 
 
 def test_an_excel_workbook(tmp_path):
     FRAME.write_excel(tmp_path / "t.xlsx")
     check(tmp_path / "t.xlsx")
+    book = xlsxwriter.Workbook(tmp_path / "u.xlsx")
+    book.add_worksheet("About").write_column("A1", ["of a walk", "by nobody"])
+    sheet = book.add_worksheet("Photos")
+    FRAME.write_excel(book, sheet, position="A4")
+    sheet.write("A1", "All photos")
+    sheet.write("A9", "Total 3")
+    book.close()
+    (tmp_path / "u.xlsx").rename(tmp_path / "u.xls")  # it is told by what is in it
+    said = " ".join(check(tmp_path / "u.xls"))
+    assert "of its 2 sheets 'Photos' is read" in said
+    assert "'Total 3'" in said
 
 
-def write_map(file, driver, field="path", crs="EPSG:4326"):
-    shapes = [struct.pack("<BIdd", 1, 1, lon, lat) for lat, lon in FRAME.select("lat", "lon").iter_rows()]
-    columns = {"geometry": np.array(shapes, object), "field_data": [FRAME["path"].to_numpy()], "fields": [field]}
-    pyogrio.raw.write(file, **columns, geometry_type="Point", crs=crs, driver=driver)
+def write_map(file, driver, field="path", crs="EPSG:4326", frame=FRAME, **options):
+    shapes = [struct.pack("<BIdd", 1, 1, lon, lat) for lat, lon in frame.select("lat", "lon").iter_rows()]
+    columns = {"geometry": np.array(shapes, object), "field_data": [frame["path"].to_numpy()], "fields": [field]}
+    pyogrio.raw.write(file, **columns, geometry_type="Point", crs=crs, driver=driver, **options)
 
 
 @pytest.mark.parametrize(
     ("name", "driver"),
-    [("t.gpkg", "GPKG"), ("t.shp", "ESRI Shapefile"), ("t.geojson", "GeoJSON"), ("t.kml", "KML")],
+    [
+        ("t.gpkg", "GPKG"),
+        ("t.shp", "ESRI Shapefile"),
+        ("t.geojson", "GeoJSON"),
+        ("t.kml", "KML"),
+        ("t.fgb", "FlatGeobuf"),
+    ],
 )
 def test_points_of_map_files_written_by_gdal(tmp_path, name, driver):
     write_map(tmp_path / name, driver, "Name" if driver == "KML" else "path")
-    frame, _ = read(tmp_path / name, columns={"path": "Name"} if driver == "KML" else None)
-    assert frame.select("path", "lat", "lon").equals(FRAME)
+    check(tmp_path / name)
+    if driver == "KML":
+        with zipfile.ZipFile(tmp_path / "t.kmz", "w") as packed:
+            packed.write(tmp_path / name, "doc.kml")
+        check(tmp_path / "t.kmz")
 
 
-def test_a_map_file_in_metres_is_refused_with_the_way_to_degrees(tmp_path):
-    write_map(tmp_path / "t.gpkg", "GPKG", crs="EPSG:32633")
-    with pytest.raises(BadTableError, match="positions are in EPSG:32633, not in degrees; .*ogr2ogr -t_srs EPSG:4326"):
+def test_a_map_file_in_metres_is_moved_to_degrees(tmp_path):
+    """By Snyder (1987), p. 41: x = R lon, y = R ln tan(pi/4 + lat/2) with the radius 6378137 m."""
+    mercator = FRAME.with_columns(
+        lon=6378137 * pl.col("lon").radians(), lat=6378137 * (np.pi / 4 + pl.col("lat").radians() / 2).tan().log()
+    )
+    for name, driver in (("t.gpkg", "GPKG"), ("t.shp", "ESRI Shapefile")):
+        write_map(tmp_path / name, driver, crs="EPSG:3857", frame=mercator)
+        frame, said = read(tmp_path / name)
+        np.testing.assert_allclose(frame.select("lat", "lon"), FRAME.select("lat", "lon"), atol=1e-9)
+        assert "its positions are in EPSG:3857 and are moved to WGS 84" in " ".join(said)
+
+
+def test_of_several_layers_that_of_the_photos_is_read_and_of_a_kml_all(tmp_path):
+    write_map(tmp_path / "t.gpkg", "GPKG", "shop", layer="a")
+    write_map(tmp_path / "t.gpkg", "GPKG", layer="b", append=True)
+    assert "of its layers 'b' is read" in " ".join(check(tmp_path / "t.gpkg"))
+    write_map(tmp_path / "t.gpkg", "GPKG", layer="c", append=True)
+    with pytest.raises(BadTableError, match="several layers of points: a, b, c; save the one of the photos"):
         read(tmp_path / "t.gpkg")
+    mark = "<Placemark><name>{}</name><Point><coordinates>{},{}</coordinates></Point></Placemark>"
+    marks = [mark.format(path, lon, lat) for path, lat, lon in FRAME.iter_rows()]
+    folders = "".join(f"<Folder><name>{name}</name>{mark}</Folder>" for name, mark in zip("ABC", marks, strict=True))
+    kml = f'<kml xmlns="http://www.opengis.net/kml/2.2"><Document>{folders}</Document></kml>'
+    (tmp_path / "t.kml").write_text(kml)
+    check(tmp_path / "t.kml")
 
 
 def test_waypoints_of_a_gpx_file(tmp_path):
-    points = "".join(f'<wpt lat="{lat}" lon="{lon}"><name>{path}</name></wpt>' for path, lat, lon in FRAME.iter_rows())
-    (tmp_path / "t.gpx").write_text(
-        f'<gpx version="1.1" creator="x" xmlns="http://www.topografix.com/GPX/1/1">{points}</gpx>'
-    )
+    gpx = gpxpy.gpx.GPX()
+    gpx.waypoints = [gpxpy.gpx.GPXWaypoint(lat, lon, name=path) for path, lat, lon in FRAME.iter_rows()]
+    (tmp_path / "t.gpx").write_text(gpx.to_xml())
     check(tmp_path / "t.gpx")
+    (tmp_path / "t.gpx").rename(tmp_path / "t.xml")
+    check(tmp_path / "t.xml")
 
 
 @pytest.mark.parametrize(
@@ -228,6 +355,8 @@ def test_waypoints_of_a_gpx_file(tmp_path):
         ("t.db", b"SQLite format 3\0" + bytes(100), "an SQLite database"),
         ("t.gpkg", b"nothing of the kind", "a GeoPackage"),
         ("t.geojson", b"{", "cannot be read as JSON"),
+        ("t.mat", b"MATLAB 5.0 MAT-file" + bytes(40), "a binary file of a kind that is not known"),
+        ("t.txt", b"<?xml version='1.0'?><a/>", "an XML file"),
     ],
 )
 def test_what_cannot_be_read_is_named_and_its_bytes_are_not_printed(tmp_path, name, data, kind):
@@ -239,11 +368,20 @@ def test_what_cannot_be_read_is_named_and_its_bytes_are_not_printed(tmp_path, na
 
 def test_blank_lines_second_headers_and_totals_are_dropped_and_counted(tmp_path):
     lines = text_of().splitlines()
-    (tmp_path / "t.csv").write_text("\n".join([*lines[:2], "path,lat,lon", *lines[2:], ",,", "Total 3,,", ",,"]) + "\n")
+    below = [",,", "Mean,24.7,-81.6", "Total 3,,", ",,"]
+    (tmp_path / "t.csv").write_text("\n".join([lines[0], ",deg,deg", *lines[1:3], "PATH,Lat,Lon", *lines[3:], *below]))
     said = " ".join(check(tmp_path / "t.csv"))
     assert "2 blank rows dropped" in said
     assert "1 repeated headers dropped" in said
+    assert "the first row ('') names no photo and is dropped" in said
+    assert "the last row ('Mean') names no photo" in said
     assert "the last row ('Total 3') names no photo and is dropped" in said
+
+
+def test_a_line_with_too_many_fields_is_named(tmp_path):
+    (tmp_path / "t.csv").write_text("path,lat,lon\na.jpg,37,7,-122,4\n")
+    with pytest.raises(BadTableError, match="line 2 has 5 fields and the header 3; put quotes .* decimal commas"):
+        read(tmp_path / "t.csv")
 
 
 @pytest.mark.parametrize(
@@ -261,7 +399,15 @@ def test_blank_lines_second_headers_and_totals_are_dropped_and_counted(tmp_path)
         ("\u2212122.4194", "lon", -122.4194),
         ("1.5e1", "lat", 15.0),
         ("37.77E", "lat", None),  # a letter of the other axis
-        ("122.5 O", "lon", None),  # east in German, west in French
+        ("37d46m12sN", "lat", 37.77),
+        ("37 deg 46 min 12 sec South", "lat", -37.77),
+        ("37˚46´12´´ N", "lat", 37.77),
+        ("37º46’12”n", "lat", 37.77),
+        ("37-46-12.00N", "lat", 37.77),
+        ("37-46", "lat", None),  # perhaps a range
+        ("37,46.2N", "lat", 37.77),  # as XMP
+        ("'-122.4194", "lon", -122.4194),
+        ("N: 37.77°", "lat", 37.77),
         ("37°61'N", "lat", None),
         ("-37.77 S", "lat", None),
         ("north", "lat", None),
@@ -271,6 +417,15 @@ def test_blank_lines_second_headers_and_totals_are_dropped_and_counted(tmp_path)
 def test_degrees_as_people_write_them(text, axis, degrees):
     [found], _ = read_degrees(pl.Series(axis, [text]), axis)
     assert found == pytest.approx(degrees, abs=1e-12) if degrees is not None else np.isnan(found)
+
+
+def test_the_letter_o_is_east_or_west_by_the_other_letter_of_its_column():
+    assert read_degrees(pl.Series("lon", ["13° 24' O", "2° 30' W"]), "lon")[0].tolist() == [13.4, -2.5]
+    assert read_degrees(pl.Series("lon", ["13.4 O", "2.5 E"]), "lon")[0].tolist() == [-13.4, 2.5]
+    with pytest.raises(
+        BadTableError, match=r"the letter O may be Ost \(east\) or Ouest and Oeste \(west\); write E or W"
+    ):
+        read_degrees(pl.Series("lon", ["13.4 O"]), "lon")
 
 
 @pytest.mark.parametrize("other", ["37,7", "37.7N", "37°42'N"])
@@ -291,6 +446,10 @@ def test_files_are_found_as_other_systems_write_their_names(tmp_path):
         str(first),
         "C:\\Users\\me\\ph\\a b.jpg",
         "file:///D:/x/ph/a%20b.jpg",
+        "\\\\server\\share\\ph\\a b.jpg",
+        "/home/else/ph/a b.jpg",
+        f"{tmp_path.name}\\ph\\a b.jpg",
+        " ph/a b.jpg ",
     ]
     assert [find_file(tmp_path, name) for name in written] == [first] * len(written)
     assert find_file(tmp_path, "ph/é.jpg").is_file()

@@ -253,10 +253,11 @@ def test_a_damaged_note_of_a_run_is_a_sentence(town, finished, tmp_path, text):
         train(tiny_recipe(train={"epochs": 1}), town, tmp_path / "run", resume=True)
 
 
-def test_a_run_goes_on_with_and_without_the_check_of_memory(town, finished, tmp_path):
+def test_a_run_goes_on_with_settings_that_change_no_weight(town, finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
-    unchecked = tiny_recipe(train={"epochs": 1, "check_memory": False})
-    assert train(unchecked, town, tmp_path / "run", resume=True).facts["cells"] == 4
+    recipe = tiny_recipe(answer="mode", train={"epochs": 1, "check_memory": False, "workers": 1})
+    assert train(recipe, town, tmp_path / "run", resume=True).facts["cells"] == 4
+    assert Bundle.read(tmp_path / "run").recipe.answer == "mode"
 
 
 def test_a_run_that_failed_before_its_first_epoch_can_be_started_again(town, tmp_path):

@@ -1,6 +1,6 @@
 """What a bundle knows of how sure it may be: the fitted shape, the known photos, and what held-out photos showed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self, get_args
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from graticule.belief.density import LEAST_WIDTH_KM, Kernels, Shape
 from graticule.choices import Together
-from graticule.geo.sphere import Floats
+from graticule.geo.sphere import Floats, Ints
 from graticule.partition import Partition
 from graticule.partition.base import nearest_other_km
 
@@ -21,6 +21,7 @@ MOST_AXES = 256
 LEAST_VARIANCE = 1e-6  # of a standardised feature along an axis; below it is rounding
 COVERAGES = (0.5, 0.8, 0.9, 0.95)
 FLOAT16 = (-60_000.0, 60_000.0)  # what it holds
+KNOWN_ARRAYS = ("lat", "lon", "features", "center", "scale", "axes", "spread", "views")
 ONE_PLACE_KM = 0.1  # spread of a map of one position
 
 
@@ -34,8 +35,10 @@ class Known:
             principal axes; none where the encoder trained along, since it has seen these photos too often to compare
             others with them.
         center, scale: of the encoder's features, shape ``(F,)``.
-        axes, spread: principal axes of standardised features, orthonormal, shape ``(F, D)``, and how far known photos
-            spread along each, shape ``(D,)``; none in bundles of before, which keep standardised features whole.
+        axes, spread: principal axes of standardised features, and how far known photos spread along each, shape
+            ``(D,)``; none in bundles of before, which keep standardised features whole. Each of V views of a photo has
+            D / V axes of its own, orthonormal; those of all views stand below each other, shape ``(F, D / V)``.
+        views: lengths of the views in features of the encoder, shape ``(V,)``; none is a single one.
     """
 
     lat: Floats
@@ -43,12 +46,19 @@ class Known:
     features: NDArray[np.float16] | None
     center: NDArray[np.float32] | None
     scale: NDArray[np.float32] | None
-    axes: NDArray[np.float32] | None = None
+    axes: NDArray[np.float16] | NDArray[np.float32] | None = None
     spread: NDArray[np.float32] | None = None
+    views: Ints | None = None
 
     @classmethod
-    def of(cls, lat: Floats, lon: Floats, features: NDArray[np.float32] | None, seed: int) -> Self:
-        """Remember these photos, or as many of them as a bundle may hold, chosen by the seed."""
+    def of(
+        cls, lat: Floats, lon: Floats, features: NDArray[np.float32] | None, seed: int, views: Sequence[int] = ()
+    ) -> Self:
+        """Remember these photos, or as many of them as a bundle may hold, chosen by the seed.
+
+        Args:
+            views: lengths of the parts of features that are compared each by itself; by default all at once.
+        """
         kept = np.arange(len(lat))
         if len(lat) > MOST_KNOWN:
             kept = np.sort(np.random.default_rng(seed).choice(len(lat), MOST_KNOWN, replace=False))
@@ -58,9 +68,13 @@ class Known:
         scale = 1 / np.maximum(features.std(axis=0), 1e-6)
         standard = (features[kept] - center) * scale
         some = np.linspace(0, len(kept) - 1, min(len(kept), MOST_TURNED)).astype(int)  # of every drive, not the first
-        axes, spread = principal_axes(standard[some])
-        held = np.clip(standard @ axes, *FLOAT16).astype(np.float16)
-        return cls(lat[kept], lon[kept], held, center, scale, axes, spread)
+        lengths = np.array(views or [features.shape[1]])
+        # No more than half as many as photos: whitened along as many, every photo would be as far from every other.
+        count = max(1, min(MOST_AXES, len(some) // 2, *lengths))
+        found = [principal_axes(part, count) for part in _views_of(standard[some], lengths)]
+        axes, spread = np.concatenate([one[0] for one in found]), np.concatenate([one[1] for one in found])
+        known = cls(lat[kept], lon[kept], None, center, scale, axes.astype(np.float16), spread, lengths)
+        return replace(known, features=known._held(standard))
 
     def with_more(self, lat: Floats, lon: Floats, features: NDArray[np.float32]) -> Self:
         """These and further photos, but for those that are among them already; along the axes that are there.
@@ -70,8 +84,7 @@ class Known:
         """
         if self.features is None or self.center is None or self.scale is None:
             raise ValueError("these known photos have no features to compare others with")
-        standard = (features - self.center) * self.scale
-        held = np.clip(standard if self.axes is None else standard @ self.axes, *FLOAT16).astype(np.float16)
+        held = self._held((features - self.center) * self.scale)
         told = {(a, o, row.tobytes()) for a, o, row in zip(self.lat, self.lon, self.features, strict=True)}
         fresh = [i for i in range(len(lat)) if (lat[i], lon[i], held[i].tobytes()) not in told]
         if len(self.lat) + len(fresh) > MOST_HELD:
@@ -91,7 +104,8 @@ class Known:
 
     def compare(self, features: NDArray[np.float32]) -> tuple[Floats, Floats] | None:
         """Cosines of N photos with each known one, ``(N, P)``, and distances to the nearest, ``(N,)``; none without
-        features. The cosine tells which of them a photo is like, the distance whether it is like any.
+        features. The cosine tells which of them a photo is like, the distance whether it is like any. Where photos have
+        several views, the cosine is the mean of theirs.
 
         Cosines are of whitened features: what many photos share (sky, asphalt) would drown what tells places apart
         (Jegou and Chum, "Negative evidences and co-occurences in image retrieval", ECCV 2012). Distances are not, and
@@ -101,39 +115,58 @@ class Known:
             return None
         asked = (features - self.center) * self.scale
         squared = np.square(asked).sum(axis=1, keepdims=True)
-        if self.axes is not None:
-            asked = asked @ self.axes
-        rows = self._rows
+        asked, rows = self._turned(asked), self._rows
         squared = squared + np.square(rows).sum(axis=1) - 2 * asked @ rows.T
         nearest = np.sqrt(np.maximum(squared.min(axis=1), 0)).astype(np.float64)
-        asked = asked / self._spread
-        cosines = asked @ self._directions.T / np.maximum(np.linalg.norm(asked, axis=1, keepdims=True), 1e-12)
-        return cosines.astype(np.float64), nearest
+        return (self._direction(asked) @ self._directions.T).astype(np.float64), nearest
 
     @cached_property
     def _rows(self) -> NDArray[np.float32]:
         return np.empty((0, 0), np.float32) if self.features is None else self.features.astype(np.float32)
 
     @cached_property
-    def _spread(self) -> NDArray[np.float32]:
-        return np.ones(1, np.float32) if self.spread is None else self.spread
+    def _directions(self) -> NDArray[np.float32]:
+        return self._direction(self._rows)
 
     @cached_property
-    def _directions(self) -> NDArray[np.float32]:
-        """Known photos, whitened, of unit length."""
-        whitened = self._rows / self._spread
-        unit: NDArray[np.float32] = whitened / np.maximum(np.linalg.norm(whitened, axis=1, keepdims=True), 1e-12)
+    def _axes(self) -> list[NDArray[np.float32]]:
+        """Of each view, shape ``(its length, D / V)``."""
+        if self.axes is None:
+            return []
+        lengths = np.array([len(self.axes)]) if self.views is None else self.views
+        return [part.T for part in _views_of(self.axes.astype(np.float32).T, lengths)]
+
+    def _turned(self, standard: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Standardised features along the axes, ``(N, D)``."""
+        if not self._axes:
+            return standard
+        parts = _views_of(standard, np.array([len(axes) for axes in self._axes]))
+        return np.hstack([part @ axes for part, axes in zip(parts, self._axes, strict=True)])
+
+    def _held(self, standard: NDArray[np.float32]) -> NDArray[np.float16]:
+        return np.clip(self._turned(standard), *FLOAT16).astype(np.float16)
+
+    def _direction(self, turned: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Whitened, and each view of the same length: products of two such rows are means of the views' cosines."""
+        views = max(len(self._axes), 1)
+        whitened = (turned if self.spread is None else turned / self.spread).reshape(len(turned), views, -1)
+        length = np.linalg.norm(whitened, axis=2, keepdims=True) * np.float32(np.sqrt(views))
+        unit: NDArray[np.float32] = (whitened / np.maximum(length, 1e-12)).reshape(turned.shape)
         return unit
 
 
-def principal_axes(standard: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _views_of(features: NDArray[Any], lengths: Ints) -> list[NDArray[Any]]:
+    return np.split(features, np.cumsum(lengths)[:-1], axis=1)
+
+
+def principal_axes(standard: NDArray[np.float32], count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Principal axes of N standardised features ``(N, F)``: orthonormal ``(F, D)``, and the spread along each ``(D,)``.
 
-    ``D`` is at most half of N: whitened along as many axes as photos, every photo would be as far from every other.
+    Args:
+        count: D, in [1, F].
     """
     rows = standard.astype(np.float64)
     rows -= rows.mean(axis=0)
-    count = max(1, min(MOST_AXES, len(rows) // 2, rows.shape[1]))
     values, vectors = np.linalg.eigh(rows @ rows.T)  # fewer photos than features: the small matrix tells as much
     length = np.sqrt(np.maximum(values[::-1][:count], LEAST_VARIANCE * len(rows)))
     axes = rows.T @ (vectors[:, ::-1][:, :count] / length)

@@ -58,13 +58,12 @@ def sweep(
 
 
 SWITCHES = (  # of a frozen encoder with a gallery, as `laptop` and `real-photos` have one
-    "head.hidden=256",
-    "head.dropout=0.3",
-    "cells.split_above=20 cells.drop_below=2",
-    "target.kind=one_cell target.tau_spacings=null",
-    "encoder.inner=[]",
-    "encoder.second_order=[]",
-    "remember=false",
+    "hidden layer: head.hidden=256",
+    "one cell as target: target.kind=one_cell target.tau_spacings=null",
+    "last layer alone: encoder.inner=[]",
+    "whole photos: encoder.second_order_halves=false",
+    "gallery of pooled features: encoder.second_order=[] encoder.second_order_halves=false",
+    "no gallery: remember=false",
 )
 
 
@@ -78,7 +77,7 @@ def ablate(
     out: Annotated[Path, typer.Option(help="Folder of the measurements and of table.md.")],
     switches: Annotated[
         list[str] | None,
-        typer.Option("--switch", help="Settings to change together: 'head.hidden=256 head.dropout=0.3'. Repeat."),
+        typer.Option("--switch", help="Settings to change together: 'NAME: head.hidden=256 head.dropout=0.3'. Repeat."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How often folds are dealt and weights begin anew.")] = 3,
     folds: Annotated[int, typer.Option(min=2)] = 5,
@@ -90,7 +89,7 @@ def ablate(
     from graticule.photos.table import table_file
 
     common = settings or []
-    tried = {" ".join(shell_words(words)): shell_words(words) for words in switches or SWITCHES}
+    tried = dict(_switch(text) for text in switches or SWITCHES)
     recipes = {name: read_recipe(recipe, parse_overrides([*common, *words])) for name, words in tried.items()}
     plain = read_recipe(recipe, parse_overrides(common))
     every = [word for words in tried.values() for word in words]
@@ -104,7 +103,6 @@ def ablate(
     from graticule.evaluation.ablation import Collection, ablate, effects, variants_of
     from graticule.files import write_text
     from graticule.model.features import default_store
-    from graticule.photos.splits import honest_split
     from graticule.photos.table import read_photos
     from graticule.reporting.tables import table_of_effects
 
@@ -113,8 +111,7 @@ def ablate(
     for source, group in sources:
         table = read_photos(source)
         name = source.parent.name if source.stem in ("manifest", "photos") else source.stem
-        group = group or honest_split(table)[0]
-        collections.append(Collection(f"{name}-{group}", table, group))
+        collections.append(Collection(f"{name}-{group or 'place'}", table, group or "place"))
     failed = 0
     numbers = range(plain.seed, plain.seed + seeds)
     with console.progress("ablation") as progress:
@@ -136,6 +133,14 @@ def ablate(
         typer.echo(f"written to {out / 'table.md'}")
     if failed:
         raise typer.Exit(1)
+
+
+def _switch(text: str) -> tuple[str, list[str]]:
+    """The name and the settings of ``NAME: SETTINGS``; settings without a name are called by themselves."""
+    name, _, words = text.partition(": ")
+    if "=" in name:  # a colon of a setting's own
+        name, words = text, text
+    return name, shell_words(words)
 
 
 @app.command()

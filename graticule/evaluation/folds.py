@@ -59,7 +59,9 @@ def crossval(
             progress(done, total, f"fold {fold + 1}/{folds}  {note}")
 
         started = time.monotonic()
-        bundle = fit_calibrated(recipe, train, by=group, store=store, progress=report_progress)
+        bundle = fit_calibrated(
+            recipe, train, by=group, albums=together is not None, store=store, progress=report_progress
+        )
         seconds += time.monotonic() - started
         locator = Locator(bundle, store=store)
         rows = predict_rows(locator, test, progress=report_progress)

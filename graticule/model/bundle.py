@@ -14,7 +14,7 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import load_file, save
 
-from graticule.belief.confidence import Confidence, Known
+from graticule.belief.confidence import KNOWN_ARRAYS, Confidence, Known
 from graticule.config import Recipe, parse_recipe
 from graticule.errors import BundleError, GraticuleError
 from graticule.files import sha256_of, write_bytes, write_json, write_text
@@ -83,9 +83,7 @@ class Bundle:
             names = (*FILES, *CONFIDENCE)
             write_json(path / CALIBRATION, self.confidence.to_json())
             known = self.confidence.known
-            arrays = {
-                name: getattr(known, name) for name in ("lat", "lon", "features", "center", "scale", "axes", "spread")
-            }
+            arrays = {name: getattr(known, name) for name in KNOWN_ARRAYS}
             held = {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None}
             write_bytes(path / KNOWN, save_arrays(held))
             if pictures is not None:
@@ -153,9 +151,7 @@ class Bundle:
 
 def _confidence(path: Path) -> Confidence:
     arrays = load_arrays(path / KNOWN)
-    known = Known(
-        arrays["lat"], arrays["lon"], *(arrays.get(name) for name in ("features", "center", "scale", "axes", "spread"))
-    )
+    known = Known(**{name: arrays.get(name) for name in KNOWN_ARRAYS})
     return Confidence.from_json(json.loads((path / CALIBRATION).read_text(encoding="utf-8")), known)
 
 

@@ -38,10 +38,12 @@ class Encoder(nn.Module):
         second_order: modules whose outputs' second moments stand after all that: which local features go together in
             a photo. Heads do not read them; photos are compared by them.
         second_order_root: see :func:`second_moments`.
+        second_order_halves: also those of the upper and of the lower half of the photo.
 
     Attributes:
         num_features: length of a feature.
         num_pooled: length of its first part, without second moments: what heads read.
+        views: lengths of the parts of a descriptor that photos are compared by one at a time.
         mean, std: scaling of RGB in [0, 1] that the weights were trained with.
         input_size: height and width of the photos that it is made for, pixels.
         interpolation: how the photos that the weights were trained with were resized.
@@ -58,12 +60,14 @@ class Encoder(nn.Module):
         interpolation: Interpolation = "bilinear",
         second_order: Sequence[str] = (),
         second_order_root: Root = "matrix",
+        second_order_halves: bool = False,
     ) -> None:
         super().__init__()
         self.input_size, self.interpolation = input_size[1:], interpolation
         self.body: nn.Module = body
         self.pooling, self.inner, self.second_order = pooling, tuple(inner), tuple(second_order)
         self.second_order_root: Root = second_order_root
+        self.second_order_halves = second_order_halves
         self.mean, self.std = mean, std
         self._seen: dict[tuple[int, str], Tensor] = {}  # by thread: a service asks one network in several
         if pooling == "salad" and getattr(body, "num_prefix_tokens", 0) != 1:
@@ -79,7 +83,9 @@ class Encoder(nn.Module):
                     )
         for name in dict.fromkeys([*self.inner, *self.second_order]):
             modules[name].register_forward_hook(partial(self._keep, name))
-        self.num_features, self.num_pooled = self._probe(input_size)
+        self.num_pooled, moments = self._probe(input_size)
+        self.num_features = self.num_pooled + sum(moments)
+        self.views = moments or (self.num_features,)
 
     def forward(self, images: Tensor) -> Tensor:
         parts = [*self._read(images), *self._moments()]
@@ -98,8 +104,15 @@ class Encoder(nn.Module):
         return parts
 
     def _moments(self) -> list[Tensor]:
-        seen = (self._places(self._seen[get_ident(), name]) for name in self.second_order)
-        return [second_moments(local, self.second_order_root) for local in seen]
+        found = []
+        for name in self.second_order:
+            local = self._places(self._seen[get_ident(), name])
+            views = [local]
+            if self.second_order_halves:  # places stand row by row, so the first half of them is the upper one
+                count = local.shape[2]
+                views += [local[:, :, : (count + 1) // 2], local[:, :, count // 2 :]]
+            found += [second_moments(view, self.second_order_root) for view in views]
+        return found
 
     def _pooled(self, images: Tensor) -> list[Tensor]:
         if self.pooling == "own":
@@ -127,14 +140,14 @@ class Encoder(nn.Module):
             self._seen.pop((get_ident(), name), None)
 
     @torch.no_grad()
-    def _probe(self, input_size: tuple[int, int, int]) -> tuple[int, int]:
-        """Ask the network how wide its answer is: what the libraries say of themselves is not always so."""
+    def _probe(self, input_size: tuple[int, int, int]) -> tuple[int, tuple[int, ...]]:
+        """Ask the network how wide its answers are: what the libraries say of themselves is not always so."""
         was_training = self.training
         pooled = sum(part.shape[1] for part in self.eval()._read(torch.zeros(1, *input_size)))
-        moments = sum(part.shape[1] for part in self._moments())
+        moments = tuple(int(part.shape[1]) for part in self._moments())
         self._forget()
         self.train(was_training)
-        return pooled + moments, pooled
+        return pooled, moments
 
 
 def second_moments(local: Tensor, root: Root = "matrix") -> Tensor:
@@ -182,6 +195,7 @@ def build_encoder(
     options: Mapping[str, Any] | None = None,
     second_order: Sequence[str] = (),
     second_order_root: Root = "matrix",
+    second_order_halves: bool = False,
 ) -> Encoder:
     """Make an encoder by its timm or torchvision name.
 
@@ -191,14 +205,14 @@ def build_encoder(
             :mod:`graticule.model.packaged`), ``none``, or the path of a state dict or of a
             hub's folder with one, converted as timm converts what it fetches.
         pooling: ``own`` is the network's; the others pool its last feature map or tokens.
-        inner, second_order, second_order_root: see :class:`Encoder`.
+        inner, second_order, second_order_root, second_order_halves: see :class:`Encoder`.
         options: more arguments for the network, such as ``img_size``.
 
     Raises:
         BadRecipeError: an unknown name, weights that cannot be fetched or do not fit, or a pooling the network lacks.
     """
     plain = name.removeprefix("torchvision/")
-    moments = (second_order, second_order_root)
+    moments = (second_order, second_order_root, second_order_halves)
     torchvision_names = torchvision.models.list_models(module=torchvision.models)
     if plain == name and timm.is_model(name.partition(".")[0]):
         return _from_timm(name, weights, pooling, inner, dict(options or {}), moments)
@@ -219,7 +233,7 @@ def _from_timm(
     pooling: Pooling,
     inner: Sequence[str],
     options: dict[str, Any],
-    moments: tuple[Sequence[str], Root],
+    moments: tuple[Sequence[str], Root, bool],
 ) -> Encoder:
     options = {"num_classes": 0} | {k: v for k, v in options.items() if k != "num_classes"}
     state = None
@@ -257,7 +271,7 @@ def _from_timm(
 
 
 def _from_torchvision(
-    name: str, weights: str, inner: Sequence[str], options: dict[str, Any], moments: tuple[Sequence[str], Root]
+    name: str, weights: str, inner: Sequence[str], options: dict[str, Any], moments: tuple[Sequence[str], Root, bool]
 ) -> Encoder:
     try:
         body = torchvision.models.get_model(name, weights="DEFAULT" if weights == "pretrained" else None, **options)

@@ -36,6 +36,7 @@ def feature_key(model: Geolocator, preprocess: Preprocess) -> str:
     digest = hashlib.sha256(repr((preprocess, model.encoder.pooling, model.encoder.inner)).encode())
     if model.encoder.second_order:
         digest.update(repr((model.encoder.second_order, model.encoder.second_order_root)).encode())
+        digest.update(b"halves" if model.encoder.second_order_halves else b"")
     if model.precision != "float32":
         digest.update(model.precision.encode())
     if model.runtime:

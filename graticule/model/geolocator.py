@@ -125,6 +125,7 @@ def _build(recipe: Recipe, num_cells: int, fetch: bool) -> Geolocator:
             options=wanted.options,
             second_order=wanted.second_order,
             second_order_root=wanted.second_order_root,
+            second_order_halves=wanted.second_order_halves,
         )
     if donor:
         _take_encoder(encoder, donor)

@@ -10,7 +10,7 @@ from typing import Any
 from graticule.errors import BundleError
 from graticule.files import fetched_folder
 
-FORMAT = 5
+FORMAT = 6
 OLDEST = 2  # the first format that stays readable; tests/bundles keeps a bundle of each
 # How the index and the recipe's tree of a format become those of the next. FORMAT grows with each entry.
 Step = Callable[[dict[str, Any], dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]]
@@ -26,6 +26,7 @@ STEPS: dict[int, Step] = {
     3: lambda index, recipe: (index, recipe),  # 4 keeps known photos along their principal axes
     # 5 has the matrix's root, and may hold thumbnails
     4: lambda index, recipe: (index, _with(recipe, "encoder", second_order_root="elements")),
+    5: lambda index, recipe: (index, recipe),  # 6 may compare halves of photos, each along axes of its own
 }
 WEIGHTS, CELLS, RECIPE, INDEX = "weights.safetensors", "cells.parquet", "recipe.yaml", "bundle.json"
 FILES = (WEIGHTS, CELLS, RECIPE)

@@ -55,6 +55,17 @@ REASONS = (
     "duplicate",  # the same bytes as a photo before it
 )
 RAW_ADVICE = "export it as JPEG, or convert it to DNG with its preview"
+NO_PHOTOS = {
+    b"<!DOCTYPE": "a web page; download the photo itself",
+    b"<html": "a web page; download the photo itself",
+    b"version https://git-lfs": "a pointer of Git LFS; run git lfs pull",
+    b"%PDF": "a PDF; save its picture as JPEG or PNG",
+    b"PK\x03\x04": "a zip file; unpack it",
+    b"\xff\x0a": "a JPEG XL, which is not read; save it as JPEG",
+    b"\0\0\0\x0cJXL ": "a JPEG XL, which is not read; save it as JPEG",
+    b"\0\0\0\x0cjP  ": "a JPEG 2000, which is not read; save it as JPEG",
+}
+VIDEO_BRANDS = (b"isom", b"iso2", b"mp41", b"mp42", b"avc1", b"qt  ", b"M4V ", b"3gp4", b"3gp5")
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 200_000_000  # the largest phone sensors sold; as RGB bytes 600 MB
 MIN_SIDE = 16
@@ -101,16 +112,17 @@ def inspect(data: bytes, hemisphere: str = "") -> PhotoFacts:
     lying = _orientation(exif) >= 5 and image.format != "TIFF"  # Pillow turns TIFF by itself
     width, height = image.size[::-1] if lying else image.size
     gps, shot = _sub_ifd(exif, 0x8825), _sub_ifd(exif, 0x8769)
-    letters = hemisphere.upper()
-    lat = _degrees(gps.get(2), gps.get(1) or letters[:1], "S")
-    lon = _degrees(gps.get(4), gps.get(3) or letters[1:], "W")
+    given = hemisphere.upper()
+    lat = _degrees(gps.get(2), _text(gps.get(1)) or given[:1], "NS")
+    lon = _degrees(gps.get(4), _text(gps.get(3)) or given[1:], "EW")
     heading = _number(gps.get(17))
-    sizes = [size for tag, letter in ((2, "N"), (4, "E")) if (size := _degrees(gps.get(tag), letter, "")) is not None]
+    axes = ((2, "NS"), (4, "EW"))
+    sizes = [size for tag, letters in axes if (size := _degrees(gps.get(tag), letters, letters)) is not None]
     unsigned = " ".join(f"{size:.5f}" for size in sizes) if (lat is None or lon is None) and len(sizes) == 2 else None
     packet = image.info.get("xmp")
     xmp = read_xmp(packet) if packet else None
     if xmp:
-        if lat is None or lon is None:
+        if lat is None or lon is None or (lat == lon == 0 and xmp.lat is not None):
             lat, lon = xmp.lat, xmp.lon
         heading = xmp.heading if heading is None else heading
     return PhotoFacts(
@@ -192,6 +204,11 @@ def _open(data: bytes) -> tuple[ImageFile.ImageFile, bytes, Image.Exif]:
     with _refusing(data, "image"):
         image = _plugin(data)
     if image is None:
+        for begin, kind in NO_PHOTOS.items():
+            if data.startswith(begin):
+                raise BadPhotoError("unreadable", f"it is {kind}, whatever its name says")
+        if not data:
+            raise BadPhotoError("unreadable", "the file is empty; copy or download it again")
         raise BadPhotoError(
             "unreadable",
             f"{len(data)} bytes that begin with {data[:12]!r} are not a photo that can be read. "
@@ -276,6 +293,8 @@ def _plugin(data: bytes) -> ImageFile.ImageFile | None:
     if data[:2] == b"BM":
         return BmpImagePlugin.BmpImageFile(file)
     if data[4:8] == b"ftyp":
+        if data[8:12] in VIDEO_BRANDS:
+            raise BadPhotoError("unreadable", "it is a video; `graticule data video` takes frames of it")
         brands = data[8 : min(int.from_bytes(data[:4], "big"), 256)]
         if b"avif" in brands or b"avis" in brands:
             return AvifImagePlugin.AvifImageFile(file)
@@ -421,16 +440,16 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _degrees(value: Any, ref: Any, negative: str) -> float | None:
-    """Degrees from ``(degrees, minutes, seconds)`` or a plain decimal, signed by the reference letter."""
+def _degrees(value: Any, ref: Any, letters: str) -> float | None:
+    """Degrees from ``(degrees, minutes, seconds)`` or a plain decimal, signed by a reference of such letters."""
     parts = [_number(part) for part in value] if isinstance(value, tuple | list) else [_number(value)]
     if not parts or parts[0] is None:
         return None
     size: float = abs(parts[0]) + sum((part or 0.0) / 60**n for n, part in enumerate(parts[1:3], 1))
     letter = _text(ref)[:1].upper()
-    if letter == negative or math.copysign(1, parts[0]) < 0:
+    if letter == letters[1] or math.copysign(1, parts[0]) < 0:
         return -size
-    return size if letter in ("N", "E") else None
+    return size if letter == letters[0] else None
 
 
 def _moment(date: str, offset: str) -> datetime | None:

@@ -22,8 +22,10 @@ _ERRORS = (OSError, SyntaxError, LookupError, ValueError, TypeError, AttributeEr
 
 
 def is_other_raw(data: bytes) -> bool:
-    """Whether the bytes begin as a raw file whose preview is not read: CR3, RAF, RW2, ORF."""
-    return data.startswith((b"FUJIFILMCCD-RAW", b"IIU\0", b"IIRO", b"IIRS", b"MMOR")) or data[4:12] == b"ftypcrx "
+    """Whether the bytes begin as a raw file whose preview is not read: CR3, RAF, RW2, ORF, X3F."""
+    return (
+        data.startswith((b"FUJIFILMCCD-RAW", b"FOVb", b"IIU\0", b"IIRO", b"IIRS", b"MMOR")) or data[4:12] == b"ftypcrx "
+    )
 
 
 def preview(data: bytes) -> bytes | None:

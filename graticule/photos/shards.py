@@ -203,7 +203,8 @@ class _Reader:
 
             url = url_of(Path(name))
             # A remote row group comes in one request; threads of Arrow's would gain nothing beside many workers.
-            file = pq.ParquetFile(open_url(url) if url else name, pre_buffer=url is not None)
+            source = open_url(url) if url else name
+            file = pq.ParquetFile(source, pre_buffer=url is not None, page_checksum_verification=True)
             groups = (file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups))
             self.shards[name] = _Shard(file, list(accumulate(groups)))
             if len(self.shards) > OPEN_SHARDS:

@@ -4,41 +4,52 @@ What had to be understood (another name of a column, another encoding, blank lin
 (:class:`graticule.errors.Note`).
 """
 
-import gzip
+import csv
 import re
-import struct
 from collections.abc import Callable, Mapping, Sequence
-from io import BytesIO
+from io import BytesIO, StringIO
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from numpy.typing import NDArray
 
 from graticule.errors import BadTableError, note
+from graticule.photos.contents import flat, from_values, names_positions, reference_columns, with_hemispheres
+from graticule.photos.extras import MAPS, SPREADSHEETS, read_map, read_spreadsheet
 from graticule.photos.images import SUFFIXES
 from graticule.photos.objects import read_json
-from graticule.photos.synonyms import column_of, from_values, usual
+from graticule.photos.synonyms import column_of
+from graticule.photos.texts import first_bytes, is_binary, suffix_of, utf8, utf8_bytes
 
 READABLE = (
     "CSV, TSV, Parquet, Arrow, JSON lines, GeoJSON, and with the extra graticule[tables] Excel, GPX, KML, GeoPackage"
 )
-PARQUET = (".parquet", ".pq")
-SPREADSHEETS = {".xlsx": "an Excel workbook", ".xlsm": "an Excel workbook", ".xls": "an Excel workbook",
-                ".ods": "an OpenDocument spreadsheet"}  # fmt: skip
-MAPS = {".gpx": "a GPX file", ".kml": "a KML file", ".gpkg": "a GeoPackage", ".shp": "a shapefile"}
+PARQUET = (".parquet", ".pq", ".geoparquet")
+JSON = (".geojson", ".json", ".jsonl", ".ndjson", ".geojsonl", ".geojsons")
+ARROW = (".arrow", ".arrows", ".feather", ".ipc")
 MAGIC = {
-    b"PK\x03\x04": "a zip file or a spreadsheet",
+    b"PK\x03\x04": "a zip file or a spreadsheet; unpack or rename it",
     b"SQLite format 3\0": "an SQLite database",
-    b"PAR1": "a Parquet file",
-    b"ARROW1": "an Arrow file",
+    b"PAR1": "a Parquet file; name it .parquet",
+    b"ARROW1": "an Arrow file; name it .arrow",
     b"%PDF": "a PDF",
-    b"\xd0\xcf\x11\xe0": "an old Excel workbook",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook; name it .xls",
     b"\x89HDF": "an HDF5 file",
     b"\xff\xd8\xff": "a photo",
     b"\x89PNG": "a picture",
+    b"\x28\xb5\x2f\xfd": "a file packed by Zstandard; unpack it",
+    b"7z\xbc\xaf": "a 7-Zip archive; unpack it",
+    b"Rar!": "a RAR archive; unpack it",
+    b"\x93NUMPY": "an array of NumPy",
+    b"\x80\x04\x95": "a pickle of Python",
+    b"\x80\x05\x95": "a pickle of Python",
+    b"<?xml": "an XML file",
+    b"<!DOCTYPE": "a web page",
+    b"<html": "a web page",
 }
-MARKS = ((b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+TITLE_WITHIN = 20  # lines in which a header is looked for below a title
+FOOTER = 3  # lines of totals, at most
 
 
 def read_table(
@@ -82,60 +93,79 @@ def read_table(
             frame = frame if frame is not None else _whole(file, encoding)
             frame, named = from_values(frame, named, file)
         theirs = {ours: name for ours, name in named.items() if name is not None}
-        wanted = list(theirs.values()) if only else None
+        signs = reference_columns(theirs, found)
+        wanted = list({**dict.fromkeys(theirs.values()), **dict.fromkeys(signs.values())}) if only else None
         if frame is not None:
             frame = frame.select(wanted) if wanted else frame
         elif wanted and file.suffix.lower() in PARQUET:
-            frame = pl.read_parquet(file, columns=wanted)
+            frame = flat(pl.read_parquet(file, columns=list(dict.fromkeys(_top(name, file) for name in wanted))))
         elif wanted:
             frame = _csv_numbers(file, wanted, encoding)
         else:
             frame = _whole(file, encoding)
-    except (pl.exceptions.PolarsError, UnicodeError, LookupError, gzip.BadGzipFile) as error:
+    except (pl.exceptions.PolarsError, UnicodeError, LookupError) as error:
         raise BadTableError(_unreadable(file, encoding, error)) from error
     frame = _rows(frame, {ours: theirs[ours] for ours in need}, file)
+    if signs:
+        frame = with_hemispheres(frame, theirs, file)
     if not wanted and reader is None and file.suffix.lower() not in PARQUET:
-        frame = pl.DataFrame([_as_written(column) for column in frame])
+        frame = pl.DataFrame([_as_written(column) if column.dtype == pl.String else column for column in frame])
     if frame.is_empty():
         raise BadTableError(f"{file} has no rows under its header {', '.join(found)}; nothing to do")
     ours_of = {name: ours for ours, name in theirs.items()}
-    keep = [name for name in frame.columns if name in ours_of or name not in theirs]
+    keep = [name for name in frame.columns if name in ours_of or (name not in theirs and not only)]
     return frame.select(keep).rename({name: ours_of[name] for name in keep if name in ours_of})
 
 
 def _whole(file: Path, encoding: str | None) -> pl.DataFrame:
-    return pl.read_parquet(file) if file.suffix.lower() in PARQUET else _csv(file, encoding)
+    return flat(pl.read_parquet(file)) if file.suffix.lower() in PARQUET else _csv(file, encoding)
 
 
 def column_names(file: Path, encoding: str | None = None) -> list[str]:
     """The columns of a table."""
     if file.suffix.lower() in PARQUET:
-        return list(pl.read_parquet_schema(file))
+        return flat(pl.DataFrame(schema=pl.read_parquet_schema(file))).columns
     if reader := _reader(file):
         return reader(file).columns
     return _csv(file, encoding, n_rows=0).columns
 
 
+def _top(name: str, file: Path) -> str:
+    """The column of a Parquet file that holds one of ``column_names``: ``location`` of ``location.lat``."""
+    schema = pl.read_parquet_schema(file)
+    return next(top for top in (name, *schema) if top in schema and (top == name or name.startswith(f"{top}.")))
+
+
 def _rows(frame: pl.DataFrame, needed: Mapping[str, str], file: Path) -> pl.DataFrame:
-    """The rows that are rows: no blank lines, no second header, no line of totals below."""
+    """The rows that are rows: no blank lines, no second header, no line of units above, none of totals below."""
     if not needed or frame.is_empty():
         return frame
-    text = [pl.col(name).cast(pl.String).str.strip_chars().fill_null("") for name in needed.values()]
-    blank = pl.all_horizontal(each == "" for each in text)
-    header = pl.all_horizontal(each == name for each, name in zip(text, needed.values(), strict=True))
+    text = frame.select(pl.col(name).cast(pl.String).str.strip_chars().fill_null("") for name in needed.values())
+    blank = pl.all_horizontal(pl.all() == "")
+    header = pl.all_horizontal(pl.col(name).str.to_lowercase() == name.strip().lower() for name in text.columns)
     for what, which in (("blank rows", blank), ("repeated headers", header)):
-        count = frame.select(which.sum()).item()
-        if count and (what == "blank rows" or "path" in needed or len(needed) > 1):
-            note(f"{file}: {count} {what} dropped")
-            frame = frame.filter(~which)
+        found = text.select(which).to_series()
+        if found.any() and (what == "blank rows" or "path" in needed or len(needed) > 1):
+            note(f"{file}: {found.sum()} {what} dropped")
+            frame, text = frame.filter(~found), text.filter(~found)
     if "path" in needed and len(frame) > 1:
-        path = frame[needed["path"]].cast(pl.String).fill_null("")
-        endings = "|".join(suffix[1:] for suffix in sorted(SUFFIXES))
-        photos = path.str.to_lowercase().str.contains(rf"[.]({endings})$")
-        if not photos[-1] and photos[:-1].all():
-            note(f"{file}: the last row ({path[-1][:40]!r}) names no photo and is dropped")
-            frame = frame[:-1]
+        frame = _without_ends(frame, text[needed["path"]], file)
     return frame
+
+
+def _without_ends(frame: pl.DataFrame, path: pl.Series, file: Path) -> pl.DataFrame:
+    """Without the lines above and below the photos that name none: units or types, sums and remarks."""
+    endings = "|".join(suffix[1:] for suffix in sorted(SUFFIXES))
+    named = path.str.contains(rf"(?i)[.]({endings})['\"]?$")
+    if named.all() or not named.any():
+        return frame
+    rows = named.arg_true()
+    first, last = rows[0], rows[-1] + 1
+    if not named[first:last].all() or first > 1 or len(frame) - last > FOOTER:
+        return frame
+    for what, row in [("first", 0)] * bool(first) + [("last", row) for row in range(last, len(frame))]:
+        note(f"{file}: the {what} row ({path[row][:40]!r}) names no photo and is dropped")
+    return frame[first:last]
 
 
 def _reader(file: Path) -> Callable[[Path], pl.DataFrame] | None:
@@ -144,108 +174,47 @@ def _reader(file: Path) -> Callable[[Path], pl.DataFrame] | None:
     Raises:
         BadTableError: a kind of file that is named but not read.
     """
-    suffix = file.suffix.lower()
-    readers: dict[str, Callable[[Path], pl.DataFrame]] = {
-        **dict.fromkeys((".geojson", ".json", ".jsonl", ".ndjson", ".geojsonl", ".geojsons"), read_json),
-        ".arrow": _arrow, ".feather": _arrow, ".ipc": _arrow,
-        **dict.fromkeys(SPREADSHEETS, _spreadsheet), **dict.fromkeys(MAPS, _map),
-    }  # fmt: skip
-    if suffix in readers or suffix in PARQUET:
-        return readers.get(suffix)
-    with file.open("rb") as begin:
-        head = begin.read(16)
+    suffix = suffix_of(file)
+    if suffix in JSON:
+        return read_json
+    if file.suffix.lower() in ARROW:
+        return _arrow
+    if suffix in SPREADSHEETS and file.suffix.lower() == suffix:
+        return lambda file: read_spreadsheet(file, SPREADSHEETS[suffix])
+    if suffix in MAPS and file.suffix.lower() == suffix:
+        return lambda file: read_map(file, MAPS[suffix])
+    if suffix in PARQUET:
+        return None
+    head = first_bytes(file)
     for magic, kind in MAGIC.items():
         if head.startswith(magic):
+            inner = next((name for name in (".gpx", ".kml") if b"<" + name[1:].encode() in head), None)
+            if inner:
+                return lambda file: read_map(file, MAPS[inner])
             raise BadTableError(f"{file} is {kind}, not a text table; what can be read is {READABLE}")
+    if re.match(rb"(?:\xef\xbb\xbf)?\s*[\[{]\s*[\[{\"]", head):
+        return read_json
+    if is_binary(head.rstrip(b"\x1a")) and not head.startswith((b"\xff\xfe", b"\xfe\xff")) and head[:2].count(0) != 1:
+        raise BadTableError(f"{file} is a binary file of a kind that is not known; what can be read is {READABLE}")
     return None
 
 
 def _arrow(file: Path) -> pl.DataFrame:
-    return pl.read_ipc(file)
-
-
-def _spreadsheet(file: Path) -> pl.DataFrame:
-    kind = SPREADSHEETS[file.suffix.lower()]
-    _need_extra("fastexcel", file, kind)
     try:
-        return pl.read_excel(file, engine="calamine", infer_schema_length=None)
-    except Exception as error:  # the reader's own errors share no class
-        raise BadTableError(f"{file} cannot be read as {kind}: it is damaged or protected. Save it as CSV") from error
-
-
-def _map(file: Path) -> pl.DataFrame:
-    kind = MAPS[file.suffix.lower()]
-    _need_extra("pyogrio", file, kind)
-    import pyogrio
-
-    layer = "waypoints" if file.suffix.lower() == ".gpx" else None
-    try:
-        about, _, shapes, fields = pyogrio.raw.read(file, layer=layer)
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, pyogrio.errors.FieldError) as error:
-        raise BadTableError(f"{file} cannot be read as {kind}: it is damaged or empty") from error
-    if about["crs"] not in (None, "EPSG:4326", "OGC:CRS84", "EPSG:4979"):
-        raise BadTableError(
-            f"{file}: its positions are in {about['crs']}, not in degrees; convert it first: "
-            f"ogr2ogr -t_srs EPSG:4326 degrees.gpkg {file.name}"
-        )
-    columns = {name: _values(values) for name, values in zip(about["fields"], fields, strict=True)}
-    frame = pl.DataFrame(columns, strict=False)
-    points = [_point(shape) for shape in shapes]
-    if all(point is None for point in points):
-        raise BadTableError(f"{file} holds no points; each photo needs one")
-    if "name" in frame.columns and usual("path", frame.columns) == ["name"]:
-        frame = frame.rename({"name": "path"})  # what GPX and KML call it
-    lon, lat = zip(*(point or (None, None) for point in points), strict=True)
-    return frame.with_columns(pl.Series("lat", lat, pl.Float64), pl.Series("lon", lon, pl.Float64))
-
-
-def _values(values: NDArray[Any]) -> list[Any]:
-    """A column of GDAL's: text comes as objects, among them None."""
-    if values.dtype != object:
-        return values.tolist()  # type: ignore[no-any-return]
-    return [None if value is None else str(value) for value in values]
-
-
-def _point(shape: bytes | None) -> tuple[float, float] | None:
-    """Longitude and latitude of a point in well-known binary (OGC 06-103r4, section 8.2), with or without height."""
-    if shape is None or len(shape) < 21:
-        return None
-    order = "<" if shape[0] else ">"
-    (code,) = struct.unpack_from(order + "I", shape, 1)
-    return struct.unpack_from(order + "dd", shape, 5) if code & 0xFFFF in (1, 1001, 2001, 3001) else None
-
-
-def _need_extra(module: str, file: Path, kind: str) -> None:
-    from importlib.util import find_spec
-
-    if find_spec(module) is None:
-        raise BadTableError(f"{file} is {kind}; to read it, pip install 'graticule[tables]', or save it as CSV")
-
-
-def _text(file: Path, encoding: str | None) -> Path | BytesIO:
-    """What polars reads: the file itself where it is plain UTF-8, else its text in UTF-8."""
-    data = gzip.decompress(file.read_bytes()) if file.suffix.lower() == ".gz" else None
-    with file.open("rb") as begin:
-        head = begin.read(4) if data is None else data[:4]
-    marked = next((name for mark, name in MARKS if head.startswith(mark)), None)
-    if not marked and re.fullmatch(rb"[^\0]\0[^\0]\0|\0[^\0]\0[^\0]", head, re.DOTALL):  # Latin letters, two bytes each
-        marked = "utf-16-be" if head[0] == 0 else "utf-16-le"
-    if marked and not encoding:
-        note(f"{file}: read as {marked.upper()}, as its first bytes say")
-    if wanted := encoding or marked:
-        return BytesIO((data or file.read_bytes()).decode(wanted).encode())
-    return file if data is None else BytesIO(data)
+        return flat(pl.read_ipc(file))
+    except pl.exceptions.ComputeError:  # without the footer, as it is sent
+        return flat(pl.read_ipc_stream(file))
 
 
 def _csv(file: Path, encoding: str | None = None, **options: Any) -> pl.DataFrame:
-    text = _text(file, encoding)
-    first: list[str] = []  # lines, as far as the header
+    text = utf8(file, encoding)
     with text.open("rb") if isinstance(text, Path) else BytesIO(text.getvalue()) as lines:
-        for line in lines:
-            first.append(line.decode("utf-8-sig" if not first else "utf-8").rstrip("\r\n"))
-            if not re.match(r"#|sep=.$", first[-1]):
-                break
-    header = first[-1] if first else ""
+        first = [
+            line.decode("utf-8-sig" if not row else "utf-8").rstrip("\r\n")
+            for row, line in enumerate(islice(lines, 200))
+        ]
+    skip = _header(first, file)
+    header = first[skip] if skip < len(first) else ""
     if not header.strip():
         raise BadTableError(f"{file} is empty; a table begins with a line of column names")
     if "\r" in header:  # as old Macs wrote: lines that nothing but a return ends
@@ -255,8 +224,57 @@ def _csv(file: Path, encoding: str | None = None, **options: Any) -> pl.DataFram
         text = _spaced(text, len(header.split())) or text
         header = "\t".join(header.split())
     separator = max(",;\t|", key=header.count)
-    skip = len(first) - 1  # comments, and Excel's word about the separator
-    return pl.read_csv(text, separator=separator, skip_lines=skip, **{"infer_schema": False, **options})
+    options = {"infer_schema": False, "separator": separator, "skip_lines": skip, **options}
+    try:
+        return _unwrapped(pl.read_csv(text, **options))
+    except pl.exceptions.ComputeError as error:
+        if "more fields" not in str(error):
+            raise
+        return _unwrapped(pl.read_csv(_shortened(file, encoding, separator, skip), **options))
+
+
+def _header(lines: Sequence[str], file: Path) -> int:
+    """The number of the line that names the columns: below comments, Excel's word of the separator, and a title."""
+    start = next((row for row, line in enumerate(lines) if line.strip() and not re.match(r"#|sep=.$", line)), 0)
+    names = [re.split(r"[,;\t|]", line.replace('"', "")) for line in lines[start : start + TITLE_WITHIN]]
+    if not names or len([name for name in names[0] if name.strip()]) > 1:
+        return start
+    below = next((row for row, some in enumerate(names) if len(some) > 1 and names_positions(some)), 0)
+    if below:
+        note(f"{file}: the {below} lines above its header are passed over")
+    return start + below
+
+
+def _shortened(file: Path, encoding: str | None, separator: str, skip: int) -> BytesIO:
+    """The text without empty fields beyond those that its header names.
+
+    Raises:
+        BadTableError: a line has more fields than the header.
+    """
+    lines = StringIO(utf8_bytes(file, encoding).decode(), newline="")
+    above = [next(lines) for _ in range(skip)]
+    rows = csv.reader(lines, delimiter=separator)
+    header = next(rows)
+    text = StringIO("".join(above))
+    text.seek(0, 2)
+    writer = csv.writer(text, delimiter=separator)
+    writer.writerow(header)
+    for row in rows:
+        if any(field.strip() for field in row[len(header) :]):
+            raise BadTableError(
+                f"{file}: line {rows.line_num + skip} has {len(row)} fields and the header {len(header)}; put quotes "
+                f"around values with {separator!r} in them, such as decimal commas"
+            )
+        writer.writerow(row[: len(header)])
+    return BytesIO(text.getvalue().encode())
+
+
+def _unwrapped(frame: pl.DataFrame) -> pl.DataFrame:
+    """Text columns without spaces and quotes around every value, or the ``="..."`` that spreadsheets keep text by."""
+    text = frame.select(pl.col(pl.String).str.strip_chars())
+    wrapped = text.select(pl.all().str.contains(r"^(?:=?\"(?s:.)*\"|'(?s:.)*')$").all() & (pl.all().count() > 0))
+    names = [name for name in text.columns if text.height and wrapped[name][0]]
+    return frame.with_columns(text[name].str.extract(r"^=?['\"]((?s:.)*)['\"]$", 1) for name in names)
 
 
 def _spaced(text: Path | BytesIO, columns: int) -> BytesIO | None:
@@ -291,13 +309,12 @@ def _unreadable(file: Path, encoding: str | None, error: Exception) -> str:
         kind = "Parquet" if suffix in PARQUET else suffix[1:].upper()
         return f"{file} cannot be read as {kind}: {str(error).splitlines()[0]}. Repair that, or save the table anew"
     try:
-        data = file.read_bytes()[:100_000]
-        (gzip.decompress(file.read_bytes()) if suffix == ".gz" else data).decode(encoding or "utf-8")
+        (first_bytes(file, 100_000) if isinstance(utf8(file), Path) else utf8_bytes(file)).decode(encoding or "utf-8")
     except UnicodeDecodeError as wrong:
-        if wrong.start < len(data) - 4:  # not a letter that the end of the piece cuts
+        if wrong.start < 100_000 - 4:  # not a letter that the end of the piece cuts
             hint = "" if encoding else "; in Western Europe that is often Windows-1252: add --encoding cp1252"
             return f"{file} is not {encoding or 'UTF-8'} text (byte {wrong.start}){hint}"
-    except (OSError, EOFError):
+    except (OSError, UnicodeError):
         pass
     return (
         f"{file} cannot be read as CSV in {encoding or 'UTF-8'}: {str(error).splitlines()[0][:200]}. "

@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from xml.etree import ElementTree
 
+from graticule.photos.degrees import Axis, one_degree
 from graticule.photos.panoramas import Area
 
 EXIF, PANO = "http://ns.adobe.com/exif/1.0/", "http://ns.google.com/photos/1.0/panorama/"
 DJI = "http://www.dji.com/drone-dji/1.0/"  # decimal degrees with a sign; older ones write Longtitude
 MAX_BYTES = 2**20
-_COORDINATE = re.compile(r"(\d+(?:\.\d+)?)(?:,(\d+(?:\.\d+)?))?(?:,(\d+(?:\.\d+)?))?([NSEW])?", re.IGNORECASE)
+_PART = r"(\d+(?:\.\d+)?(?:/\d+)?)"
+_COORDINATE = re.compile(rf"{_PART}(?:,\s*{_PART})?(?:,\s*{_PART})?\s*([NSEW])?", re.IGNORECASE)
 
 
 class Xmp(NamedTuple):
@@ -34,7 +36,10 @@ class Xmp(NamedTuple):
 
 def read_xmp(packet: bytes | str) -> Xmp:
     """Read a packet; what is damaged, too large or defines entities says nothing."""
-    text = packet.decode("utf-8", "replace") if isinstance(packet, bytes) else packet
+    if isinstance(packet, bytes):
+        marked = packet.startswith((b"\xff\xfe", b"\xfe\xff"))
+        packet = packet.decode("utf-16" if marked else "utf-8", "replace")
+    text = packet
     text = text.strip("\0\ufeff \n\r\t")
     if len(text) > MAX_BYTES or "<!" in text.replace("<!--", ""):
         return Xmp()
@@ -47,7 +52,9 @@ def read_xmp(packet: bytes | str) -> Xmp:
         found |= element.attrib
         if element.text and element.text.strip():
             found.setdefault(element.tag, element.text.strip())
-    signed = any(found.get(f"{{{EXIF}}}GPS{axis}", "").strip()[:1] in ("+", "-") for axis in ("Latitude", "Longitude"))
+    signed = any(text[:1] in ("+", "-") for text in _positions(found))
+    if any(re.fullmatch(r"[+-]?\d+,\d{3,}", text) for text in _positions(found)):  # decimal commas, not minutes
+        found |= {name: value.replace(",", ".") for name, value in found.items() if value in _positions(found)}
     lat, lon = (
         _coordinate(found, axis, letters, signed=signed) for axis, letters in (("Latitude", "NS"), ("Longitude", "EW"))
     )
@@ -60,23 +67,35 @@ def read_xmp(packet: bytes | str) -> Xmp:
 
 
 def _coordinate(found: Mapping[str, str], axis: str, letters: str, *, signed: bool) -> float | None:
-    """``48,12.5N``, ``48,12,30N``, or decimal degrees with a sign or a reference of their own.
+    """``48,12.5N``, ``48,12,30N``, or any degrees as people write them, with a sign or a reference of their own.
 
     Args:
         signed: one of the two coordinates has a sign, so that the other needs none.
     """
     text = found.get(f"{{{EXIF}}}GPS{axis}", "").strip()
+    reference = found.get(f"{{{EXIF}}}GPS{axis}Ref", "").strip()[:1].upper()
     match = _COORDINATE.fullmatch(text.lstrip("+-"))
     if not match:
-        return None
-    degrees, minutes, seconds, letter = match.groups()
-    letter = (letter or found.get(f"{{{EXIF}}}GPS{axis}Ref", "")[:1]).upper()
-    size = float(degrees) + float(minutes or 0) / 60 + float(seconds or 0) / 3600
+        kind: Axis = "lat" if axis == "Latitude" else "lon"
+        given = text if text[-1:].upper() in letters or text[:1].upper() in letters else text + reference
+        return one_degree(given, kind) if given != text or re.search(r"[NSEW]", text, re.IGNORECASE) else None
+    degrees, minutes, seconds = (_fraction(part) for part in match.groups()[:3])
+    letter = (match[4] or reference).upper()
+    size = degrees + minutes / 60 + seconds / 3600
     if letter and letter not in letters:
         return None
     if text.startswith("-") or letter == letters[1]:
         return -size
     return size if letter or signed else None  # a hemisphere that is not written is not guessed
+
+
+def _positions(found: Mapping[str, str]) -> list[str]:
+    return [found.get(f"{{{EXIF}}}GPS{axis}", "").strip() for axis in ("Latitude", "Longitude")]
+
+
+def _fraction(text: str | None) -> float:
+    top, _, bottom = (text or "0").partition("/")
+    return float(top) / (float(bottom or 1) or math.nan)
 
 
 def _heading(found: Mapping[str, str], area: Area | None) -> float | None:

@@ -5,8 +5,9 @@ EXIF comes first: only what it lacks is taken from here.
 
 import json
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -22,7 +23,10 @@ from graticule.photos.xmp import MAX_BYTES, read_xmp
 MAPILLARY = "mapillary_image_description.json"
 TAKEOUT_CUT = 46  # letters of a name that Takeout keeps before .json
 TAKEOUT_LONG = ".supplemental-metadata"
-EDITED = ("-edited", "-bearbeitet", "-modifié", "-editado", "-modificato", "-bewerkt")
+CONVERTED = (".heic", ".heif", ".hif", ".dng")  # what people make JPEGs of before they use them
+EDITED = ("-edited", "-effects", "-smile", "-mix", "-bearbeitet", "-modifié", "-editado", "-ha editado", "-editada",
+          "-editat", "-modificato", "-bewerkt", "-edytowane", "-redigeret", "-redigerad", "-redigert", "-muokattu",
+          "-upraveno", "-編集済み", "-已编辑", "-已編輯")  # fmt: skip
 MAX_JSON_BYTES = 256 * 2**20
 
 
@@ -32,6 +36,7 @@ class Beside:
 
     Attributes:
         position_error_km: how far off ``lat, lon`` may be where they lie between two points of a track.
+        lacking: why there is no position, where there might have been one.
     """
 
     lat: float | None = None
@@ -40,20 +45,25 @@ class Beside:
     heading: float | None = None
     sequence: str | None = None
     position_error_km: float | None = None
+    lacking: str | None = None
 
 
 Look = Callable[[Path, datetime | None], Beside | None]  # a photo's file and the time in its EXIF
 
 
-def xmp_file(photo: Path, _: datetime | None = None) -> Beside | None:
+def xmp_files() -> Look:
     """``a.xmp`` or ``a.jpg.xmp`` beside ``a.jpg``, as raw converters and photo managers write it."""
-    for file in (
-        bare.with_name(bare.name + suffix) for bare in (photo, photo.with_suffix("")) for suffix in (".xmp", ".XMP")
-    ):
-        if file.is_file() and file.stat().st_size <= MAX_BYTES:
-            found = read_xmp(file.read_bytes())
-            return Beside(found.lat, found.lon, heading=found.heading)
-    return None
+    names = lru_cache(maxsize=64)(_xmp_names)
+
+    def look(photo: Path, _: datetime | None) -> Beside | None:
+        said = [photo.with_name(name) for base in (photo.name, photo.stem)
+                if (name := names(photo.parent).get(f"{base}.xmp".lower()))]  # fmt: skip
+        found = [read_xmp(file.read_bytes()) for file in said if file.stat().st_size <= MAX_BYTES]
+        spot = next((each for each in found if each.lat is not None), None)
+        heading = next((each.heading for each in found if each.heading is not None), None)
+        return Beside(spot and spot.lat, spot and spot.lon, heading=heading) if found else None
+
+    return look
 
 
 def takeout() -> Look:
@@ -65,11 +75,10 @@ def takeout() -> Look:
         tree = _json(photo.with_name(name)) if name else None
         if not isinstance(tree, dict):
             return None
-        spots = [tree.get(part) or {} for part in ("geoData", "geoDataExif")]  # 0/0 where it knows none
-        spot = next((spot for spot in spots if spot.get("latitude") or spot.get("longitude")), {})
-        taken = str((tree.get("photoTakenTime") or {}).get("timestamp"))
-        moment = datetime.fromtimestamp(int(taken), UTC) if taken.lstrip("-").isdecimal() else None
-        return Beside(_number(spot.get("latitude")), _number(spot.get("longitude")), moment)
+        spots = [_object(tree, part) for part in ("geoData", "geoDataExif")]  # 0/0 where it knows none
+        places = [(_number(spot.get("latitude")), _number(spot.get("longitude"))) for spot in spots]
+        lat, lon = next((place for place in places if None not in place and any(place)), (None, None))
+        return Beside(lat, lon, _moment(_object(tree, "photoTakenTime").get("timestamp")))
 
     return look
 
@@ -81,13 +90,13 @@ def mapillary_description() -> Look:
     def look(photo: Path, _: datetime | None) -> Beside | None:
         for folder in list(photo.parents)[:4]:
             known = entries(folder)
-            if found := known.get(photo.relative_to(folder).as_posix()) or known.get(photo.name):
+            if found := next((known[end] for end in _ends(photo.as_posix()) if end in known), None):
                 return Beside(
                     _number(found.get("MAPLatitude")),
                     _number(found.get("MAPLongitude")),
                     _mapillary_time(found.get("MAPCaptureTime")),
-                    _number((found.get("MAPCompassHeading") or {}).get("TrueHeading")),
-                    found.get("MAPSequenceUUID"),
+                    _number(_object(found, "MAPCompassHeading").get("TrueHeading")),
+                    str(found["MAPSequenceUUID"]) if found.get("MAPSequenceUUID") else None,
                 )
         return None
 
@@ -104,13 +113,21 @@ def gpx_track(files: Sequence[Path], clock_offset: timedelta = timedelta()) -> L
         BadTableError: see :func:`read_gpx`.
     """
     track = read_gpx(files)
+    first, last = (datetime.fromtimestamp(track.second[end], UTC) for end in (0, -1))
+    span = f"{first:%Y-%m-%d %H:%M:%S} to {last:%Y-%m-%d %H:%M:%S} UTC"
 
     def look(_: Path, moment: datetime | None) -> Beside | None:
         if moment is None:
-            return None
-        at = ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) + clock_offset).timestamp()
-        lat, lon, error = (float(value) for value in track.at(at))
-        return None if np.isnan(lat) else Beside(lat, lon, position_error_km=error)
+            return Beside(lacking="does not say when it was taken, so that no track places it")
+        utc = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) + clock_offset
+        lat, lon, error = (float(value) for value in track.at(utc.timestamp()))
+        if not np.isnan(lat):
+            return Beside(lat, lon, position_error_km=error)
+        where = "in a gap of" if first <= utc <= last else "outside"
+        return Beside(
+            lacking=f"was taken {utc.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC, {where} the tracks of {span}; where the "
+            f"camera's clock is at fault, set --clock-offset"
+        )
 
     return look
 
@@ -126,10 +143,12 @@ def read_gpx(files: Sequence[Path]) -> Track:
     rows: list[tuple[float, float, float]] = []
     for file in files:
         try:
-            tracks = gpxpy.parse(file.read_text(encoding="utf-8-sig"))
-        except (OSError, UnicodeDecodeError, gpxpy.gpx.GPXException) as error:
+            found = gpxpy.parse(_xml(file))
+        except (OSError, UnicodeError, LookupError, gpxpy.gpx.GPXException) as error:
             raise BadTableError(f"{file} cannot be read as GPX: {error}") from error
-        points = (point for track in tracks.tracks for segment in track.segments for point in segment.points)
+        points = [point for track in found.tracks for segment in track.segments for point in segment.points]
+        if not any(point.time for point in points):  # some loggers write what they passed as a route or as waypoints
+            points = [point for route in found.routes for point in route.points] + found.waypoints
         rows += [(p.time.astimezone(UTC).timestamp(), p.latitude, p.longitude) for p in points if p.time]
     if not rows:
         raise BadTableError(
@@ -138,31 +157,55 @@ def read_gpx(files: Sequence[Path]) -> Track:
     return Track(*np.array(sorted(rows)).T)
 
 
+def _xml(file: Path) -> str:
+    """The text of an XML file: by its mark, else as it says itself (XML 1.0, appendix F)."""
+    data = file.read_bytes()
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return data.decode("utf-16")
+    said = re.match(rb"\s*<\?xml[^>]*encoding=[\"']([\w.-]+)", data.removeprefix(b"\xef\xbb\xbf"))
+    return data.decode(said[1].decode() if said and said[1].lower() != b"utf-8" else "utf-8-sig")
+
+
 def _takeout_name(photo: Path, names: Sequence[str]) -> str | None:
     """Which of these JSON files speaks of a photo.
 
     ``IMG_1(1).jpg`` has ``IMG_1.jpg(1).json`` or ``IMG_1(1).jpg.json``; ``IMG_1-edited.jpg`` has its original's; newer
-    ones end in ``.supplemental-metadata.json``; all names are cut at 46 letters. Some leave the photo's suffix out.
+    ones end in ``.supplemental-metadata.json``; all names are cut at 46 letters. Some leave the photo's suffix out, or
+    name that of the picture as it was before somebody converted it.
     """
-    stem = re.sub(rf"(?:{'|'.join(EDITED)})(?=(?:\(\d+\))?$)", "", photo.stem, flags=re.IGNORECASE)
-    numbered = re.fullmatch(r"(.*)(\(\d+\))", stem)
+    own, suffix = _folded(photo.stem), _folded(photo.suffix)
+    own = re.sub(rf"(?:{'|'.join(EDITED)})+(?=(?:\(\d+\))?$)", "", own)
+    numbered = re.fullmatch(r"(.*)(\(\d+\))", own)
     fits = []
     for name in names:
-        core, base = name.removesuffix(".json"), stem + photo.suffix
-        number = ""
+        core, stem, number = _folded(name[: -len(".json")]), own, ""
         if behind := re.fullmatch(r"(.*)(\(\d+\))", core):
             if not numbered or numbered[2] != behind[2]:
                 continue
-            core, number, base = behind[1], behind[2], numbered[1] + photo.suffix
-        whole = core == base
+            core, number, stem = behind[1], behind[2], numbered[1]
+        base = stem + suffix
         cut = len(core) >= min(len(base), TAKEOUT_CUT - len(number)) and (base + TAKEOUT_LONG).startswith(core)
-        if whole or cut or core + number == stem:
-            fits.append((not whole, -len(core), name))
+        rest = core.removeprefix(stem)
+        if core == base:
+            fits.append((0, 0, name))
+        elif cut or rest == "":
+            fits.append((1, -len(core), name))
+        elif core.startswith(stem) and rest.removesuffix(TAKEOUT_LONG) in CONVERTED:
+            fits.append((2, 0, name))
     return min(fits)[2] if fits else None
 
 
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _xmp_names(folder: Path) -> dict[str, str]:
+    """The XMP files of a folder by their names in small letters."""
+    return {file.name.lower(): file.name for file in sorted(folder.iterdir()) if file.suffix.lower() == ".xmp"}
+
+
 def _json_names(folder: Path) -> tuple[str, ...]:
-    return tuple(sorted(file.name for file in folder.iterdir() if file.suffix == ".json"))
+    return tuple(sorted(file.name for file in folder.iterdir() if file.suffix.lower() == ".json"))
 
 
 def _mapillary_entries(folder: Path) -> dict[str, dict[str, Any]]:
@@ -170,9 +213,15 @@ def _mapillary_entries(folder: Path) -> dict[str, dict[str, Any]]:
     rows = tree if isinstance(tree, list) else []
     rows = [row for row in rows if isinstance(row, dict) and "filename" in row and "error" not in row]
     found = {str(row["filename"]).replace("\\", "/"): row for row in rows}
-    # Newer ones write absolute paths, and folders are moved: a name that stands there once is enough.
-    names = Counter(name.rpartition("/")[2] for name in found)
-    return {last: row for name, row in found.items() if names[last := name.rpartition("/")[2]] == 1} | found
+    # Newer ones write absolute paths, and folders are moved: an end of a path that stands there once is enough.
+    ends = Counter(end for name in found for end in _ends(name))
+    return {end: row for name, row in found.items() for end in _ends(name) if ends[end] == 1} | found
+
+
+def _ends(path: str) -> list[str]:
+    """``a/b/c.jpg``, ``b/c.jpg`` and ``c.jpg`` of ``/a/b/c.jpg``."""
+    parts = [part for part in path.split("/") if part]
+    return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
 def _json(file: Path) -> Any:
@@ -183,10 +232,28 @@ def _json(file: Path) -> Any:
         return None
 
 
+def _object(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """What a tree holds under a name, empty where that is no object."""
+    found = tree.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
 def _number(value: Any) -> float | None:
-    return (
-        float(value) if isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value) else None
-    )
+    """A finite number, also as text."""
+    try:
+        found = float(value) if not isinstance(value, bool) else np.nan
+    except (TypeError, ValueError):
+        return None
+    return found if np.isfinite(found) else None
+
+
+def _moment(seconds: Any) -> datetime | None:
+    """Of seconds since 1970, often as text."""
+    value = _number(seconds)
+    try:
+        return None if value is None else datetime.fromtimestamp(value, UTC)
+    except (OverflowError, ValueError, OSError):
+        return None
 
 
 def _mapillary_time(text: Any) -> datetime | None:

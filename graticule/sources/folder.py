@@ -12,7 +12,7 @@ from graticule.errors import BadTableError, note
 from graticule.photos import raw
 from graticule.photos.images import FORMATS, SUFFIXES
 from graticule.sources.archives import is_tar, unpack_tars
-from graticule.sources.beside import gpx_track, mapillary_description, takeout, xmp_file
+from graticule.sources.beside import gpx_track, mapillary_description, takeout, xmp_files
 from graticule.sources.ingest import MAX_REFUSED, Progress, Refusal, ingest
 
 VIDEOS = frozenset({".mp4", ".mov", ".m4v", ".mkv", ".avi", ".ts", ".mts"})
@@ -93,7 +93,7 @@ def import_folder(
         max_refused=max_refused,
         progress=progress,
         refused_before=refused,
-        looks=[xmp_file, mapillary_description(), takeout(), *([gpx_track(tracks, clock_offset)] if tracks else [])],
+        looks=[xmp_files(), mapillary_description(), takeout(), *([gpx_track(tracks, clock_offset)] if tracks else [])],
         hemisphere=hemisphere,
     )
 

@@ -8,7 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
@@ -134,19 +134,20 @@ def find_file(root: Path, name: str) -> Path:
     """The file that a table means: ``name`` below ``root``, also as other systems write it.
 
     Where there is no such file, these are tried: backslashes, ``file://`` addresses, accents composed in another way
-    (Unicode NFC and NFD) and, of a path with a drive such as ``C:\\photos\\a.jpg``, its longest end that lies below
-    ``root``; then the same in capitals or small letters, and a photo's name without its suffix. Where none fits, or
-    several do, it is the name as it stands.
+    (Unicode NFC and NFD) and, of a path from the root of another disk such as ``C:\\photos\\a.jpg``, its longest end
+    that lies below ``root``; then the same in capitals or small letters, and a photo's name without its suffix. Where
+    none fits, or several do, it is the name as it stands.
     """
     file = root / name
     if os.path.lexists(file) or "#" in name:  # a row of a shard is no file
         return file
-    plain = unquote(urlsplit(name).path) if name.startswith("file:") else name
-    if re.match(r"/?[A-Za-z]:[\\/]", plain):
-        parts = PureWindowsPath(plain.lstrip("/")).parts[1:]
-        ends = ["/".join(parts[start:]) for start in range(len(parts))]
-    else:
-        ends = [plain, plain.replace("\\", "/")]
+    plain = unquote(urlsplit(name).path) if name.startswith("file:") else name.strip()
+    parts = [part for part in PureWindowsPath(plain.lstrip("/\\")).parts if part[1:] != ":\\"]
+    ends = [plain, plain.replace("\\", "/")]
+    if re.match(r"[/\\]|[A-Za-z]:[\\/]", plain):
+        ends += ["/".join(parts[start:]) for start in range(len(parts))]
+    elif parts[:1] == [root.name]:  # it starts from the folder above
+        ends.append("/".join(parts[1:]))
     for end in ends:
         forms = [root / form for form in {unicodedata.normalize("NFC", end), unicodedata.normalize("NFD", end), end}]
         there = {os.path.realpath(form): form for form in sorted(forms) if os.path.isfile(form)}  # noqa: PTH113
@@ -212,9 +213,13 @@ def _examine(
         data = images.read_file(file)
         facts = images.inspect(data, hemisphere)
         beside = _beside(file, facts, looks)
-        if not place:
-            place = _place(facts, beside, bool(looks))
+        own = place is not None
+        if place is None:
+            own = facts.lat is not None and not (facts.lat == facts.lon == 0 and beside.lat is not None)
+            place = _place(facts, beside, own=own, looked=bool(looks))
             _check_place(*place)
+        if own:  # how far off something else would be says nothing of it
+            beside = replace(beside, position_error_km=None)
         pixels = images.decode(data, shortest_side=HASH_SIDE)  # to the last byte: finds what is cut off
         return Taken(*place, facts, images.content_hash(data), images.difference_hash(pixels), beside)
     except BadPhotoError as refusal:
@@ -233,15 +238,17 @@ def _beside(file: Path, facts: images.PhotoFacts, looks: Sequence[Look]) -> Besi
     return Beside(**found)
 
 
-def _place(facts: images.PhotoFacts, beside: Beside, looked: bool) -> tuple[float, float]:
-    """Where a photo was taken, by its EXIF, else by what lies beside it."""
-    lat, lon = (facts.lat, facts.lon) if facts.lat is not None else (beside.lat, beside.lon)
+def _place(facts: images.PhotoFacts, beside: Beside, *, own: bool, looked: bool) -> tuple[float, float]:
+    """Where a photo was taken, by its own EXIF, else by what lies beside it."""
+    lat, lon = (facts.lat, facts.lon) if own else (beside.lat, beside.lon)
     if lat is None or lon is None:
         if facts.no_hemisphere:
             raise BadPhotoError(
                 "no hemisphere",
                 f"its EXIF says {facts.no_hemisphere} without the hemisphere, N or S and E or W; give --hemisphere",
             )
+        if beside.lacking:
+            raise BadPhotoError("no position", f"its EXIF holds no GPS position, and it {beside.lacking}")
         where = "its EXIF holds no GPS position" + (", and nothing beside it does" if looked else "")
         raise BadPhotoError("no position", f"{where}; list it in a table with lat, lon")
     (lat,), (lon,) = within_rounding([lat], [lon])

@@ -278,6 +278,7 @@ def _writer(file: Any, schema: pa.Schema) -> pq.ParquetWriter:
         compression=dict.fromkeys(others, "zstd") | {f"{IMAGE}.bytes": "none", f"{IMAGE}.path": "zstd"},
         use_dictionary=others,
         write_statistics=others,
+        write_page_checksum=True,  # a store or a disk that gives other bytes is found out
     )
 
 

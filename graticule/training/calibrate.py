@@ -49,6 +49,7 @@ def fit_calibrated(
     val: Photos | None = None,
     *,
     by: str | None = None,
+    albums: bool = True,
     folder: Path | None = None,
     resume: bool = False,
     store: FeatureStore | None = None,
@@ -63,6 +64,7 @@ def fit_calibrated(
 
     Args:
         by: groups of the folds, as of :func:`graticule.photos.splits.make_folds`; by default the honest split's.
+        albums: learn how sure photos are that are answered together, too.
 
     Returns:
         The bundle; without a confidence, and with ``facts["calibration"]`` saying why, where photos are too few.
@@ -103,7 +105,7 @@ def fit_calibrated(
     shape = fit_shape(parts)
     grounds = [Ground.of(part.belief(shape), bundle.recipe.seed) for part in parts]
     calibration, _ = calibration_of(parts, _believed(parts, shape), grounds, shape, places, how)
-    fusions = _fusions(parts, asked, grounds, shape, bundle.recipe.seed, how)
+    fusions = _fusions(parts, asked, grounds, shape, bundle.recipe.seed, how) if albums else {}
     bundle.facts["calibration"] = _told(calibration, fusions)
     return replace(bundle, confidence=Confidence(calibration, known, fusions))
 
@@ -360,7 +362,7 @@ def _known(bundle: Bundle, photos: Photos, store: FeatureStore | None) -> Known:
         return Known.of(bundle.partition.lat, bundle.partition.lon, None, bundle.recipe.seed)
     features = Locator(bundle, store=store).features(photos.paths()) if frozen else None
     seen = None if features is None else bundle.model.encoder.descriptor(features)
-    return Known.of(photos.lat, photos.lon, seen, bundle.recipe.seed)
+    return Known.of(photos.lat, photos.lon, seen, bundle.recipe.seed, bundle.model.encoder.views)
 
 
 def held_out(bundle: Bundle, known: Known, photos: Photos, features: NDArray[np.float32]) -> HeldOut:

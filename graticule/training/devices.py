@@ -2,10 +2,13 @@
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from graticule.choices import Tracker
 from graticule.errors import BadRecipeError
+
+PATIENCE = timedelta(minutes=10)  # with processes that do not come, or vanish without closing their connections
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,4 +66,4 @@ class Machines:
             return "auto"
         from lightning.pytorch.strategies import DDPStrategy  # torch takes seconds to load
 
-        return DDPStrategy(find_unused_parameters=some_rest)
+        return DDPStrategy(find_unused_parameters=some_rest, timeout=PATIENCE)

@@ -399,6 +399,8 @@ def run_epochs(
         warnings.filterwarnings("ignore", module="lightning")
         for talker in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(talker).setLevel(logging.ERROR)
+        # Which ends this process where one that it started has ended, and says so.
+        logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
         trainer = lightning.Trainer(
             max_epochs=epochs,
             accelerator="gpu" if torch.cuda.is_available() else "cpu",
@@ -429,8 +431,8 @@ def run_epochs(
             if machines.world == 1 or not any(word in str(error).lower() for word in LOST):
                 raise
             raise DeviceError(
-                "another process of this run has ended, so this one cannot go on; its own words say why, if it had "
-                "any. The same command with --resume goes on after the last checkpoint"
+                "another process of this run has ended or never came, so this one cannot go on; its own words say why, "
+                "if it had any. The same command with --resume goes on after the last checkpoint"
             ) from error
     if average:
         average.on_train_end(trainer, module)  # which Lightning leaves out where a finished run is resumed

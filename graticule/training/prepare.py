@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,15 @@ from graticule.model.index import INDEX, RUN, TRAINING
 from graticule.partition import Partition, grow
 from graticule.photos.columns import is_empty
 from graticule.photos.leakage import audit
-from graticule.photos.shards import url_of
+from graticule.photos.shards import shard_row, url_of
 from graticule.photos.splits import make_split
 from graticule.photos.table import MARKED, Photos
 from graticule.training.devices import Machines
 
 PHOTOS, HISTORY, CHECKPOINTS = "photos.parquet", "history.csv", "checkpoints"
 AUDIT, LAST = "audit.json", "last.ckpt"
+# What may be another when a run goes on: no weight depends on it, and a bundle has what was asked for last.
+HARMLESS = frozenset({"name", "answer", "temperature", "train.checkpoint_minutes", "train.workers"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,8 @@ def prepare(
         return run
     fingerprint = run_fingerprint(recipe, photos, split)
     if check_output_folder(out, resume):
-        check_same_run(out, fingerprint)
+        in_shards = any(shard_row(path) for path in photos.paths()[:1])  # whose order depends on the workers
+        check_same_run(out, fingerprint, HARMLESS - {"train.workers"} if in_shards else HARMLESS)
     run.folder.mkdir(parents=True, exist_ok=True)
     # Where the photos lie, so that they can be asked again as neighbours. The folder is not part of the bundle.
     root = photos.root if url_of(photos.root) else photos.root.resolve()
@@ -154,8 +157,11 @@ def check_output_folder(out: Path, resume: bool) -> bool:
     return True
 
 
-def check_same_run(out: Path, fingerprint: Mapping[str, Any]) -> None:
+def check_same_run(out: Path, fingerprint: Mapping[str, Any], harmless: Collection[str] = ()) -> None:
     """Make sure that the run in ``out`` is the one with this :func:`run_fingerprint`.
+
+    Args:
+        harmless: settings that may be others, by their dotted names.
 
     Raises:
         BadRecipeError: it was started with something else, or what it was started with cannot be read.
@@ -169,18 +175,23 @@ def check_same_run(out: Path, fingerprint: Mapping[str, Any]) -> None:
         ) from error
     if held == fingerprint:
         return
-    differs = _differences(held, fingerprint) if isinstance(held, dict) else "it was started by another graticule"
+    if isinstance(held, dict):
+        differs = _differences(held, fingerprint, harmless)
+    else:
+        differs = "it was started by another graticule"
+    if not differs:
+        return
     raise BadRecipeError(
         f"the run in {out} is another one: {differs}. Go on with what it was started with, or choose another folder"
     )
 
 
-def _differences(held: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    """What of a run differs from what is asked for, in words."""
+def _differences(held: Mapping[str, Any], asked: Mapping[str, Any], harmless: Collection[str]) -> str:
+    """What of a run differs from what is asked for, in words; nothing where only what is harmless does."""
     before, now = (_flat(tree["recipe"]) for tree in (held, asked))
     found = [
         f"{name} is {now.get(name)!r} and was {before.get(name)!r}"
-        for name in sorted(before.keys() | now.keys())
+        for name in sorted((before.keys() | now.keys()) - set(harmless))
         if before.get(name) != now.get(name)
     ]
     names = {"photos": "the photos are others", "labels": "the labels are others", "split": "the split is another"}

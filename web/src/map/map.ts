@@ -30,6 +30,8 @@ export class PlaceMap {
   /** Whether coarse borders stand where fine ones could. */
   private coarse = false;
   private streets: Streets = { kind: "none" };
+  /** One street map after the other, however fast somebody changes their mind. */
+  private laid: Promise<void> = Promise.resolve();
 
   /**
    * @param click - a place was clicked
@@ -68,6 +70,9 @@ export class PlaceMap {
     this.map.addControl(new ScaleControl({ maxWidth: 110 }), "bottom-left");
     this.map.addControl(new AttributionControl({ compact: true, customAttribution: "Borders: Natural Earth, US Census" }));
     this.ready = new Promise((done) => this.map.once("load", () => done()));
+    // For tests and pictures: whether all is drawn.
+    this.map.on("idle", () => (container.dataset["still"] = "true"));
+    this.map.on("dataloading", () => delete container.dataset["still"]);
     this.map.on("moveend", () => {
       this.drawGraticule();
       if (this.map.getZoom() > CLOSE) void this.refine();
@@ -147,9 +152,13 @@ export class PlaceMap {
   /** Puts a street map under the belief, or takes it away. */
   async over(streets: Streets): Promise<void> {
     this.streets = streets;
-    await this.ready;
-    removeStreets(this.map);
-    await addStreets(this.map, streets, this.theme);
+    const laid = this.laid.then(async () => {
+      await this.ready;
+      removeStreets(this.map);
+      await addStreets(this.map, streets, this.theme);
+    });
+    this.laid = laid.catch(() => undefined);
+    await laid;
   }
 
   resize(): void {

@@ -2,7 +2,7 @@
 
 import type { LayerSpecification, Map as MapLibre } from "maplibre-gl";
 import { addProtocol } from "maplibre-gl";
-import { FileSource, PMTiles, Protocol } from "pmtiles";
+import { FileSource, PMTiles, Protocol, TileType } from "pmtiles";
 import type { Theme } from "./layers";
 import { PALETTES } from "./layers";
 
@@ -35,26 +35,32 @@ export async function addStreets(map: MapLibre, streets: Streets, theme: Theme):
   const { tileType, minZoom, maxZoom } = await tiles.getHeader(); // refuses what is no PMTiles file
   protocol.add(tiles);
   const tile = `pmtiles://${tiles.source.getKey()}/{z}/{x}/{y}`;
-  if (tileType !== 1) {
+  if (tileType !== TileType.Mvt && tileType !== TileType.Mlt) {
     map.addSource(SOURCE, { type: "raster", tiles: [tile], tileSize: 256, minzoom: minZoom, maxzoom: maxZoom });
     map.addLayer({ id: `${SOURCE}-tiles`, type: "raster", source: SOURCE }, ABOVE);
     return;
   }
-  map.addSource(SOURCE, { type: "vector", tiles: [tile], minzoom: minZoom, maxzoom: maxZoom });
   const metadata = (await tiles.getMetadata()) as { vector_layers?: { id: string }[] };
-  for (const layer of drawn((metadata.vector_layers ?? []).map(({ id }) => id), theme)) map.addLayer(layer, ABOVE);
+  const found = drawn((metadata.vector_layers ?? []).map(({ id }) => id), theme);
+  if (!found.length) throw new Error("the file names no layers");
+  const encoding = tileType === TileType.Mlt ? "mlt" : "mvt";
+  map.addSource(SOURCE, { type: "vector", tiles: [tile], minzoom: minZoom, maxzoom: maxZoom, encoding });
+  for (const layer of found) map.addLayer(layer, ABOVE);
 }
 
-/** Layers for what a file names, whichever schema it follows: water and buildings as areas, roads as lines. */
+const ROADS = /road|street|transport(?!.*name)|highway/;
+
+/** Layers for what a file names, whichever schema it follows: water and buildings as areas, roads as lines, or all lines. */
 function drawn(names: string[], theme: Theme): LayerSpecification[] {
   const { water, faint, border } = PALETTES[theme];
+  const known = names.some((name) => ROADS.test(name)); // a file of one's own may call them anything
   return names.flatMap((name): LayerSpecification[] => {
     const common = { id: `${SOURCE}-${name}`, source: SOURCE, "source-layer": name };
     if (/water|ocean/.test(name)) {
       return [{ ...common, type: "fill", filter: ["==", ["geometry-type"], "Polygon"], paint: { "fill-color": water } }];
     }
     if (/building/.test(name)) return [{ ...common, type: "fill", minzoom: 13, paint: { "fill-color": faint, "fill-opacity": 0.5 } }];
-    if (/road|street|transport(?!.*name)/.test(name)) {
+    if (!known || ROADS.test(name)) {
       const width = ["interpolate", ["exponential", 1.6], ["zoom"], 8, 0.4, 14, 1.5, 18, 8] as never;
       return [{ ...common, type: "line", filter: ["==", ["geometry-type"], "LineString"], paint: { "line-color": border, "line-width": width } }];
     }

@@ -12,6 +12,7 @@ import { count, km } from "../words";
 import { Answer, Notice } from "./answer";
 import { Choose } from "./choose";
 import { Claims } from "./claims";
+import { SaveAs } from "./filters";
 import { PhotoList } from "./list";
 import { Why } from "./why";
 
@@ -59,6 +60,7 @@ export function Locate({ album, model, coarsestKm, place, onPlace, onScene, cent
         <>
           {together && <p class="soft">One answer for all {album.photos.length} photos:</p>}
           <Answer fix={fix} model={model} />
+          {own && !many && <SaveAs photos={[own]} disabled={false} />}
         </>
       )}
       {photo && own?.fix && (

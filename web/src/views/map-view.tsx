@@ -48,7 +48,7 @@ export function MapView({ scene, theme, streets, atlas, onClick, onDot, onStreet
   useEffect(() => void map.current?.show(scene), [scene]);
   useEffect(() => void map.current?.paint(theme), [theme]);
   useEffect(() => {
-    map.current?.over(streets).catch(() => onStreetsFailed("This file holds no map tiles; a PMTiles file ends in .pmtiles."));
+    map.current?.over(streets).catch(() => onStreetsFailed("This file holds no tiles with streets; a PMTiles file ends in .pmtiles."));
   }, [streets]);
 
   return (
