@@ -195,7 +195,7 @@ class Encoder(Section):
     inner: tuple[str, ...] = ()  # modules within, such as blocks.4, whose mean and spread stand beside the output
     second_order: tuple[str, ...] = ()  # modules by whose second moments photos are compared; heads do not read them
     second_order_root: Root = "matrix"
-    second_order_halves: bool = False  # of the upper and of the lower half of the photo too, each compared by itself
+    second_order_halves: bool = False  # those of the upper and of the lower half of the photo too, each by itself
     options: dict[str, Any] = {}
     then: Then | None = None
 
@@ -220,8 +220,6 @@ class Encoder(Section):
     def _has_something_to_freeze(self) -> Self:
         if self.second_order and not self.frozen:
             raise ValueError("second_order is for comparing photos with known ones, which goes with frozen: true alone")
-        if self.second_order_halves and not self.second_order:
-            raise ValueError("second_order_halves goes with second_order; say which modules, such as [blocks.4]")
         if self.frozen and self.weights == "none":
             raise ValueError(
                 "a frozen encoder with weights: none would stay random; "

@@ -66,7 +66,7 @@ def test_the_known_photos_alike_are_those_that_weigh_most_with_their_distances(l
 def test_photos_of_one_place_are_told_apart_by_their_looks(locator, dataset):
     """Four photos from one spot: a position alone does not say which of them is known."""
     paths = dataset.paths()[:4]
-    features = locator.bundle.model.encoder.descriptor(locator.features(paths))
+    features = locator.features(paths)
     known = Known.of(np.full(4, 38.9), np.full(4, -77.03), features, seed=0)
     confidence = replace(locator.bundle.confidence, known=known)
     own = Locator(replace(locator.bundle, confidence=confidence))

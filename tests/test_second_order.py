@@ -55,8 +55,8 @@ def test_heads_do_not_read_second_moments_and_photos_are_compared_by_nothing_els
     with torch.inference_mode():
         features = encoder.eval()(images)
         assert torch.equal(features[:, : plain.num_features], plain.eval()(images))
-        assert encoder.descriptor(features).shape[1] == channels * (channels + 1) // 2
-        assert torch.equal(plain.descriptor(features), features)
+        assert encoder.views == (channels * (channels + 1) // 2,)
+        assert plain.views == (plain.num_features,)
         head = Head(encoder.num_pooled, 4)
         other = features.clone()
         other[:, encoder.num_pooled :] = 7
@@ -71,8 +71,8 @@ def test_halves_of_a_photo_have_moments_of_their_own():
     both.body.blocks[1].register_forward_hook(lambda module, given, output: seen.update(map=output))
     images = torch.rand(1, 3, 64, 48)
     with torch.inference_mode():
-        photo, upper, lower = both.descriptor(both(images)).split(both.views, dim=1)
-        assert torch.allclose(photo, whole.descriptor(whole(images)), atol=1e-6)
+        _, photo, upper, lower = both(images).split([both.num_pooled, *both.views], dim=1)
+        assert torch.allclose(photo, whole(images)[:, whole.num_pooled :], atol=1e-6)
     rows = seen["map"].shape[2] // 2
     for half, local in ((upper, seen["map"][:, :, :rows]), (lower, seen["map"][:, :, rows:])):
         assert torch.allclose(half, second_moments(local.flatten(2)), atol=1e-6)
@@ -90,6 +90,20 @@ def test_views_of_a_photo_are_compared_each_along_its_own_axes():
     assert nearest == pytest.approx(
         np.linalg.norm((asked[:, None] - rows) / rows.std(axis=0), axis=2).min(axis=1), rel=0.02
     )
+
+
+def test_what_stands_before_the_views_tells_how_strange_a_photo_is_and_nothing_else():
+    rng = np.random.default_rng(1)
+    lat, lon = rng.uniform(38, 39, 60), rng.uniform(-77, -76, 60)
+    rows = rng.normal(size=(60, 70)).astype(np.float32)
+    known, alone = Known.of(lat, lon, rows, 0, views=(30,)), Known.of(lat, lon, rows[:, 40:], 0)
+    asked = rows[:2].copy()
+    asked[0, :40] += 9
+    cosines, nearest = known.compare(asked)
+    assert cosines == pytest.approx(alone.compare(asked[:, 40:])[0], abs=0.01)
+    assert nearest[0] > 10 * nearest[1]
+    asked[1, 40:] += 9
+    assert known.compare(asked)[1] == pytest.approx(nearest, abs=1e-3)
 
 
 def test_a_module_that_is_not_there_is_named():

@@ -36,9 +36,10 @@ class Known:
             others with them.
         center, scale: of the encoder's features, shape ``(F,)``.
         axes, spread: principal axes of standardised features, and how far known photos spread along each, shape
-            ``(D,)``; none in bundles of before, which keep standardised features whole. Each of V views of a photo has
-            D / V axes of its own, orthonormal; those of all views stand below each other, shape ``(F, D / V)``.
-        views: lengths of the views in features of the encoder, shape ``(V,)``; none is a single one.
+            ``(D,)``; none in bundles of before, which keep standardised features whole. Each of B parts of features has
+            D / B axes of its own, orthonormal; those of all parts stand below each other, shape ``(F, D / B)``.
+        views: lengths of the last parts, each of which is compared by itself; what stands before them tells only how
+            strange a photo is. None, in bundles of before, is one view of all.
     """
 
     lat: Floats
@@ -57,7 +58,8 @@ class Known:
         """Remember these photos, or as many of them as a bundle may hold, chosen by the seed.
 
         Args:
-            views: lengths of the parts of features that are compared each by itself; by default all at once.
+            features: of the encoder, shape ``(P, F)``.
+            views: as of :class:`graticule.model.encoders.Encoder`; by default all at once.
         """
         kept = np.arange(len(lat))
         if len(lat) > MOST_KNOWN:
@@ -68,12 +70,13 @@ class Known:
         scale = 1 / np.maximum(features.std(axis=0), 1e-6)
         standard = (features[kept] - center) * scale
         some = np.linspace(0, len(kept) - 1, min(len(kept), MOST_TURNED)).astype(int)  # of every drive, not the first
-        lengths = np.array(views or [features.shape[1]])
+        views = views or [features.shape[1]]
+        lengths = _parts(features.shape[1], views)
         # No more than half as many as photos: whitened along as many, every photo would be as far from every other.
         count = max(1, min(MOST_AXES, len(some) // 2, *lengths))
-        found = [principal_axes(part, count) for part in _views_of(standard[some], lengths)]
+        found = [principal_axes(part, count) for part in _split(standard[some], lengths)]
         axes, spread = np.concatenate([one[0] for one in found]), np.concatenate([one[1] for one in found])
-        known = cls(lat[kept], lon[kept], None, center, scale, axes.astype(np.float16), spread, lengths)
+        known = cls(lat[kept], lon[kept], None, center, scale, axes.astype(np.float16), spread, np.array(views))
         return replace(known, features=known._held(standard))
 
     def with_more(self, lat: Floats, lon: Floats, features: NDArray[np.float32]) -> Self:
@@ -82,9 +85,9 @@ class Known:
         Raises:
             ValueError: it is not known how these look, or there would be more than ``MOST_HELD``.
         """
-        if self.features is None or self.center is None or self.scale is None:
+        if self.features is None:
             raise ValueError("these known photos have no features to compare others with")
-        held = self._held((features - self.center) * self.scale)
+        held = self._held(self._standard(features))
         told = {(a, o, row.tobytes()) for a, o, row in zip(self.lat, self.lon, self.features, strict=True)}
         fresh = [i for i in range(len(lat)) if (lat[i], lon[i], held[i].tobytes()) not in told]
         if len(self.lat) + len(fresh) > MOST_HELD:
@@ -109,16 +112,23 @@ class Known:
 
         Cosines are of whitened features: what many photos share (sky, asphalt) would drown what tells places apart
         (Jegou and Chum, "Negative evidences and co-occurences in image retrieval", ECCV 2012). Distances are not, and
-        count what of a photo lies along no axis: a strange photo is strange there.
+        count what of a photo lies along no axis: a strange photo is strange there. Where second moments are compared,
+        distances are of the pooled features before them: from any photo, second moments of others are about as far.
+
+        Args:
+            features: of the encoder, shape ``(N, at least F)``; bundles of before look at the last F alone.
         """
-        if self.features is None or self.center is None or self.scale is None:
+        if self.features is None:
             return None
-        asked = (features - self.center) * self.scale
-        squared = np.square(asked).sum(axis=1, keepdims=True)
-        asked, rows = self._turned(asked), self._rows
-        squared = squared + np.square(rows).sum(axis=1) - 2 * asked @ rows.T
+        standard = self._standard(features)
+        turned, rows = self._turned(standard), self._rows
+        seen, asked, known = standard, turned, rows
+        if self._looks:
+            length, count = self._axes[0].shape
+            seen, asked, known = standard[:, :length], turned[:, :count], rows[:, :count]
+        squared = np.square(seen).sum(axis=1, keepdims=True) + np.square(known).sum(axis=1) - 2 * asked @ known.T
         nearest = np.sqrt(np.maximum(squared.min(axis=1), 0)).astype(np.float64)
-        return (self._direction(asked) @ self._directions.T).astype(np.float64), nearest
+        return (self._direction(turned) @ self._directions.T).astype(np.float64), nearest
 
     @cached_property
     def _rows(self) -> NDArray[np.float32]:
@@ -130,17 +140,27 @@ class Known:
 
     @cached_property
     def _axes(self) -> list[NDArray[np.float32]]:
-        """Of each view, shape ``(its length, D / V)``."""
+        """Of each part, shape ``(its length, D / B)``."""
         if self.axes is None:
             return []
-        lengths = np.array([len(self.axes)]) if self.views is None else self.views
-        return [part.T for part in _views_of(self.axes.astype(np.float32).T, lengths)]
+        lengths = _parts(len(self.axes), [len(self.axes)] if self.views is None else self.views.tolist())
+        return [part.T for part in _split(self.axes.astype(np.float32).T, lengths)]
+
+    @property
+    def _looks(self) -> int:
+        """How many parts, none or one, tell only how strange a photo is."""
+        return 0 if self.views is None else len(self._axes) - len(self.views)
+
+    def _standard(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self.center is None or self.scale is None:
+            raise ValueError("these known photos have no features to compare others with")
+        return (features[:, -len(self.center) :] - self.center) * self.scale
 
     def _turned(self, standard: NDArray[np.float32]) -> NDArray[np.float32]:
         """Standardised features along the axes, ``(N, D)``."""
         if not self._axes:
             return standard
-        parts = _views_of(standard, np.array([len(axes) for axes in self._axes]))
+        parts = _split(standard, [len(axes) for axes in self._axes])
         return np.hstack([part @ axes for part, axes in zip(parts, self._axes, strict=True)])
 
     def _held(self, standard: NDArray[np.float32]) -> NDArray[np.float16]:
@@ -148,14 +168,20 @@ class Known:
 
     def _direction(self, turned: NDArray[np.float32]) -> NDArray[np.float32]:
         """Whitened, and each view of the same length: products of two such rows are means of the views' cosines."""
-        views = max(len(self._axes), 1)
-        whitened = (turned if self.spread is None else turned / self.spread).reshape(len(turned), views, -1)
-        length = np.linalg.norm(whitened, axis=2, keepdims=True) * np.float32(np.sqrt(views))
-        unit: NDArray[np.float32] = (whitened / np.maximum(length, 1e-12)).reshape(turned.shape)
+        whitened = turned if self.spread is None else turned / self.spread
+        views = whitened.reshape(len(turned), max(len(self._axes), 1), -1)[:, self._looks :]
+        length = np.linalg.norm(views, axis=2, keepdims=True) * np.float32(np.sqrt(views.shape[1]))
+        unit: NDArray[np.float32] = (views / np.maximum(length, 1e-12)).reshape(len(turned), -1)
         return unit
 
 
-def _views_of(features: NDArray[Any], lengths: Ints) -> list[NDArray[Any]]:
+def _parts(length: int, views: Sequence[int]) -> list[int]:
+    """Lengths of the parts of features: what stands before the views, if anything does, and each of them."""
+    before = length - sum(views)
+    return [before, *views] if before else [*views]
+
+
+def _split(features: NDArray[Any], lengths: Sequence[int]) -> list[NDArray[Any]]:
     return np.split(features, np.cumsum(lengths)[:-1], axis=1)
 
 

@@ -62,7 +62,7 @@ SWITCHES = (  # of a frozen encoder with a gallery, as `laptop` and `real-photos
     "one cell as target: target.kind=one_cell target.tau_spacings=null",
     "last layer alone: encoder.inner=[]",
     "whole photos: encoder.second_order_halves=false",
-    "gallery of pooled features: encoder.second_order=[] encoder.second_order_halves=false",
+    "gallery of pooled features: encoder.second_order=[]",
     "no gallery: remember=false",
 )
 

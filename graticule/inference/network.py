@@ -193,10 +193,7 @@ class Network:
         if output.position is not None:
             position = output.position.cpu().numpy()
         if confidence and output.logits is not None:
-            cosines, nearest = confidence.known.compare(bundle.model.encoder.descriptor(features).cpu().numpy()) or (
-                None,
-                None,
-            )
+            cosines, nearest = confidence.known.compare(features.cpu().numpy()) or (None, None)
             shape = confidence.calibration.shape
             coarse = bundle.partition.coarse_logits(output.logits.double().cpu().numpy())
             belief = believe(shape, *self.centers, coarse, cosines)

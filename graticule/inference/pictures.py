@@ -87,7 +87,7 @@ def files_of(locator: Locator, photos: Photos, longest: int = SHOWN_PX, *, progr
     for start in range(0, len(rows), AT_ONCE):
         some = rows[start : start + AT_ONCE]
         features = locator.features([paths[row] for row in some], progress=progress)
-        cosines, _ = known.compare(locator.bundle.model.encoder.descriptor(features)) or (None, None)
+        cosines, _ = known.compare(features) or (None, None)
         if cosines is None:
             break
         for row, own in zip(some, cosines, strict=True):

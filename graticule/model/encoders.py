@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from threading import get_ident
-from typing import Any, TypeVar
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -13,7 +13,6 @@ import numpy as np
 import timm
 import torch
 import torchvision
-from numpy.typing import NDArray
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, resolve_model_data_config
 from torch import Tensor, nn
 
@@ -24,7 +23,6 @@ from graticule.model.salad import Salad
 
 HALF = (0.5, 0.5, 0.5)
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # what timm looks for in a folder of a hub, best first
-_Rows = TypeVar("_Rows", Tensor, NDArray[np.float32])
 ROOT_STEPS = 5  # of Newton and Schulz: Li et al., "Towards faster training", CVPR 2018, section 4.2
 GEM_POWER = 3.0  # Radenovic, Tolias, Chum, "Fine-tuning CNN image retrieval", TPAMI 2019, section 3.2
 
@@ -43,7 +41,7 @@ class Encoder(nn.Module):
     Attributes:
         num_features: length of a feature.
         num_pooled: length of its first part, without second moments: what heads read.
-        views: lengths of the parts of a descriptor that photos are compared by one at a time.
+        views: lengths of the last parts of a feature, by each of which photos are compared: second moments, or all.
         mean, std: scaling of RGB in [0, 1] that the weights were trained with.
         input_size: height and width of the photos that it is made for, pixels.
         interpolation: how the photos that the weights were trained with were resized.
@@ -91,10 +89,6 @@ class Encoder(nn.Module):
         parts = [*self._read(images), *self._moments()]
         self._forget()  # else the graph of a training step would live until the next
         return torch.cat(parts, dim=1)
-
-    def descriptor(self, features: _Rows) -> _Rows:
-        """The part of features ``(N, num_features)`` that photos are compared by: second moments, or all."""
-        return features[:, self.num_pooled :] if self.second_order else features
 
     def _read(self, images: Tensor) -> list[Tensor]:
         parts = self._pooled(images)

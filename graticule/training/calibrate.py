@@ -198,7 +198,7 @@ def remember(bundle: Bundle, photos: Photos, *, store: FeatureStore | None = Non
     photos = photos.take(photos.may_train())
     features = Locator(bundle, store=store).features(photos.paths())
     try:
-        more = known.with_more(photos.lat, photos.lon, bundle.model.encoder.descriptor(features))
+        more = known.with_more(photos.lat, photos.lon, features)
     except ValueError as error:
         raise BadRecipeError(f"{error}; add fewer, or train again with all of them") from error
     count = len(more.lat) - len(known.lat)
@@ -361,8 +361,7 @@ def _known(bundle: Bundle, photos: Photos, store: FeatureStore | None) -> Known:
     if not bundle.recipe.remember:
         return Known.of(bundle.partition.lat, bundle.partition.lon, None, bundle.recipe.seed)
     features = Locator(bundle, store=store).features(photos.paths()) if frozen else None
-    seen = None if features is None else bundle.model.encoder.descriptor(features)
-    return Known.of(photos.lat, photos.lon, seen, bundle.recipe.seed, bundle.model.encoder.views)
+    return Known.of(photos.lat, photos.lon, features, bundle.recipe.seed, bundle.model.encoder.views)
 
 
 def held_out(bundle: Bundle, known: Known, photos: Photos, features: NDArray[np.float32]) -> HeldOut:
@@ -374,5 +373,5 @@ def held_out(bundle: Bundle, known: Known, photos: Photos, features: NDArray[np.
             said = bundle.model.head(some.to(device)).logits
             logits.append(bundle.partition.coarse_logits(said.double().cpu().numpy()))
     where = cell_kernels(bundle.partition), known.kernels()
-    cosines, nearest = known.compare(bundle.model.encoder.descriptor(features)) or (None, None)
+    cosines, nearest = known.compare(features) or (None, None)
     return HeldOut(*where, np.concatenate(logits), cosines, nearest, photos.lat, photos.lon)
