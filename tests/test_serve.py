@@ -21,6 +21,7 @@ from test_cli import graticule as command
 import graticule
 from bench.hostile import hostile
 from graticule.geo import s2
+from graticule.geo.areas import read_areas
 from graticule.geo.sphere import great_circle_km
 from graticule.inference import views
 from graticule.inference.claims import own_position
@@ -109,6 +110,45 @@ def test_several_photos_are_answered_in_their_order_and_a_broken_one_says_why(cl
     for photo, fix in ((photos[0], fixes[0]), (photos[2], fixes[2])):
         alone = ask(client, photo).json()["fixes"][0]
         assert (alone["lat"], alone["lon"]) == pytest.approx((fix["lat"], fix["lon"]), abs=1e-5)
+
+
+def test_a_client_may_choose_the_point_and_ask_how_probable_areas_are(client, locator, tmp_path):
+    ring = [[-77.04, 38.8], [-77.0, 38.8], [-77.0, 39.0], [-77.04, 39.0], [-77.04, 38.8]]
+    drawn = {
+        "type": "Feature",
+        "properties": {"name": "middle"},
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+    }
+    (tmp_path / "area.geojson").write_text(json.dumps(drawn))
+    [fix] = ask(client, PHOTO.read_bytes(), inside=json.dumps(drawn), answer="densest").json()["fixes"]
+    densest = graticule.load(KEPT, answer="densest")
+    [result] = densest.results([PHOTO], inside=read_areas(str(tmp_path / "area.geojson")))
+    assert (fix["lat"], fix["lon"], fix["inside"]) == tuple(
+        result.fix.to_json()[name] for name in ("lat", "lon", "inside")
+    )
+    assert (fix["lat"], fix["lon"]) != (locator.locate(PHOTO).lat, locator.locate(PHOTO).lon)
+    assert 0 < fix["inside"][0]["probability"] < 1
+    [cell] = ask(client, PHOTO.read_bytes(), inside="89b7b7").json()["fixes"][0]["inside"]
+    assert cell["name"] == "89b7b7"
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        "/etc/passwd",
+        "[" * 15_000,
+        '{"type": "FeatureCollection", "features": 3}',
+        '{"type": "Feature", "properties": 1}',
+        '{"type": "Polygon", "coordinates": [[[1e999, 0], [1, 1], [2, 0]]]}',
+        '{"type": "Polygon", "coordinates": [[]]}',
+        '{"type": "Polygon", "coordinates": [[[0, 0], [1, 1], [1, 0], [0, 1]]]}',
+    ],
+)
+def test_areas_that_are_none_are_refused_with_a_sentence_and_no_file_is_read(client, inside):
+    answer = ask(client, PHOTO.read_bytes(), inside=inside)
+    assert answer.status_code == 422
+    assert is_problem(answer)
+    assert "root" not in answer.text
 
 
 def test_photos_together_have_one_answer_that_is_pythons(client, locator):
@@ -389,6 +429,11 @@ def test_a_real_server_answers_many_clients_at_once_or_says_when_to_come_again(r
     assert served
     for fix, expected in served:
         assert (fix["lat"], fix["lon"]) == pytest.approx((expected.lat, expected.lon), abs=1e-5)
+
+
+def test_a_small_answer_does_not_wait_for_the_client_to_confirm_its_headers(running):
+    with httpx.Client(base_url=running) as client:
+        assert min(client.get("/healthz").elapsed.total_seconds() for _ in range(10)) < 0.03  # such a wait is 40 ms
 
 
 def raw(url, data, then=b"", wait=0.0):
