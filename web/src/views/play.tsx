@@ -126,7 +126,7 @@ export function Play({ model, open, place, onPlace, onScene, center, streets }: 
         {!over && (
           <p>
             {ROUNDS} photos that the model has not trained on. Put a pin where you think each was taken; the model puts
-            its own. The same number gives a friend the same photos. The model knows the frame on the map
+            its own. The same number gives a friend the same photos. The frame on the map holds all that the model knows
             {streets ? "" : "; to have streets to go by, choose them above, under Streets"}.
           </p>
         )}
