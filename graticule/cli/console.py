@@ -203,6 +203,6 @@ def print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
         Console().print(table)
         return
     # In a file or a pipe nothing is cut or wrapped to a screen's width, and no line ends in spaces.
-    console = Console(width=100_000, file=StringIO())
-    console.print(table)
-    typer.echo("\n".join(line.rstrip() for line in console.file.getvalue().splitlines()))
+    text = StringIO()
+    Console(width=100_000, file=text).print(table)
+    typer.echo("\n".join(line.rstrip() for line in text.getvalue().splitlines()))
