@@ -20,6 +20,8 @@ from graticule import __version__
 from graticule.cli import main
 from graticule.cli.console import print_metrics
 from graticule.explaining.render import doubts
+from graticule.model.bundle import Bundle
+from graticule.model.features import FeatureStore, encode
 
 RECIPES = Path(__file__).parents[1] / "graticule" / "recipes"
 KEPT = Path(__file__).parent / "bundles"
@@ -175,7 +177,8 @@ def test_prediction_writes_every_format(shop, tmp_path, format):
     ("claim", "said"),
     [
         ("exif", "none of the 1 photos says where it was taken"),
-        ("Berlin", "--claim takes LAT,LON in degrees"),
+        ("38.9", "--claim takes LAT,LON in degrees"),
+        ("Berlinn", "no town is called 'Berlinn'; did you mean berlin"),
     ],
 )
 def test_a_claim_that_cannot_be_weighed_is_one_sentence(shop, claim, said):
@@ -206,6 +209,21 @@ def test_locate_answers_in_words_with_the_model_of_the_environment(shop, monkeyp
     done = graticule("locate", shop / "photos/000.jpg")
     assert done.returncode == 1
     assert "no model is named: give --model BUNDLE, or set GRATICULE_MODEL" in done.stderr
+
+
+def test_a_folder_that_was_stopped_goes_on_from_what_the_encoder_made(shop, tmp_path):
+    asked = ("locate", shop / "photos", "--model", shop / "bundle", "--format", "csv", "--resume", tmp_path / "aside")
+    first = graticule(*asked, "--map", tmp_path / "a.html")
+    with mock.patch("graticule.model.geolocator.Geolocator.features", side_effect=AssertionError("computed again")):
+        second = graticule(*asked, "--map", tmp_path / "b.html")
+    assert first.stdout == second.stdout
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+    photos = sorted((shop / "photos").glob("*.jpg"))
+    bundle, store = Bundle.read(shop / "bundle"), FeatureStore(tmp_path / "stopped")
+    computing = encode(bundle.model, bundle.preprocess, photos, batch_size=2, store=store)
+    next(computing)
+    computing.close()
+    assert FeatureStore(tmp_path / "stopped").facts()["features"] == 2
 
 
 def test_a_broken_photo_is_a_row_and_exit_status_one(shop, tmp_path):
@@ -385,7 +403,7 @@ def test_a_wrong_setting_is_told_without_the_defaults_that_grow_from_it(tmp_path
         ),
         pytest.param(
             ("train", "{recipe}", "--photos", "{town}", "--out", "{out}", "--set", "train.epoch=5"),
-            "did you mean epochs?",
+            "did you mean train.epochs?",
             id="unknown setting",
         ),
         pytest.param(("predict", "{empty}", "{photo}"), "is no bundle", id="no bundle"),

@@ -7,7 +7,7 @@ import pytest
 
 from graticule.errors import BadRecipeError
 from graticule.geo.sphere import great_circle_km
-from graticule.geo.territory import TOWN_KM, read_territory
+from graticule.geo.territory import TOWN_KM, read_territory, town_position
 
 
 def inside(area, *places):
@@ -46,6 +46,7 @@ def test_names_are_those_of_countries_then_states_then_towns_the_most_populous_f
     paris = read_territory("Paris")
     assert inside(paris, (48.86, 2.35), (33.66, -95.55)) == [True, False]
     assert inside(read_territory("Paris, United States"), (48.86, 2.35), (33.66, -95.55)) == [False, True]
+    assert great_circle_km(48.86, 2.35, *town_position("Paris, France")) < 3
     lat, lon = paris.grid(2000)
     assert len(lat) == pytest.approx(2000, rel=0.05)
     assert great_circle_km(48.86, 2.35, lat, lon).max() < TOWN_KM + 2

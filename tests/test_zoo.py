@@ -150,7 +150,7 @@ def test_a_file_of_half_precision_is_the_same_model_rounded(files):
     ("spoil", "said"),
     [
         (lambda s: s | {"vision_model.wings.weight": torch.zeros(1)}, "has a tensor 'vision_model.wings.weight'"),
-        (lambda s: without(s, "vision_model.pre_layrnorm.bias"), "lacks 1 tensors, such as 'norm_pre.bias'"),
+        (lambda s: without(s, "vision_model.pre_layrnorm.bias"), "lacks 1 of its tensors, such as 'norm_pre.bias'"),
         (lambda s: without(s, "visual_projection.weight"), "has no projection"),
         (
             lambda s: s | {"vision_model.post_layernorm.bias": torch.zeros(5)},

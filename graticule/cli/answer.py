@@ -60,7 +60,7 @@ MinProbability = Annotated[
 ]
 ClaimOf = Annotated[
     str | None,
-    typer.Option(help="LAT,LON, a place claimed for the photos; or exif, what each photo says of itself."),
+    typer.Option(help="A place claimed for the photos: LAT,LON or a town; or exif, what each photo says of itself."),
 ]
 Regions = Annotated[
     bool,
@@ -86,9 +86,15 @@ Gallery = Annotated[
     Path | None,
     typer.Option(help="--page: the dataset trained on, for pictures of known photos. [default: those in the bundle]"),
 ]
+Resume = Annotated[
+    Path | None,
+    typer.Option(
+        help="Keep the encoder's features of each photo in this folder: the same command, stopped, then goes on."
+    ),
+]
 WithinKm = Annotated[
     float | None,
-    typer.Option(min=1e-3, help="How probable it is within so far of the claim. [default: the median error]"),
+    typer.Option(min=1e-3, help="How probable it is so near the claim. [default: the median error; of a town 15 km]"),
 ]
 Inside = Annotated[
     str | None,
@@ -185,6 +191,7 @@ def locate(
     map_: Map = None,
     why: Why = None,
     gallery: Gallery = None,
+    resume: Resume = None,
     answer: Point = None,
     precision: Arithmetic = "float32",
     runtime: Exported = None,
@@ -216,6 +223,7 @@ def locate(
         names=True,
         neighbours=neighbours,
         pages=(page, map_, why, gallery),
+        resume=resume,
     )
 
 
@@ -254,18 +262,22 @@ def _answer(
     names: bool,
     neighbours: int,
     pages: "tuple[Path | None, Path | None, Explained | None, Path | None]" = (None, None, None, None),
+    resume: Path | None = None,
 ) -> None:
     from graticule.geo.areas import read_areas
     from graticule.inference.formats import WRITERS, Writer, to_csv, to_geojson, to_kml, to_words
     from graticule.inference.locate import load
+    from graticule.model.store import FeatureStore
 
     least = _least(min_probability, max_error_km)
     top = top or (1 if format in ("table", "csv") else 5)
     areas = read_areas(inside) if inside else []
     wanted, albums = _asked(photos, together)
-    claims = None if claim is None else _claims(claim, wanted)
+    claims, around_km = (None, None) if claim is None else _claims(claim, wanted)
     console.opening(bundle)
     locator = load(bundle, precision=precision, runtime=runtime, answer=answer)
+    if resume:
+        locator.store = FeatureStore(resume)
     write: Writer = WRITERS.get(format, to_csv)
     if format == "words":
         learned_from = locator.bundle.facts.get("photos")
@@ -292,7 +304,7 @@ def _answer(
             max_error_km=max_error_km,
             min_probability=least,
             claims=claims,
-            within_km=within_km,
+            within_km=within_km or around_km,
             inside=areas,
             names=names,
             neighbours=max(neighbours, BESIDE if pages[0] else 0),
@@ -358,10 +370,17 @@ def _least(min_probability: float | None, max_error_km: float | None) -> float:
     return min_probability
 
 
-def _claims(claim: str, photos: list[Path]) -> "list[Place | None]":
-    """What is claimed of each photo: one place for all, or what its own EXIF says; ``exif`` insists on that."""
+def _claims(claim: str, photos: list[Path]) -> "tuple[list[Place | None], float | None]":
+    """What is claimed of each photo: one place for all, or what its own EXIF says; ``exif`` insists on that.
+
+    With how far a town reaches around its middle, where the place is one.
+    """
     if claim not in ("exif", "own"):
-        return [position(claim, "--claim")] * len(photos)
+        if any(letter.isalpha() for letter in claim):
+            from graticule.geo.territory import TOWN_KM, town_position
+
+            return [town_position(claim)] * len(photos), TOWN_KM
+        return [position(claim, "--claim")] * len(photos), None
     from graticule.inference.claims import own_position
 
     found = [own_position(photo) for photo in photos]
@@ -370,7 +389,7 @@ def _claims(claim: str, photos: list[Path]) -> "list[Place | None]":
             f"--claim exif: none of the {len(photos)} photos says where it was taken; name the claimed place, as in "
             f"--claim 38.9,-77.03"
         )
-    return found
+    return found, None
 
 
 def _print_fixes(results: "list[Result]", top: int) -> None:

@@ -1,6 +1,6 @@
 """Territories that a user names, to be filled with points: a box, a GeoJSON file, a country, a state or a town."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -78,6 +78,24 @@ def read_territory(text: str) -> Territory:
     return _of_box(text, (numbers[0], numbers[1], numbers[2], numbers[3]))
 
 
+def town_position(text: str) -> tuple[float, float]:
+    """Latitude and longitude of the middle of a town by its English name, of several the most populous; no network.
+
+    Raises:
+        BadRecipeError: no town has that name.
+    """
+    asked, (_, towns) = text.strip().casefold(), _names()
+    if asked not in towns:
+        raise BadRecipeError(f"no town is called {text!r}{_hint(asked, towns)}")
+    lat, lon, _ = towns[asked]
+    return lat, lon
+
+
+def _hint(asked: str, names: Iterable[str]) -> str:
+    likely = get_close_matches(asked, [name for name in names if name[:2] == asked[:2]], n=3)
+    return f"; did you mean {' or '.join(likely)}?" if likely else "."
+
+
 def _of_box(name: str, box: Box) -> Territory:
     south, west, north, east = box
     if not (-90 <= south < north <= 90 and abs(west) <= 180 and abs(east) <= 180 and west != east):
@@ -125,10 +143,9 @@ def _named(text: str) -> Territory:
 
         return Territory(text, box, contains)
     if asked not in towns:
-        likely = get_close_matches(asked, [name for name in [*regions, *towns] if name[:2] == asked[:2]], n=3)
-        hint = f"; did you mean {' or '.join(likely)}?" if likely else "."
         raise BadRecipeError(
-            f"no country, state or town is called {text!r}{hint} It may also be S,W,N,E in degrees or a GeoJSON file"
+            f"no country, state or town is called {text!r}{_hint(asked, [*regions, *towns])} It may also be S,W,N,E in "
+            f"degrees or a GeoJSON file"
         )
     lat, lon, _ = towns[asked]
     high = TOWN_KM / DEGREE_KM

@@ -104,19 +104,21 @@ def encode(
     else:
         order = ShapeBatches(shapes, batch_size, blocks=dataset.blocks(), workers=processes)
         computed = ((batch, _features(model, batch)) for batch in Batches(dataset, order, processes))
-    for batch, features in computed:
-        index = todo[batch["index"].numpy()]
-        errors = {int(todo[i]): e for i, e in batch["errors"].items()}
+    try:
+        for batch, features in computed:
+            index = todo[batch["index"].numpy()]
+            errors = {int(todo[i]): e for i, e in batch["errors"].items()}
+            if store is not None:
+                fresh.update({hashes[i]: f for i, f in zip(index, features.cpu().numpy(), strict=True)})
+                if len(fresh) >= KEEP:
+                    store.add(key, fresh)
+                    fresh = {}
+            done += len(index) + len(errors)
+            progress(done, len(todo), "photos")
+            yield index, features, errors
+    finally:  # also where the one who asks has had enough, or was stopped
         if store is not None:
-            fresh.update({hashes[i]: f for i, f in zip(index, features.cpu().numpy(), strict=True)})
-            if len(fresh) >= KEEP:
-                store.add(key, fresh)
-                fresh = {}
-        done += len(index) + len(errors)
-        progress(done, len(todo), "photos")
-        yield index, features, errors
-    if store is not None:
-        store.add(key, fresh)
+            store.add(key, fresh)
 
 
 def _features(model: Geolocator, batch: Batch) -> Tensor:

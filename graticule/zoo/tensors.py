@@ -40,7 +40,8 @@ def read_tensors(path: Path) -> State:
             f"of the same weights, or another source"
         ) from error
     except (SafetensorError, EOFError, OSError, RuntimeError, ValueError) as error:
-        raise BadWeightsError(f"{path} is no file of tensors, or is cut off ({error}); fetch it again") from error
+        why = str(error).split(". ")[0]  # torch goes on for lines
+        raise BadWeightsError(f"{path} is no file of tensors, or is cut off ({why}); fetch it again") from error
     if isinstance(state, Tensor):
         return {"": _single(state)}
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -86,7 +87,7 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     own = module.state_dict()
     missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     if missing or unknown:
-        counts = [f"lacks {len(missing)} tensors, such as {missing[0]!r}"] if missing else []
+        counts = [f"lacks {len(missing)} of its tensors, such as {missing[0]!r}"] if missing else []
         counts += [f"has {len(unknown)} too many, such as {unknown[0]!r}"] if unknown else []
         raise BadWeightsError(f"{path} is not laid out as this importer knows it: it {' and '.join(counts)}")
     for key, value in own.items():
