@@ -16,14 +16,15 @@ help:            ## List the targets
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Graticule needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	@echo "Installing PyTorch and the rest into $(VENV): 7.2 GB, some minutes, and nothing is printed until it is done"
+	@echo "Installing PyTorch and the rest into $(VENV): 7.2 GB, minutes to half an hour; pip says what it is at"
 	@$(PYTHON) -m venv $(VENV)
-	@$(if $(TORCH_INDEX),$(BIN)/pip install --quiet --constraint constraints.txt --index-url $(TORCH_INDEX) torch torchvision)
-	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@$(if $(TORCH_INDEX),$(BIN)/pip install --constraint constraints.txt --index-url $(TORCH_INDEX) torch torchvision)
+	@$(BIN)/pip install --constraint constraints.txt --editable '.[dev]'
 	@touch $@
+	@echo "Installed. To call graticule by its name: source $(BIN)/activate"
 
 install: $(STAMP)  ## Make .venv with pinned versions, and the page of `graticule serve` where Node.js is there
-	@command -v npm > /dev/null && $(MAKE) --no-print-directory page \
+	@command -v npm > /dev/null && $(MAKE) --no-print-directory --silent page \
 	  || echo "The page is not built: 'make page' builds it with Node.js 20.19 or newer. 'graticule serve' answers programs without it."
 
 page: $(PAGE)    ## Build the page of `graticule serve` (Node.js 20.19 or newer)

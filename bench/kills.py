@@ -35,7 +35,7 @@ from bench.table import Row, print_table
 from graticule.config import parse_recipe
 
 KILLS = 50
-PATIENCE = 20  # seconds that a rank waits here for one that never comes; ten minutes outside the bench
+PATIENCE = 10  # seconds that a rank waits here for one that never comes; ten minutes outside the bench
 LIBRARIES = [
     "lightning", "timm", "onnx", "onnxruntime", "ray", "graticule.cli", "graticule.sources.pack",
     "graticule.inference.parts", "graticule.model.exporting", "graticule.training.train",
@@ -94,7 +94,7 @@ class Deed:
         kill(processes[victim])
         begun = time.monotonic()
         for rank in others:
-            processes[rank].join(2 * PATIENCE)
+            processes[rank].join(5 * PATIENCE)  # it tries to reach a first one that is gone two or three times
             stopped = processes[rank].exitcode == 1 and "has ended or never came" in self.said(folder, rank).read_text()
             if stopped or processes[rank].exitcode == 0:
                 self.alone.append(time.monotonic() - begun)
@@ -204,6 +204,7 @@ def killed(deed: Deed, folder: Path, kills: int) -> Iterator[Row]:
                 break
             deed.strike(folder, processes, rng)
             fell += 1
+            print(f"{folder.name}: {fell} of {kills} kills", file=sys.stderr, flush=True)
         for process in processes:
             process.join()
         under_way = processes[0].exitcode != 0

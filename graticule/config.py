@@ -472,7 +472,11 @@ def _explain(problem: Any, problems: Sequence[Any]) -> str:
         if kind and kinds:
             return f"cells: {path[-1]} goes with kind: {' or '.join(kinds)}; here the kind is {kind}"
         near = difflib.get_close_matches(path[-1], section.model_fields, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(section.model_fields)}"
+        hint = (
+            f"did you mean {'.'.join([*path[:-1], near[0]])}?"
+            if near
+            else f"known here: {', '.join(section.model_fields)}"
+        )
         return f"unknown setting {'.'.join(path)}; {hint}"
     message = problem["msg"].removeprefix("Value error, ")
     name = ".".join(part for part in path if part not in ("int", "float")) or "settings"

@@ -46,6 +46,10 @@ class BadRecipeError(GraticuleError, ValueError):
     """A setting is unknown, impossible, or contradicts another."""
 
 
+class NotFetchedError(BadRecipeError):
+    """Pretrained weights lie elsewhere, and no network reaches them."""
+
+
 class LeakError(GraticuleError, ValueError):
     """Training has seen what a number would be measured on, so that it could not be called held out."""
 

@@ -403,7 +403,7 @@ def test_a_wrong_setting_is_told_without_the_defaults_that_grow_from_it(tmp_path
         ),
         pytest.param(
             ("train", "{recipe}", "--photos", "{town}", "--out", "{out}", "--set", "train.epoch=5"),
-            "did you mean epochs?",
+            "did you mean train.epochs?",
             id="unknown setting",
         ),
         pytest.param(("predict", "{empty}", "{photo}"), "is no bundle", id="no bundle"),

@@ -18,7 +18,7 @@ def test_every_recipe_we_ship_is_read(path):
     ("tree", "sentence"),
     [
         pytest.param({"trian": {}}, "unknown setting trian; did you mean train?", id="misspelt section"),
-        pytest.param({"train": {"epoch": 3}}, "unknown setting train.epoch; did you mean epochs?", id="misspelt"),
+        pytest.param({"train": {"epoch": 3}}, "unknown setting train.epoch; did you mean train.epochs?", id="misspelt"),
         pytest.param({"cells": {"split_above": 5, "drop_below": 9}}, "drop_below=9 exceeds split_above=5", id="cells"),
         pytest.param(
             {"cells": {"kind": "grid", "rows": 3, "columns": 3, "clusters": 2}},
@@ -33,7 +33,9 @@ def test_every_recipe_we_ship_is_read(path):
         pytest.param({"cells": {"label": "city"}}, "label goes with kind: label; here the kind is s2", id="no kind"),
         pytest.param({"cells": {"kind": "grid", "rows": 3}}, "takes rows and columns; not given: columns", id="grid"),
         pytest.param({"cells": {"kind": "hexagons"}}, "cells.kind: should be s2, grid, kmeans", id="no such kind"),
-        pytest.param({"cells": {"splitabove": 3}}, "cells.splitabove; did you mean split_above?", id="misspelt cells"),
+        pytest.param(
+            {"cells": {"splitabove": 3}}, "cells.splitabove; did you mean cells.split_above?", id="misspelt cells"
+        ),
         pytest.param({"target": {"kind": "distance"}}, "takes tau_km or tau_spacings", id="no tau"),
         pytest.param({"target": {"kind": "distance", "tau_km": 1, "tau_spacings": 1}}, "one of them", id="two taus"),
         pytest.param({"target": {"tau_km": 1}}, "tau_km goes with kind: distance", id="tau without distance"),

@@ -65,10 +65,10 @@ def test_a_runtime_answers_as_the_network_does(bundle, town, to):
 
 def test_what_photos_are_compared_by_is_exported_too(tmp_path):
     needed("onnx")
-    kept = Path(__file__).parent / "bundles" / "format-5"
+    kept = Path(__file__).parent / "bundles" / "format-6"
     bundle = Path(shutil.copytree(kept, tmp_path / "bundle"))
     export(bundle, "onnx")
-    assert Bundle.read(bundle).recipe.encoder.second_order
+    assert Bundle.read(bundle).recipe.encoder.second_order_halves
     own, theirs = (graticule.load(bundle, runtime=runtime).features([kept / "photo.jpg"]) for runtime in (None, "onnx"))
     np.testing.assert_allclose(theirs, own, rtol=0, atol=1e-4 * np.abs(own).max())
 

@@ -193,7 +193,10 @@ def test_adam_and_adamw_part_ways_on_weight_decay(town):
     ("train_", "sentence"),
     [
         ({"stages": [{"epochs": 3}], "epochs": 5}, "the stages make 3 epochs and epochs says 5"),
-        ({"stages": [{"epochs": 1, "freze": []}]}, "unknown setting train.stages.0.freze; did you mean freeze"),
+        (
+            {"stages": [{"epochs": 1, "freze": []}]},
+            "unknown setting train.stages.0.freze; did you mean train.stages.0.freeze",
+        ),
     ],
 )
 def test_stages_that_cannot_be_are_refused(train_, sentence):

@@ -21,6 +21,7 @@ from test_cli import graticule as command
 import graticule
 from bench.hostile import hostile
 from graticule.geo import s2
+from graticule.geo.areas import read_areas
 from graticule.geo.sphere import great_circle_km
 from graticule.inference import views
 from graticule.inference.claims import own_position
@@ -80,6 +81,25 @@ def test_the_service_the_command_line_and_python_answer_alike_to_the_last_digit(
     assert own is None
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "form", "sentence"),
+    [
+        ("POST", "/v1/locate", {"photos": b"x", "clame": "3,4"}, "there is no field clame; did you mean claim?"),
+        ("POST", "/v1/locate", {"photo": b"x"}, "there is no field photo; did you mean photos?"),
+        ("POST", "/v1/locate", {"top": "3"}, "the field photos is missing: send the photo as photos=@FILE"),
+        ("POST", "/v1/probability", {"photo": b"x", "lat": "3"}, "the field lon is missing: GET /openapi.json says"),
+        ("GET", "/v1/locate", {}, "/v1/locate does not take GET; ask it with POST"),
+        ("GET", "/v1/nosuch", {}, "there is nothing at /v1/nosuch; GET /openapi.json lists the addresses"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_with_a_sentence(client, method, path, form, sentence):
+    files = {name: (None, value) for name, value in form.items() if isinstance(value, str)}
+    files |= {name: ("0.jpg", value) for name, value in form.items() if isinstance(value, bytes)}
+    answer = client.request(method, path, files=files or None)
+    assert is_problem(answer)
+    assert sentence in answer.json()["detail"]
+
+
 def test_several_photos_are_answered_in_their_order_and_a_broken_one_says_why(client):
     photos = [encoded(picture(64, 48, seed=i)) for i in range(3)]
     answer = ask(client, photos[0], photos[1][:200], photos[2])
@@ -90,6 +110,45 @@ def test_several_photos_are_answered_in_their_order_and_a_broken_one_says_why(cl
     for photo, fix in ((photos[0], fixes[0]), (photos[2], fixes[2])):
         alone = ask(client, photo).json()["fixes"][0]
         assert (alone["lat"], alone["lon"]) == pytest.approx((fix["lat"], fix["lon"]), abs=1e-5)
+
+
+def test_a_client_may_choose_the_point_and_ask_how_probable_areas_are(client, locator, tmp_path):
+    ring = [[-77.04, 38.8], [-77.0, 38.8], [-77.0, 39.0], [-77.04, 39.0], [-77.04, 38.8]]
+    drawn = {
+        "type": "Feature",
+        "properties": {"name": "middle"},
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+    }
+    (tmp_path / "area.geojson").write_text(json.dumps(drawn))
+    [fix] = ask(client, PHOTO.read_bytes(), inside=json.dumps(drawn), answer="densest").json()["fixes"]
+    densest = graticule.load(KEPT, answer="densest")
+    [result] = densest.results([PHOTO], inside=read_areas(str(tmp_path / "area.geojson")))
+    assert (fix["lat"], fix["lon"], fix["inside"]) == tuple(
+        result.fix.to_json()[name] for name in ("lat", "lon", "inside")
+    )
+    assert (fix["lat"], fix["lon"]) != (locator.locate(PHOTO).lat, locator.locate(PHOTO).lon)
+    assert 0 < fix["inside"][0]["probability"] < 1
+    [cell] = ask(client, PHOTO.read_bytes(), inside="89b7b7").json()["fixes"][0]["inside"]
+    assert cell["name"] == "89b7b7"
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        "/etc/passwd",
+        "[" * 15_000,
+        '{"type": "FeatureCollection", "features": 3}',
+        '{"type": "Feature", "properties": 1}',
+        '{"type": "Polygon", "coordinates": [[[1e999, 0], [1, 1], [2, 0]]]}',
+        '{"type": "Polygon", "coordinates": [[]]}',
+        '{"type": "Polygon", "coordinates": [[[0, 0], [1, 1], [1, 0], [0, 1]]]}',
+    ],
+)
+def test_areas_that_are_none_are_refused_with_a_sentence_and_no_file_is_read(client, inside):
+    answer = ask(client, PHOTO.read_bytes(), inside=inside)
+    assert answer.status_code == 422
+    assert is_problem(answer)
+    assert "root" not in answer.text
 
 
 def test_photos_together_have_one_answer_that_is_pythons(client, locator):
@@ -370,6 +429,11 @@ def test_a_real_server_answers_many_clients_at_once_or_says_when_to_come_again(r
     assert served
     for fix, expected in served:
         assert (fix["lat"], fix["lon"]) == pytest.approx((expected.lat, expected.lon), abs=1e-5)
+
+
+def test_a_small_answer_does_not_wait_for_the_client_to_confirm_its_headers(running):
+    with httpx.Client(base_url=running) as client:
+        assert min(client.get("/healthz").elapsed.total_seconds() for _ in range(10)) < 0.03  # such a wait is 40 ms
 
 
 def raw(url, data, then=b"", wait=0.0):

@@ -135,6 +135,19 @@ def test_what_is_claimed_is_weighed_against_what_is_told_and_nothing_finer(blurr
     assert densities <= told | {0.0}
 
 
+def test_areas_are_weighed_by_what_is_told_and_no_second_point_is(blurred):
+    client, _ = blurred
+    data = PHOTO.read_bytes()
+    [fix] = ask(client, data).json()["fixes"]
+    tokens = ",".join(cell["token"] for cell in fix["cells"])
+    [inside] = [each["inside"] for each in ask(client, data, inside=tokens).json()["fixes"]]
+    shares = [each["probability"] for each in inside]
+    assert shares == pytest.approx([cell["probability"] for cell in fix["cells"]], rel=0.02)
+    refused = ask(client, data, answer="densest")
+    assert refused.status_code == 422
+    assert "blurs its answers" in refused.json()["detail"]
+
+
 def test_crops_of_a_photo_do_not_average_to_its_place(blurred):
     client, model = blurred
     pixels = decode(PHOTO.read_bytes())

@@ -101,6 +101,11 @@ def test_a_split_that_cannot_be_is_refused_with_the_reason(by, shares, sentence)
         make_split(photos([1, 2, 3, 4], 5, sequence=["a", "a", "b", "b"]), by, shares=shares)
 
 
+def test_an_error_about_blocks_says_what_they_are():
+    with pytest.raises(BadRecipeError, match=r"there is only 1 block \(squares of the map\), too few for 70% train"):
+        split_groups([1], (0.7, 0.1, 0.2), name="block")
+
+
 def test_a_column_of_missing_sequences_does_not_pass_for_drives():
     with pytest.raises(BadRecipeError, match="no column 'sequence' to split by, or it is empty"):
         make_split(photos([1, 2, 3], 5, sequence=pl.Series([None] * 3, dtype=pl.String)), "sequence")

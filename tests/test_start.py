@@ -28,7 +28,7 @@ def few_folds():
         yield
 
 
-def calibrate_not(*args, by=None, **kwargs):
+def calibrate_not(*args, by=None, albums=True, **kwargs):
     return fit(*args, **kwargs)
 
 
@@ -77,6 +77,10 @@ def test_one_command_goes_from_photos_to_a_report_and_prints_each_step(begun):
     assert (folder / "out/report.html").read_text().startswith("<!")
     assert "left out" in first.stderr  # weights of another network
     assert "the nearest training photo" in second.stdout
+    result, helps, paths = second.stdout.splitlines()[-3:]
+    assert "test photos lie within" in result
+    assert helps.startswith("what helps most: more photos, since 96 are few")
+    assert str(folder / "out/photos") in paths
     held = pl.read_parquet(folder / "out/photos/photos.parquet").filter(pl.col("split") == "test")["path"]
     for name in ("0", "8"):
         seen = pl.read_parquet(folder / f"out/compare/{name}/predictions.parquet")["path"]
@@ -108,6 +112,21 @@ def test_a_folder_of_another_start_is_refused_with_what_differs(begun, tmp_path)
     assert "set is ['seed=1'] and was []" in other.stderr
     (tmp_path / "x").touch()
     assert "nothing was started in it" in graticule("start", tmp_path, tmp_path).stderr
+
+
+def test_commands_that_are_given_the_folder_of_a_start_name_what_lies_in_it(begun):
+    folder, _, _ = begun
+    out = folder / "out"
+    assert f"its dataset lies in {out / 'photos'}" in graticule("data", "check", out).stderr
+    assert f"its bundle lies in {out / 'model'}" in graticule("predict", out, folder).stderr
+
+
+def test_too_few_photos_and_no_photos_are_told_at_once(tmp_path):
+    make_town(tmp_path / "one", count=1)
+    few = graticule("start", tmp_path / "one/table.csv", tmp_path / "out")
+    assert "1 photo cannot teach a model; some hundred are the least" in few.stderr
+    assert "$ graticule data check" not in few.stdout
+    assert "give a folder of photos, a table" in graticule("start", tmp_path / "no", tmp_path / "out").stderr
 
 
 def test_a_dataset_with_a_split_keeps_it_and_is_left_as_it_is(begun):

@@ -1,6 +1,7 @@
 """Global Streetscapes: from tables of a hub on this machine to a trained bundle, and the real tables' quirks."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -11,7 +12,7 @@ from towns import QUARTERS, photo
 
 from graticule.errors import BadRecipeError, BadTableError
 from graticule.photos.table import read_photos
-from graticule.sources.web import http
+from graticule.sources.web import http, streetscapes
 from graticule.sources.web.streetscapes import SeveralCitiesWarning, choose, exact_id, identified
 
 
@@ -81,6 +82,19 @@ def test_tables_of_the_hub_are_fetched_once_and_only_those_that_are_needed(washi
     assert "96 photos found" in done.stdout
     assert washington.whole.total() == 0
     assert pl.read_parquet(tmp_path / "out/found.parquet").height == 96
+
+
+def test_how_much_is_fetched_is_said_before_and_a_disk_without_room_is_refused(washington, tmp_path, monkeypatch):
+    monkeypatch.setattr(streetscapes, "WORTH_SAYING", 1)
+    command = ("data", "streetscapes", tmp_path / "out", "--city", "Washington", "--no-images")
+    with monkeypatch.context() as small:
+        small.setattr(streetscapes.shutil, "disk_usage", lambda _: SimpleNamespace(free=1))
+        full = graticule(*command)
+    assert full.returncode == 1
+    assert "the tables of Global Streetscapes take 0.0 GB, and" in full.stderr
+    assert washington.whole.total() == 0
+    assert "are fetched once, 0.0 GB, into" in graticule(*command).stderr
+    assert "are fetched once" not in graticule(*command).stderr  # they lie in the cache
 
 
 def test_what_no_row_has_is_said_with_what_is_near(washington):

@@ -19,6 +19,7 @@ WIDTHS = {1280: 800, 390: 844}  # and heights
 SCHEMES = ("light", "dark")
 FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 SLOWEST_MS = 300_000
+PART = 2400  # pixels of a long page in one picture
 
 
 def locate(page: Page, photo: Path) -> None:
@@ -67,7 +68,6 @@ def main() -> None:
             page.goto(url)
             page.wait_for_selector("[data-ready]")
             yield page
-            page.wait_for_timeout(1500)  # maps draw after their data came
             context.close()
 
         for width, scheme in product(WIDTHS, SCHEMES):
@@ -81,10 +81,16 @@ def main() -> None:
 
 
 def save(page: Page, to: Path) -> None:
-    page.wait_for_timeout(1500)  # maps draw after their data came
-    page.screenshot(path=to, full_page=True)
-    wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
-    print(to, f"{wide} px are cut off" if wide > 0 else "")
+    """Writes a picture, or several of a long page: Chromium repeats what is taller than its textures."""
+    page.wait_for_selector(".map-canvas[data-still]")
+    wide, tall, shown = page.evaluate(
+        "[document.documentElement.scrollWidth, document.documentElement.scrollHeight, innerWidth]"
+    )
+    for part, top in enumerate(range(0, tall, PART)):
+        clip = {"x": 0, "y": top, "width": shown, "height": min(PART, tall - top)}
+        name = to if tall <= PART else to.with_stem(f"{to.stem}-{part}")
+        page.screenshot(path=name, full_page=True, clip=clip)
+    print(to, f"{wide - shown} px are cut off" if wide > shown else "")
 
 
 if __name__ == "__main__":

@@ -181,21 +181,22 @@ def train(
         if not machines.is_first:  # one of them says it
             raise typer.Exit(130) from None
         raise KeyboardInterrupt("the same command with --resume goes on after the last checkpoint") from None
-    facts = bundle.facts
+    facts, seconds = bundle.facts, time.monotonic() - started
     typer.echo(
         f"trained on {facts['photos']:,} photos of {facts['places']:,} places, {facts['cells']:,} cells, in "
-        f"{time.monotonic() - started:.0f} s ({_parts_of_time(facts, plan.encoder.frozen)}); the bundle lies in {out}"
+        f"{seconds:.0f} s ({_parts_of_time(facts, plan.encoder.frozen, seconds)}); the bundle lies in {out}"
     )
     if facts["split"]["marked"]:
         typer.echo(f"{facts['split']['marked']:,} marked photos were left out of training")
     typer.echo(f"next: graticule evaluate {quote(str(out))} {quote(str(photos))}")
 
 
-def _parts_of_time(facts: dict[str, Any], frozen: bool) -> str:
-    """Where the seconds of a training went."""
+def _parts_of_time(facts: dict[str, Any], frozen: bool, whole: float) -> str:
+    """Where the seconds of a training went; opening libraries, the split's audit and writing are the rest."""
     fitting = facts["seconds"] - facts["feature_seconds"]
     parts = {"features": facts["feature_seconds"], "head": fitting} if frozen else {"network": fitting}
     parts["calibration"] = facts["calibration_seconds"]
+    parts["opening, split and writing"] = max(0.0, whole - sum(parts.values()))
     return ", ".join(f"{name} {seconds:.0f} s" for name, seconds in parts.items())
 
 

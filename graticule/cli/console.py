@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,17 @@ def print_dataset(out: Path) -> None:
     kept = pl.scan_parquet(out / "photos.parquet").select(pl.len()).collect().item()
     refused = Counter(pl.read_parquet(out / "refused.parquet")["reason"].to_list())
     reasons = ", ".join(f"{count} {reason}" for reason, count in refused.most_common())
-    typer.echo(f"{kept:,} photos in {out}" + (f"; refused {refused.total()}: {reasons}" if refused else ""))
+    typer.echo(f"{counted(kept, 'photo')} in {out}" + (f"; refused {refused.total()}: {reasons}" if refused else ""))
+
+
+def counted(count: int, name: str) -> str:
+    """A count with its noun, such as ``1 photo`` or ``1,200 photos``."""
+    return f"{count:,} {name}{'' if count == 1 else 's'}"
 
 
 def print_counts(photos: int, broken: int, out: Path) -> None:
     """How many photos a table holds; exit status 1 if some could not be read."""
-    typer.echo(f"{photos - broken:,} photos, written to {out}")
+    typer.echo(f"{counted(photos - broken, 'photo')}, written to {out}")
     if broken:
         typer.secho(f"{broken:,} of {photos:,} photos could not be read: their rows say why", fg="red", err=True)
         raise typer.Exit(1)
@@ -114,9 +120,8 @@ def print_metrics(facts: dict[str, Any]) -> None:
 
 
 def opening(bundle: Path) -> None:
-    """On a terminal, say that a model is opened: torch and the weights take seconds."""
-    if sys.stderr.isatty():
-        typer.secho(f"opening {bundle} ...", dim=True, err=True)
+    """Say that a model is opened: torch and the weights take seconds, on a busy machine a minute."""
+    typer.secho(f"opening {bundle} ...", dim=True, err=True)
 
 
 def print_verdicts(facts: dict[str, Any]) -> None:
@@ -194,6 +199,10 @@ def print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     table = Table(*header, box=box.SIMPLE_HEAD)
     for row in rows:
         table.add_row(*row)
-    # In a file or a pipe nothing is cut or wrapped to a screen's width.
-    console = Console() if sys.stdout.isatty() else Console(width=100_000)
+    if sys.stdout.isatty():
+        Console().print(table)
+        return
+    # In a file or a pipe nothing is cut or wrapped to a screen's width, and no line ends in spaces.
+    console = Console(width=100_000, file=StringIO())
     console.print(table)
+    typer.echo("\n".join(line.rstrip() for line in console.file.getvalue().splitlines()))

@@ -386,5 +386,8 @@ def data_check(
         typer.echo(f"not looked for: {sentence}")
     did = "are marked and will not train" if apply else "would be marked by --apply"
     typer.echo(f"{marked:,} of {len(photos):,} photos {did}; each photo's reasons are in {folder / CHECKS}")
-    first = "look at them; --clear takes the marks away" if apply else "look at them first"
+    if not marked:
+        first = "nothing to take out; what was looked at"
+    else:
+        first = "look at them; --clear takes the marks away" if apply else "look at them first"
     typer.echo(f"{first}: open {page.resolve().as_uri()}")

@@ -48,8 +48,7 @@ def explain(
     ] = None,
     precision: Arithmetic = "float32",
 ) -> None:
-    """Show which parts of photos the answers depend on, where the probability lies on a map, and (--method match)
-    which known photo shares most geometry with them, as evidence.
+    """Show which parts of photos the answers depend on, on a map, or by the known photo that shares most with them.
 
     Exit status 1 if a photo could not be explained; the others are.
     """

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 import typer
 
+from graticule.cli import console
 from graticule.cli.options import check_bundle
 from graticule.errors import BadRecipeError, BundleError
 
@@ -62,6 +63,7 @@ def serve(
         raise BundleError("no model is named: graticule serve BUNDLE, or set GRATICULE_MODEL to one")
     for bundle in bundles:
         check_bundle(bundle)
+        console.opening(bundle)
     from graticule.photos.table import read_photos
     from graticule.serving.app import create_app
     from graticule.serving.guard import Door

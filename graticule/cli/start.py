@@ -1,15 +1,16 @@
 """``graticule start``: from photos to a report in one command, each step printed as the command that it runs."""
 
 import json
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from pathlib import Path
 from shlex import join, quote, split
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from graticule.cli.console import counted
 from graticule.cli.options import RECIPE, Sets
-from graticule.errors import BadRecipeError, GraticuleError, WriteError
+from graticule.errors import BadRecipeError, BadTableError, GraticuleError, NotFetchedError, WriteError
 from graticule.files import write_json
 
 app = typer.Typer()
@@ -21,6 +22,7 @@ CANDIDATES = (  # frozen encoders and heads, what each changes in the recipe
     "encoder.name=mobilenetv2_100 encoder.weights=pretrained",
 )
 FOLDS = 5
+LEAST = 10  # photos, below which a part of the split would be left without any
 
 
 @app.command()
@@ -39,10 +41,12 @@ def start(
     max_refused: Annotated[float, typer.Option(min=0, max=1, help="As of `data folder`.")] = 0.5,
     settings: Sets = None,
 ) -> None:
-    """Check, split, compare encoders by folds, train the best, measure it, report. Run it again to go on."""
+    """Check, split, compare encoders and heads by folds, train the best, measure it, report. Run it again to go on."""
     from graticule.config import parse_overrides, read_recipe
     from graticule.photos.table import table_file
 
+    if not photos.exists():
+        raise BadTableError(f"there is no {photos}; give a folder of photos, a table with path, lat, lon, or a dataset")
     source = "folder" if photos.is_dir() and not (photos / "dataset.json").is_file() else "table"
     if source == "table":
         table_file(photos)
@@ -54,6 +58,7 @@ def start(
     dataset, model, compared = out / "photos", out / "model", out / "compare"
 
     steps.run("data", source, photos, dataset, "--max-refused", max_refused, product=dataset / "dataset.json")
+    few = _few(dataset)
     steps.run("data", "check", dataset, "--apply", product=dataset / "check" / "contact.html")
     by = _divide(steps, dataset, out)
 
@@ -71,7 +76,8 @@ def start(
             raise
         except GraticuleError as error:
             failed.append(error)
-            typer.secho(f"left out: {error}", fg="yellow", err=True)
+            why = f"the weights of {name} could not be fetched" if isinstance(error, NotFetchedError) else str(error)
+            typer.secho(f"left out: {why}", fg="yellow", err=True)
             continue
         folders[name] = (folder, words)
     if not folders:
@@ -92,10 +98,51 @@ def start(
     steps.run("report", model, "--photos", dataset, "--out", page, product=page)
     typer.echo("")
     for sentence in advice:
-        typer.echo(sentence)
+        typer.echo(f"of the candidates: {sentence}")
+    measured = json.loads((model / "evaluation" / "test" / "metrics.json").read_text(encoding="utf-8"))
+    typer.secho(_result(measured), bold=True)
+    typer.echo(few or _what_helps(measured))
     typer.echo(
-        f"the figures of all candidates are in {out / 'compare.md'}; next: graticule predict {quote(str(model))} PHOTO"
+        f"photos: {dataset}, model: {model}, figures of all candidates: {out / 'compare.md'}; next: "
+        f"graticule predict {quote(str(model))} PHOTO"
     )
+
+
+def _few(dataset: Path) -> str:
+    """Say, where photos are few, what they are good for, and return what would help; nothing where there are enough.
+
+    Raises:
+        BadTableError: they are too few to hold any out.
+    """
+    from graticule.inference.formats import FEW_PHOTOS
+    from graticule.photos.table import read_photos
+
+    count = len(read_photos(dataset))
+    if count < LEAST:
+        raise BadTableError(f"{counted(count, 'photo')} cannot teach a model; some hundred are the least that tell")
+    if count >= FEW_PHOTOS:
+        return ""
+    typer.secho(f"{count} photos are few: all steps work, but some hundred are the least that tell", fg="yellow")
+    return f"what helps most: more photos, since {count} are few; some hundred are the least that tell"
+
+
+def _result(measured: Mapping[str, Any]) -> str:
+    """How far off the model is on the test part, which nothing was chosen by."""
+    from graticule.geo.sphere import format_km
+
+    low, high = (format_km(end) for end in measured["intervals"]["median_km"])
+    return (
+        f"the model: half of its {counted(measured['photos'], 'test photo')} lie within "
+        f"{format_km(measured['median_km'])} ({low} to {high}) of the answer"
+    )
+
+
+def _what_helps(measured: Mapping[str, Any]) -> str:
+    if any(other["median_km"] <= measured["median_km"] for other in measured.get("others", {}).values()):
+        return (
+            "what helps most: photos of more places, or another encoder: --try 'encoder.name=resnet50' in a new folder"
+        )
+    return "what helps most: photos from where its errors are large, which the report's map shows"
 
 
 def _name(words: list[str], taken: Container[str]) -> str:

@@ -76,6 +76,8 @@ def get(
     known = public_models()
     if name not in known:
         raise BadWeightsError(f"no public model is called {name!r}; there are {', '.join(known)}")
+    if folder is not None and not folder.is_dir():
+        raise BadWeightsError(f"there is no folder {folder}; --from names one that holds the files of the model")
     from graticule.files import fetched_folder
     from graticule.geo.territory import read_territory
 
@@ -120,6 +122,7 @@ def calibrate(
         raise BadRecipeError(f"{bundle} is of the hub; name a folder for the calibrated bundle with --out")
     if out is not None:
         _check_empty(out)
+    console.opening(where)
     from graticule.belief.calibration import coverage_within
     from graticule.evaluation.evaluate import seen, training_photos
     from graticule.model.bundle import Bundle
@@ -131,7 +134,8 @@ def calibrate(
     table, read = read_photos(photos), Bundle.read(where)
     whole = training_photos(read)
     trained = None if whole is None else seen(whole)
-    found = fit(read, table, trained=trained, allow_leak=allow_leak, store=default_store())
+    with console.progress("photos") as progress:
+        found = fit(read, table, trained=trained, allow_leak=allow_leak, store=default_store(), progress=progress)
     found.write(out or where, keep_weights=out is None)
     write_card(out or where)
     confidence = found.confidence
@@ -192,6 +196,8 @@ def join(
 ) -> None:
     """Let a bundle of the world go down to bundles of cities; writes cities.json into the world's folder."""
     folders = [check_bundle(bundle) for bundle in (world, *cities)]
+    for folder in folders:
+        console.opening(folder)
     from graticule.evaluation.evaluate import choose_photos, seen, training_photos
     from graticule.inference.cities import CITIES
     from graticule.model.bundle import Bundle

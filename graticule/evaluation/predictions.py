@@ -1,9 +1,11 @@
 """One row a photo, with what was predicted and how far off; and the rows summed up."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from graticule.errors import BadTableError
 from graticule.evaluation.metrics import (
@@ -27,6 +29,7 @@ from graticule.partition import NO_CELL
 from graticule.photos.table import MARKED, Photos
 
 SHOWN_CELLS = 20  # likeliest cells kept for each photo, for the probability maps of the report
+AT_ONCE = 65_536  # rows whose lists are made at once
 BELIEF = (  # columns of a calibrated bundle; null of any other
     "log_density", "prior_log_density", *COVERED, "area_90_km2", "searched_km2", "median_error_km", "p90_error_km",
     "unlike_training",
@@ -74,7 +77,7 @@ def predict_rows(
     reasons: list[str | None] = [None] * count
     shown = min(SHOWN_CELLS, len(partition))
     likely = np.zeros((count, shown), np.int32)
-    likely_probability = np.zeros((count, shown))
+    likely_probability = np.zeros((count, shown), np.float32)
     paths = photos.paths()
     for predictions in (
         locator.predict_together(paths, albums, progress=progress)
@@ -96,9 +99,10 @@ def predict_rows(
         if log_probability is None:
             continue
         likely[index] = likeliest(log_probability, shown)
-        likely_probability[index] = np.exp(np.take_along_axis(log_probability, likely[index], axis=1))
+        probability = np.exp(np.take_along_axis(log_probability, likely[index], axis=1))
+        likely_probability[index] = probability
         best[index] = likely[index, 0]
-        number["probability"][index] = likely_probability[index, 0]
+        number["probability"][index] = probability[:, 0]
         number["nll"][index] = cross_entropies(log_probability, true_row[index])
         for name, hit in top_hits(log_probability, true_row[index]).items():
             hits[name][index] = hit
@@ -112,26 +116,34 @@ def predict_rows(
     between[both] = great_circle_km(lat[best[both]], lon[best[both]], lat[true_row[both]], lon[true_row[both]])
     names = pl.Series([*partition.names, None], dtype=pl.String)  # NO_CELL takes the last
     nothing = pl.Series([None], dtype=pl.Null).new_from_index(0, count)
+    # Of millions of photos this is most of the memory: lists are made some rows at a time, and arrays let go.
     texts, numbers = pl.List(pl.String), pl.List(pl.Float64)
+    if has_cells:
+        cells = _lists(likely, names.gather, texts)
+        del likely
+        probabilities = _lists(likely_probability, lambda some: pl.Series(some.astype(np.float64).round(5)), numbers)
+        del likely_probability
+    else:
+        cells, probabilities = nothing.cast(texts), nothing.cast(numbers)
     return photos.frame.select("path", "lat", "lon", *(c for c in CARRIED if photos.has(c))).with_columns(
         pl.Series("place_code", photos.places()),
         names.gather(true_row % len(names)).alias("true_cell"),
         names.gather(best % len(names)).alias("predicted_cell"),
-        *(pl.Series(name, values).fill_nan(None) for name, values in number.items()),
+        *(pl.Series(name, number.pop(name)).fill_nan(None) for name in [*number]),
         pl.Series("error_km", error_km).fill_nan(None),
         pl.Series("center_distance_km", between).fill_nan(None),
         *(pl.Series(name, values if has_cells else nothing, pl.Boolean) for name, values in hits.items()),
-        (_rows(names.gather(likely.ravel()), shown) if has_cells else nothing).cast(texts).alias("top_cells"),
-        (_rows(pl.Series(likely_probability.ravel().round(5)), shown) if has_cells else nothing)
-        .cast(numbers)
-        .alias("top_probabilities"),
+        cells.alias("top_cells"),
+        probabilities.alias("top_probabilities"),
         pl.Series("error", reasons, pl.String),
     )
 
 
-def _rows(values: pl.Series, width: int) -> pl.Series:
-    """So many values a row; lists of Python would take gigabytes."""
-    return values.reshape((-1, width))
+def _lists(values: NDArray[Any], make: Callable[[NDArray[Any]], pl.Series], kind: pl.List) -> pl.Series:
+    """Each row of ``values`` as a list of what ``make`` makes of its numbers."""
+    width, starts = values.shape[1], range(0, max(1, len(values)), AT_ONCE)
+    parts = (make(values[start : start + AT_ONCE].ravel()).reshape((-1, width)).cast(kind) for start in starts)
+    return pl.concat(parts, rechunk=False)
 
 
 def _of_belief(locator: Locator, predictions: Predictions, lat: Floats, lon: Floats) -> dict[str, Floats]:

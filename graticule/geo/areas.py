@@ -47,19 +47,43 @@ def read_areas(text: str) -> list[Area]:
     """
     path = Path(text)
     if not path.is_file():
-        tokens = [token.strip().lower() for token in text.split(",")]
-        if all(token and len(token) <= 16 and set(token) <= set("0123456789abcdef") for token in tokens):
-            cells = s2.from_tokens(tokens)
-            if s2.are_valid(cells).all():
-                return [Area(token, cells=cells[[i]]) for i, token in enumerate(tokens)]
+        if found := _cells_of(text):
+            return found
         raise BadRecipeError(f"{text} is neither a GeoJSON file nor tokens of S2 cells, such as 89c25,89c27")
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        said = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise BadRecipeError(f"{path} is not GeoJSON: {error}") from error
-    found = _areas_of(tree, path.stem)
+    return _polygons_of(said, path.stem, str(path))
+
+
+def parse_areas(text: str, name: str = "area") -> list[Area]:
+    """Areas as a program sends them: as :func:`read_areas`, but the text is GeoJSON itself, and no file is read.
+
+    Raises:
+        BadRecipeError: it is neither GeoJSON nor tokens, holds no polygon, or one that crosses itself: a stranger's of
+            two thousand corners takes minutes to mend.
+    """
+    return _cells_of(text) or _polygons_of(text, name, f"{name}, which is no tokens of S2 cells,", mend=False)
+
+
+def _cells_of(text: str) -> list[Area]:
+    """S2 cells by their tokens; none where they are no tokens."""
+    tokens = [token.strip().lower() for token in text.split(",")]
+    if all(token and len(token) <= 16 and set(token) <= set("0123456789abcdef") for token in tokens):
+        cells = s2.from_tokens(tokens)
+        if s2.are_valid(cells).all():
+            return [Area(token, cells=cells[[i]]) for i, token in enumerate(tokens)]
+    return []
+
+
+def _polygons_of(text: str, name: str, where: str, mend: bool = True) -> list[Area]:
+    try:
+        found = _areas_of(json.loads(text), name, mend)
+    except (RecursionError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise BadRecipeError(f"{where} is not GeoJSON: {error}") from error
     if not found:
-        raise BadRecipeError(f"{path} holds no Polygon or MultiPolygon of GeoJSON; draw one, such as on geojson.io")
+        raise BadRecipeError(f"{where} holds no Polygon or MultiPolygon of GeoJSON; draw one, such as on geojson.io")
     return found
 
 
@@ -96,22 +120,23 @@ def _cylinder(lon_lat: Floats) -> Floats:
     return np.stack([np.radians(lon_lat[:, 0]), np.sin(np.radians(lon_lat[:, 1]))], axis=1)
 
 
-def _areas_of(tree: Any, name: str) -> list[Area]:
+def _areas_of(tree: Any, name: str, mend: bool) -> list[Area]:
     """The areas of a GeoJSON object (RFC 7946); what is no polygon is passed over."""
     import shapely
 
     kind = tree.get("type") if isinstance(tree, dict) else None
     if kind == "FeatureCollection":
-        return [area for i, one in enumerate(tree.get("features") or []) for area in _areas_of(one, f"{name} {i + 1}")]
+        parts = enumerate(tree.get("features") or [], 1)
+        return [area for i, one in parts for area in _areas_of(one, f"{name} {i}", mend)]
     if kind == "Feature":
         facts = tree.get("properties") or {}
         named = [str(value) for value in (*(facts.get(key) for key in NAMES), tree.get("id")) if value is not None]
-        return _areas_of(tree.get("geometry"), named[0] if named else name)
+        return _areas_of(tree.get("geometry"), named[0] if named else name, mend)
     if kind not in ("Polygon", "MultiPolygon"):
         return []
     try:
         polygons = [tree["coordinates"]] if kind == "Polygon" else tree["coordinates"]
-        shapes = [_polygon([np.asarray(ring, np.float64)[:, :2] for ring in rings]) for rings in polygons]
+        shapes = [_polygon([np.asarray(ring, np.float64)[:, :2] for ring in rings], mend) for rings in polygons]
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise BadRecipeError(
             f"the polygon {name} cannot be read: {error}; its rings are lists of [lon, lat]"
@@ -119,10 +144,16 @@ def _areas_of(tree: Any, name: str) -> list[Area]:
     return [Area(name, shapely.union_all(shapes))]
 
 
-def _polygon(rings: Sequence[Floats]) -> Any:
-    """Shapely's polygon of rings in degrees: the first is its border, the others are holes."""
+def _polygon(rings: Sequence[Floats], mend: bool) -> Any:
+    """Shapely's polygon of rings in degrees: the first is its border, the others are holes.
+
+    Args:
+        mend: make a polygon that crosses itself whole; else it is refused.
+    """
     import shapely
 
+    if any(not np.isfinite(ring).all() for ring in rings):
+        raise ValueError("a number is not finite")
     if any(not (np.abs(ring[:, 1]) <= 90).all() for ring in rings):
         raise ValueError("a latitude lies beyond 90 degrees; GeoJSON has the longitude first")
     outer, *holes = (_unwrapped(ring) for ring in rings)
@@ -130,7 +161,10 @@ def _polygon(rings: Sequence[Floats]) -> Any:
     outer = outer - [360 * np.round(middle / 360), 0]
     middle = outer[:, 0].mean()
     holes = [hole - [360 * np.round((hole[:, 0].mean() - middle) / 360), 0] for hole in holes]
-    return shapely.make_valid(shapely.Polygon(outer, holes))
+    drawn = shapely.Polygon(outer, holes)
+    if not mend and not drawn.is_valid:
+        raise ValueError("its border crosses or touches itself")
+    return shapely.make_valid(drawn)
 
 
 def _unwrapped(ring: Floats) -> Floats:

@@ -12,6 +12,7 @@ from graticule.geo.sphere import Floats, format_km, great_circle_km, within_roun
 from graticule.model.loading import Photo, read_bytes
 from graticule.photos.images import inspect
 
+LIKELY = 0.8  # coverage of the largest region whose places are called likely
 Place = tuple[float, float]  # latitude and longitude, degrees
 
 
@@ -49,13 +50,24 @@ class Claim:
         }
 
     def in_words(self) -> str:
-        """One clause for people, such as ``1.2 km from the answer; 3.1% within 100 m; outside the 95% region``."""
+        """For people, such as ``1.2 km from the answer; 3.1% of the belief lies within 100 m of the claim; it lies
+        outside the 95% region (unlikely)``.
+        """
         if self.within_km is None or self.probability is None:
             return f"{format_km(self.distance_km)} from the answer, which is not calibrated"
         where = "outside the 95% region" if self.region is None else f"in the {self.region:.0%} region"
         share = "less than 0.1%" if self.probability < 5e-4 else f"{self.probability:.1%}"
-        probability = f"{share} within {format_km(self.within_km)}"
-        return f"{format_km(self.distance_km)} from the answer; {probability}; {where}"
+        return (
+            f"{format_km(self.distance_km)} from the answer; {share} of the belief lies within "
+            f"{format_km(self.within_km)} of the claim; it lies {where} ({self.verdict})"
+        )
+
+    @property
+    def verdict(self) -> str:
+        """What its region comes to: ``likely``, ``possible`` or ``unlikely``."""
+        if self.region is None:
+            return "unlikely"
+        return "likely" if self.region <= LIKELY else "possible"
 
 
 def own_position(photo: Photo) -> Place | None:

@@ -214,7 +214,11 @@ def _features(result: Result, regions: bool) -> Iterator[dict[str, Any]]:
         yield {"type": "Feature", "geometry": None, "properties": _plain(result)}
         return
     photo = {"photo": str(result.photo)}
-    yield result.fix.to_geojson(photo)
+    feature = result.fix.to_geojson(photo)
+    for name in ("near", "places"):  # asked for by `locate` alone; a null would say that there is none
+        if not feature["properties"][name]:
+            del feature["properties"][name]
+    yield feature
     for outline, facts in _around(result.fix) if regions else ():
         properties = photo | {"coverage": REGION_COVERAGE} | facts
         yield {"type": "Feature", "geometry": outline, "properties": properties}

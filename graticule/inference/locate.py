@@ -1,10 +1,11 @@
 """Photos in, fixes out: the only way from a bundle to an answer."""
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, overload
+from typing import Literal, Self, overload
 
 import numpy as np
 
@@ -217,6 +218,18 @@ class Locator(Network):
         if sureness is None or self._ground is None:
             return named
         return [replace(fix, places=self._names.likely(mass)) for fix, mass in zip(named, sureness.masses, strict=True)]
+
+    def answering(self, answer: Answer | None) -> Self:
+        """This locator, answering with another point; all that is large is shared.
+
+        Raises:
+            BadRecipeError: its network has no such point.
+        """
+        if answer is None:
+            return self
+        other = copy(self)
+        other.bundle = answering(self.bundle, answer)
+        return other
 
     @cached_property
     def _names(self) -> Names:

@@ -17,7 +17,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, resolve_model
 from torch import Tensor, nn
 
 from graticule.choices import Interpolation, Pooling, Root
-from graticule.errors import BadRecipeError
+from graticule.errors import BadRecipeError, NotFetchedError
 from graticule.model.packaged import packaged_state
 from graticule.model.salad import Salad
 
@@ -361,8 +361,8 @@ def _check_hub(name: str) -> None:
         raise _cannot_fetch(name, error) from error
 
 
-def _cannot_fetch(name: str, error: Exception) -> BadRecipeError:
-    return BadRecipeError(
+def _cannot_fetch(name: str, error: Exception) -> NotFetchedError:
+    return NotFetchedError(
         f"the pretrained weights of {name} could not be fetched ({type(error).__name__}: {str(error)[:200]}); they are "
         f"fetched over the network once. Without one, name a file of weights: --set encoder.weights=FILE"
     )

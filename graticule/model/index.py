@@ -98,6 +98,8 @@ def _no_bundle(path: Path) -> str:
         return f"{path} is a file, not a bundle; its folder comes first: graticule predict BUNDLE {quote(str(path))}"
     if (path / "dataset.json").is_file():
         return f"{path} is a dataset, not a bundle; the bundle comes first: graticule predict BUNDLE {quote(str(path))}"
+    if (path / "model" / INDEX).is_file():  # what `graticule start` made
+        return f"{path} is no bundle itself; its bundle lies in {path / 'model'}: give that"
     found = "that folder is not there" if not path.is_dir() else f"it has no {INDEX}"
     return f"{path} is no bundle: {found}. `graticule train` and `graticule get` write one"
 

@@ -187,6 +187,20 @@ def hamming(a: ArrayLike, b: ArrayLike) -> NDArray[np.uint8]:
     return bits
 
 
+def _kind_of(data: bytes) -> str:
+    """What bytes are that no plugin knows, in words."""
+    try:
+        text = data[:1000].decode("utf-8", "strict" if len(data) <= 1000 else "ignore")
+    except UnicodeDecodeError:
+        text = "\0"
+    size = f"{len(data):,} bytes"
+    return (
+        f"a text of {size}"
+        if text.replace("\n", "").replace("\r", "").replace("\t", "").isprintable()
+        else f"{size} of an unknown kind"
+    )
+
+
 def _open(data: bytes) -> tuple[ImageFile.ImageFile, bytes, Image.Exif]:
     """Parse the header only; of a raw file that of its preview. And the bytes of the picture, and the file's EXIF.
 
@@ -211,8 +225,7 @@ def _open(data: bytes) -> tuple[ImageFile.ImageFile, bytes, Image.Exif]:
             raise BadPhotoError("unreadable", "the file is empty; copy or download it again")
         raise BadPhotoError(
             "unreadable",
-            f"{len(data)} bytes that begin with {data[:12]!r} are not a photo that can be read. "
-            f"{FORMATS} can; convert it to one of them",
+            f"it is {_kind_of(data)}, not a photo that can be read. {FORMATS} can; convert it to one of them",
         )
     if image.width * image.height > MAX_PIXELS:
         raise BadPhotoError(

@@ -266,8 +266,8 @@ def split_groups(groups: ArrayLike, shares: Sequence[float] = SHARES, seed: int 
     wanted = np.flatnonzero(_checked_shares(shares))
     if len(labels) < len(wanted):
         raise BadRecipeError(
-            f"there are only {len(labels)} {name}s, too few for {_wanted(shares)}: each part needs one of "
-            f"its own. Split by something finer, leave a part out, or bring more {name}s"
+            f"{_only(len(labels), name)}, too few for {_wanted(shares)}: each part needs one of its own. Split by "
+            f"something finer, leave a part out, or bring photos of more {name}s"
         )
     rng = np.random.default_rng(seed)
     queue = _larger_first(sizes, rng)
@@ -330,13 +330,19 @@ def split_blocks(
     return parts
 
 
+def _only(count: int, name: str) -> str:
+    """How few groups there are, such as ``there are only 2 blocks (squares of the map)``."""
+    what = {"block": " (squares of the map)"}.get(name, "")
+    return f"there {'is' if count == 1 else 'are'} only {count} {name}{'' if count == 1 else 's'}{what}"
+
+
 def fold_groups(groups: ArrayLike, k: int, seed: int = 0, *, name: str = "group") -> Ints:
     """Deal groups, larger ones first, each to the fold that has the fewest photos so far."""
     _, codes, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
     if k < 2:
         raise BadRecipeError(f"folds={k}: there must be 2 or more, one to test on and the rest to train on")
     if k > len(sizes):
-        raise BadRecipeError(f"there are only {len(sizes)} {name}s, too few for {k} folds; take {len(sizes)} or fewer")
+        raise BadRecipeError(f"{_only(len(sizes), name)}, too few for {k} folds; take {len(sizes)} or fewer")
     filled = np.zeros(k, np.int64)
     fold_of = np.empty(len(sizes), np.int64)
     rng = np.random.default_rng(seed)

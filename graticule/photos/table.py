@@ -410,6 +410,8 @@ def table_file(source: Path) -> Path:
     if (source / "bundle.json").is_file():
         raise BadTableError(f"{source} is a bundle, which holds no photos; give a dataset or a table of photos")
     if not (source / "photos.parquet").is_file():
+        if (source / "photos" / "dataset.json").is_file():  # what `graticule start` made
+            raise BadTableError(f"{source} is no dataset itself; its dataset lies in {source / 'photos'}: give that")
         raise BadTableError(
             f"{source} is a folder without photos.parquet, so it is not a dataset. "
             f"Make one first: graticule data folder {shlex.quote(str(source))} OUT"

@@ -95,7 +95,7 @@ def context_of(found: LeakAudit, train: Photos, test: Photos) -> Context:
     ]
     same = train.name == test.name
     return Context(
-        title=f"Is this test set leaking? {train.name}" if same else f"Does {test.name} leak from {train.name}?",
+        title=f"Is the test set of {train.name} leaking?" if same else f"Does {test.name} leak from {train.name}?",
         synthetic=synthetic,
         held_out=found.held_out,
         verdict=found.verdict,

@@ -79,6 +79,7 @@ def cells_map(
     width: float = maps.WIDTH,
     streets: Basemap | None = None,
     synthetic: bool = False,
+    close: bool = False,
 ) -> Figure:
     """Cells on a map with coasts, countries and US states; darker cells hold more photos.
 
@@ -88,7 +89,7 @@ def cells_map(
         truth, guess: a ``(lat, lon)`` each, to mark.
         width: inches; less where the picture is shown small, so that its text is not.
     """
-    figure, axes, polygons, rows, frame = _map_of_cells(partition, [truth, guess], width)
+    figure, axes, polygons, rows, frame = _map_of_cells(partition, [truth, guess], width, close=close)
     maps.draw_base(axes, frame, ink="#333333", paper="white", streets=streets)
     shown = np.asarray(partition.photos if values is None else values, np.float64)
     fine = 0.25 if len(shown) > 500 else 0.6
@@ -122,6 +123,7 @@ def probability_map(
     width: float = maps.WIDTH,
     streets: Basemap | None = None,
     synthetic: bool = False,
+    close: bool = False,
 ) -> Figure:
     """Cells brighter where the model finds them likelier, on a dark map; truth and best guess marked.
 
@@ -131,11 +133,12 @@ def probability_map(
     Args:
         probability: of each cell, shape ``(C,)``, in [0, 1].
         width: inches; less where the picture is shown small, so that its text is not.
+        close: show truth and guess with as much around them, whatever the cells.
     """
     shown = np.asarray(probability, np.float64)
     first = np.argsort(-shown, kind="stable")
     likely = first[: 1 + int(np.searchsorted(np.cumsum(shown[first]), 0.95 * shown.sum()))]
-    figure, axes, polygons, rows, frame = _map_of_cells(partition, [truth, guess], width, likely)
+    figure, axes, polygons, rows, frame = _map_of_cells(partition, [truth, guess], width, likely, close)
     maps.draw_base(axes, frame, ink="#8A8A9A", paper=NIGHT, streets=streets)
     top = max(float(shown.max()), 1e-12)
     # Three decades: below a thousandth of the likeliest cell, differences say nothing.
@@ -390,9 +393,17 @@ def chart(
 
 
 def _map_of_cells(
-    partition: Cells, marks: Sequence[Point | None], width: float, shown: NDArray[np.int64] | None = None
+    partition: Cells,
+    marks: Sequence[Point | None],
+    width: float,
+    shown: NDArray[np.int64] | None = None,
+    close: bool = False,
 ) -> tuple[Figure, Axes, list[NDArray[np.float64]], NDArray[np.int64], maps.Frame]:
-    """Axes framed around marks and the rows ``shown`` (all cells if left out), and each polygon with its cell's row."""
+    """Axes framed around marks and the rows ``shown`` (all cells if left out), and each polygon with its cell's row.
+
+    Args:
+        close: frame the marks alone, with as much around them: one huge cell would make them a speck.
+    """
     polygons = maps.rings(*partition.outlines())
     chosen = np.arange(len(polygons)) if shown is None else shown
     lat, lon = partition.lat[chosen], partition.lon[chosen]
@@ -404,6 +415,8 @@ def _map_of_cells(
     photos = np.stack([lon, lat], axis=1)
     points = np.concatenate([*among, photos, *([(lon, lat)] for lat, lon in filter(None, marks))])
     frame = maps.frame_around(points[:, 1], points[:, 0])
+    if close and all(marks):
+        frame = maps.frame_around(*np.transpose([mark for mark in marks if mark]), margin=0.75)
     figure, axes = maps.axes_on(frame, width)
     drawn, owner = _areas(partition, polygons)
     placed, rows = maps.copies(drawn, frame)

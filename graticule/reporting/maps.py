@@ -196,7 +196,7 @@ def mark(axes: Axes, frame: Frame, truth: Point | None, guess: Point | None) -> 
     small = _smaller(axes)
     for name, point, marker, colour, edge, size in (
         ("truth", truth, "o", "#E8112D", "white", 12 * small),
-        ("best guess", guess, "X", "white", "black", 8 * small),
+        ("best guess", guess, "X", "white", "black", 10 * small),
     ):
         if point:
             x = frame.x([point[1]])

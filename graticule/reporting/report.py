@@ -199,7 +199,7 @@ def context_of(bundle_dir: Path, evaluation_dir: Path, photos: Path | None, base
     intervals = metrics.get("intervals") or {}
     recipe = bundle_dir / "recipe.yaml"
     return Context(
-        title=f"Where was this photo taken? {metrics.get('recipe') or bundle_dir.name}",
+        title=f"Report on the model {metrics.get('recipe') or bundle_dir.name}",
         synthetic=synthetic,
         headline=format_km(metrics["median_km"]) if "median_km" in metrics else "",
         headline_interval=_interval("median_km", intervals),
@@ -325,7 +325,8 @@ def _example_map(row: Mapping[str, Any], partition: Partition, streets: Basemap 
     truth, guess = (row["lat"], row["lon"]), (row["predicted_lat"], row["predicted_lon"])
     alt = "Map with the true position and the best guess"
     shown: dict[str, Any] = {
-        "truth": truth, "guess": guess, "width": EXAMPLE_WIDTH, "streets": streets, "synthetic": synthetic
+        "truth": truth, "guess": guess, "width": EXAMPLE_WIDTH, "streets": streets, "synthetic": synthetic,
+        "close": True,
     }  # fmt: skip
     if not row.get("top_cells"):
         return picture(figures.cells_map(partition, title="Truth and guess", **shown), alt)

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, File, Form, Request, UploadFile
+from fastapi import Depends, FastAPI, File, Form, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
@@ -16,7 +16,9 @@ from starlette.formparsers import MultiPartParser
 from starlette.staticfiles import StaticFiles
 
 from graticule import __version__
+from graticule.choices import Answer as Point
 from graticule.errors import BadPhotoError, BadRecipeError, GraticuleError
+from graticule.geo.areas import parse_areas
 from graticule.inference import views
 from graticule.inference.claims import Place, own_position
 from graticule.serving import examples, problems, shapes
@@ -27,7 +29,7 @@ from graticule.serving.play import Play
 from graticule.serving.play import routes as play_routes
 from graticule.serving.problems import Refusal
 from graticule.serving.queue import FullError
-from graticule.serving.requests import or_gone, read_photos
+from graticule.serving.requests import or_gone, read_photos, refuse_unknown_fields
 from graticule.serving.service import Model, Service
 
 NO_PAGE = (
@@ -35,6 +37,7 @@ NO_PAGE = (
     "<p>The page is not built. In a checkout, <code>make page</code> builds it (Node is needed); the service answers "
     "all the same: <a href=/openapi.json>/openapi.json</a> says how to ask it.</p></main></html>"
 )
+MOST_AREA_TEXT = 20_000  # characters: of polygons with more corners the shares would take too long
 HALF_EARTH_KM = 20_038  # no circle around a place is wider
 
 Model_ = Annotated[str | None, Form(description="Which model answers, by its id; the first where none is named.")]
@@ -75,6 +78,7 @@ def create_app(
         redoc_url=None,
         lifespan=lifespan,
         responses=problems.ANYWHERE,
+        dependencies=[Depends(refuse_unknown_fields)],
     )
     _handle_errors(app)
     registry = CollectorRegistry()
@@ -148,6 +152,16 @@ def _photo_routes(app: FastAPI, service: Service) -> None:
         neighbours: Annotated[
             int, Form(ge=0, le=24, description="Known photos that look alike; none where answers are coarse.")
         ] = 0,
+        inside: Annotated[
+            str | None,
+            Form(
+                max_length=MOST_AREA_TEXT,
+                description="GeoJSON polygons, or tokens of S2 cells with commas: how probably it was taken in each.",
+            ),
+        ] = None,
+        answer: Annotated[
+            Point | None, Form(description="Which point of the belief; by default the bundle's own choice.")
+        ] = None,
         model: Model_ = None,
     ) -> JSONResponse:
         """Where photos were taken."""
@@ -156,7 +170,21 @@ def _photo_routes(app: FastAPI, service: Service) -> None:
         own = await asyncio.to_thread(lambda: [own_position(data) for data in files])
         place = None if claim in (None, "", "exif") else parse_place(str(claim), "claim")
         claims: tuple[Place | None, ...] = tuple(own) if claim == "exif" else (place,) * len(files)
-        question = Ask(tuple(files), claims, top, within_km, max_error_km, min_probability, together, neighbours)
+        if answer and asked.coarse:
+            raise BadRecipeError("this server blurs its answers, each from one point alone; leave answer out")
+        areas = await asyncio.to_thread(parse_areas, inside, "inside") if inside else []
+        question = Ask(
+            tuple(files),
+            claims,
+            top,
+            within_km,
+            max_error_km,
+            min_probability,
+            together,
+            neighbours,
+            tuple(areas),
+            answer,
+        )
         answers = await or_gone(request, service.ask(asked, question), service.limits.seconds)
         names = [photo.filename or f"photo {i}" for i, photo in enumerate(photos)]
         told = asyncio.to_thread(_located, asked, question, names, answers, own, regions, density)
@@ -266,12 +294,15 @@ def _handle_errors(app: FastAPI) -> None:
         app.add_exception_handler(kind, handler)
 
     def invalid(error: RequestValidationError) -> JSONResponse:
-        found = [f"{'.'.join(str(part) for part in each['loc'][1:])}: {each['msg']}" for each in error.errors()]
-        return problems.response(422, "; ".join(found))
+        return problems.response(422, "; ".join(map(problems.of_field, error.errors())))
 
+    async def of_http(request: Request, error: Any) -> JSONResponse:
+        detail = problems.of_http(request.method, request.url.path, error)
+        return problems.response(error.status_code, detail, error.headers)
+
+    app.add_exception_handler(HTTPException, of_http)
     handle(Refusal, lambda error: problems.response(error.status, error.detail, error.headers, **error.more))
     handle(RequestValidationError, invalid)
-    handle(HTTPException, lambda error: problems.response(error.status_code, str(error.detail), error.headers))
     handle(BadPhotoError, lambda error: problems.response(422, str(error), reason=error.reason))
     handle(GraticuleError, lambda error: problems.response(422, str(error)))
     busy = "too many photos wait already; try again soon"

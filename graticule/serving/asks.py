@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from graticule.belief.confidence import Calibration
+from graticule.choices import Answer as Point
 from graticule.errors import BadPhotoError
+from graticule.geo.areas import Area
 from graticule.geo.sphere import Floats
 from graticule.inference.albums import Albums
 from graticule.inference.claims import Place
@@ -25,6 +27,7 @@ class Ask:
         photos: their bytes.
         claims: the place claimed for each, or None; the numbers as of :meth:`Locator.results`.
         together: the photos show one place from one spot: there is one answer for all.
+        answer: which point is told; None tells that of the recipe.
     """
 
     photos: tuple[bytes, ...] = field(repr=False)
@@ -35,6 +38,8 @@ class Ask:
     min_probability: float = 0.5
     together: bool = False
     neighbours: int = 0
+    inside: tuple[Area, ...] = field(default=(), repr=False)
+    answer: Point | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,7 @@ def _answer(
         max_error_km=ask.max_error_km,
         min_probability=ask.min_probability,
         seen=[seen],
+        inside=ask.inside,
         names=True,
         neighbours=ask.neighbours,
     )

@@ -10,17 +10,20 @@ between two cells tells that the point lies somewhere between them, on a line un
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graticule.geo import s2
+from graticule.geo.areas import Area, shares_in
+from graticule.geo.outlines import polygons_of
 from graticule.geo.sphere import EARTH_RADIUS_KM, Floats, great_circle_km, unit_vectors
 from graticule.geo.towns import nearest_towns
 from graticule.inference.claims import Claim, Place
 from graticule.inference.decode import CellGuess, Fix
-from graticule.inference.names import Names
+from graticule.inference.names import Names, PlaceGuess
 
 Cells = NDArray[np.uint64]
 MIN_WIDTH = 2 * np.sqrt(2) / 3  # radians, of a cell of level 0; halves with each (s2metrics.cc, quadratic projection)
@@ -170,6 +173,12 @@ class Coarse:
             probability=float(told.mass @ s2.shares_within(told.cells, *place, radius_km)),
             region=inside,
         )
+
+    def inside(self, told: Released, areas: Sequence[Area]) -> tuple[PlaceGuess, ...]:
+        """How much of what is released lies in each area."""
+        shapes = [area.shape if area.cells is None else polygons_of(area.cells)[0] for area in areas]
+        shares = [float(shares_in(told.cells, shape) @ told.mass) for shape in shapes]
+        return tuple(PlaceGuess(area.name, min(share, 1.0)) for area, share in zip(areas, shares, strict=True))
 
     def row_of(self, told: Released, place: Place) -> int | None:
         """The released cell, as S2 draws it, that holds a place."""

@@ -46,6 +46,7 @@ MODEL = _example(
                 "bounds": [[37.70, -122.51], [37.81, -122.36]],
                 "center": [37.755, -122.435],
                 "photos_known": 480,
+                "photos_trained": 480,
                 "area": "San Francisco, California, United States",
                 "synthetic": False,
             }

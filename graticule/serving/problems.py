@@ -5,6 +5,7 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
 TYPE = "application/problem+json"
 
@@ -27,6 +28,25 @@ def response(status: int, detail: str, headers: Mapping[str, str] | None = None,
     title = "Client Closed Request" if status == 499 else HTTPStatus(status).phrase
     problem = {"type": "about:blank", "title": title, "status": status, "detail": detail} | more
     return JSONResponse(problem, status, dict(headers or {}), TYPE)
+
+
+def of_field(error: Mapping[str, Any]) -> str:
+    """What pydantic found wrong with one field, as a sentence."""
+    name = ".".join(str(part) for part in error["loc"][1:]) or "the body"
+    if error["type"] != "missing":
+        return f"{name}: {error['msg']}"
+    how = f"send the photo as {name}=@FILE" if name in ("photo", "photos") else "GET /openapi.json says what it takes"
+    return f"the field {name} is missing: {how}"
+
+
+def of_http(method: str, path: str, error: HTTPException) -> str:
+    """What the framework refuses, as a sentence."""
+    if error.status_code == 404 and error.detail == "Not Found":
+        return f"there is nothing at {path[:80]}; GET /openapi.json lists the addresses"
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        return f"{path[:80]} does not take {method}; ask it with {allowed}"
+    return str(error.detail)
 
 
 def _documented(status: int, detail: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
+K = TypeVar("K")
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -15,7 +16,7 @@ class FullError(Exception):
     """So much waits already that no more is taken."""
 
 
-class Batches(Generic[A, B]):
+class Batches(Generic[K, A, B]):
     """Questions in a line, answered some at a time by a few threads.
 
     Whoever waits no longer leaves the line; whoever comes while batches are answered shares the next one.
@@ -29,14 +30,14 @@ class Batches(Generic[A, B]):
 
     def __init__(
         self,
-        answer: Callable[[str, Sequence[A], int], Sequence[B]],
+        answer: Callable[[K, Sequence[A], int], Sequence[B]],
         size: Callable[[A], int],
         most: int,
         waiting: int,
         threads: int = 1,
     ) -> None:
         self._answer, self._size, self._most, self._waiting = answer, size, most, waiting
-        self._line: deque[tuple[str, A, Future[B]]] = deque()
+        self._line: deque[tuple[K, A, Future[B]]] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._busy = 0
@@ -50,7 +51,7 @@ class Batches(Generic[A, B]):
         with self._changed:
             return sum(self._size(question) for _, question, future in self._line if not future.cancelled())
 
-    async def ask(self, key: str, question: A) -> B:
+    async def ask(self, key: K, question: A) -> B:
         """The answer, in its turn; a cancelled call leaves the line.
 
         Raises:
@@ -78,7 +79,7 @@ class Batches(Generic[A, B]):
             with self._changed:
                 self._busy -= 1
 
-    def _give(self, some: Sequence[tuple[str, A, Future[B]]]) -> None:
+    def _give(self, some: Sequence[tuple[K, A, Future[B]]]) -> None:
         try:
             answers = self._answer(some[0][0], [question for _, question, _ in some], self._busy)
         except Exception as error:  # noqa: BLE001  the thread outlives whatever one batch does to it
@@ -91,11 +92,11 @@ class Batches(Generic[A, B]):
             for (_, _, future), found in zip(some, answers, strict=True):
                 future.set_result(found)
 
-    def _next(self) -> list[tuple[str, A, Future[B]]]:
+    def _next(self) -> list[tuple[K, A, Future[B]]]:
         """The first of the line and what fits beside it; empty when all is done."""
         with self._changed:
             while True:
-                some: list[tuple[str, A, Future[B]]] = []
+                some: list[tuple[K, A, Future[B]]] = []
                 weight, all_ = 0, sum(self._size(question) for _, question, _ in self._line)
                 fair = min(self._most, -(-all_ // len(self._threads)))  # leaves some for the other threads
                 while self._line:

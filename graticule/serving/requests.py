@@ -1,10 +1,12 @@
 """What a request brings, and whether its client still waits."""
 
 import asyncio
+import difflib
 from collections.abc import Awaitable, Sequence
 from typing import TypeVar
 
 from fastapi import Request, UploadFile
+from fastapi.routing import APIRoute
 
 from graticule.errors import BadPhotoError
 from graticule.photos.images import inspect
@@ -28,6 +30,23 @@ async def read_photos(request: Request, photos: Sequence[UploadFile], limits: Li
         if size > limits.pixels:
             raise Refusal(413, f"a photo has {size:,} pixels; at most {limits.pixels:,} are read: scale it down first")
     return files
+
+
+async def refuse_unknown_fields(request: Request) -> None:
+    """Answer no form that holds a field which would be ignored.
+
+    Raises:
+        Refusal: it does; the sentence names the near one.
+    """
+    route = request.scope.get("route")
+    if not isinstance(route, APIRoute) or "form" not in request.headers.get("content-type", ""):
+        return
+    known = [field.alias for field in route.dependant.body_params]
+    for name in await request.form():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known) or 'none'}"
+            raise Refusal(422, f"there is no field {name[:80]}; {hint}")
 
 
 def _pixels(data: bytes) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from graticule.choices import Answer as Point
 from graticule.errors import BadRecipeError, BadTableError
 from graticule.inference.cores import CORES, keep_memory, share_cores
 from graticule.inference.locate import Locator, load
@@ -83,6 +84,7 @@ class Model:
             "bounds": [[float(lat.min()), float(lon.min())], [float(lat.max()), float(lon.max())]],
             "center": [float((lat.min() + lat.max()) / 2), float((lon.min() + lon.max()) / 2)],
             "photos_known": len(bundle.confidence.known.lat) if bundle.confidence else 0,
+            "photos_trained": bundle.facts.get("photos"),
             "area": self.locator.area,
             "synthetic": bool(bundle.facts.get("synthetic", False)),
         }
@@ -103,7 +105,7 @@ class Service:
         self.by_id = {model.id: model for model in self.models}
         if len(self.by_id) < len(self.models) or not self.models:
             raise BadRecipeError("each bundle that is served needs a folder name of its own")
-        self.line: Batches[Ask, list[Answer]] = Batches(
+        self.line: Batches[tuple[str, Point | None], Ask, list[Answer]] = Batches(
             self._answer,
             size=lambda ask: len(ask.photos),
             most=self.limits.batch,
@@ -113,11 +115,12 @@ class Service:
         self.one_explanation = asyncio.Semaphore(1)
         self.ready = False
 
-    def _answer(self, key: str, asks: Sequence[Ask], busy: int) -> list[list[Answer]]:
-        model = self.by_id[key]
+    def _answer(self, key: tuple[str, Point | None], asks: Sequence[Ask], busy: int) -> list[list[Answer]]:
+        name, point = key
+        model = self.by_id[name]
         if model.locator.device == "cpu":
             share_cores(busy)
-        return answer(model.locator, asks, model.lock)
+        return answer(model.locator.answering(point), asks, model.lock)
 
     def model(self, name: str | None) -> Model:
         """The model of that id, or the first.
@@ -145,8 +148,9 @@ class Service:
 
         Raises:
             FullError: too many photos wait already.
+            BadRecipeError: the model has no such point.
         """
-        return await self.line.ask(model.id, question)
+        return await self.line.ask((model.id, question.answer), question)
 
 
 def open_models(

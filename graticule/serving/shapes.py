@@ -52,6 +52,8 @@ def view_of(model: Model, answer: Answer, ask: Ask, claim: Place | None) -> View
     else:
         told = coarse.release(point, np.array(point[:1]), np.array(point[1:]), np.ones(1))
     fix = coarse.fix(told, answer.fix, ask.top)
+    if ask.inside and fix.calibrated:
+        fix = replace(fix, inside=coarse.inside(told, ask.inside))
     if claim is not None:
         fix = replace(fix, claim=coarse.weigh(told, claim, ask.within_km, fix.calibrated))
     if ask.max_error_km is not None:

@@ -32,6 +32,7 @@ from graticule.training.fit import fit
 
 FOLDS = 4
 FOCUSES = (1.0, 1.5, 2.0, 3.0, 4.0)
+FITTING = "fitting how sure it is"  # what takes seconds after the last photo
 FEWEST = 20  # places that held-out photos must come from
 MOST = 1000  # photos of a user that a calibration looks at
 MOST_TOGETHER = 2000  # photos of albums that a calibration looks at, of all folds
@@ -102,10 +103,12 @@ def fit_calibrated(
     count = len(np.unique(places))
     if count < FEWEST:
         return _without(bundle, f"the held-out photos are of {count} places, fewer than {FEWEST}")
+    progress(0, 1, FITTING)
     shape = fit_shape(parts)
     grounds = [Ground.of(part.belief(shape), bundle.recipe.seed) for part in parts]
     calibration, _ = calibration_of(parts, _believed(parts, shape), grounds, shape, places, how)
     fusions = _fusions(parts, asked, grounds, shape, bundle.recipe.seed, how) if albums else {}
+    progress(1, 1, FITTING)
     bundle.facts["calibration"] = _told(calibration, fusions)
     return replace(bundle, confidence=Confidence(calibration, known, fusions))
 
@@ -117,6 +120,7 @@ def calibrate(
     trained: Photos | None = None,
     allow_leak: bool = False,
     store: FeatureStore | None = None,
+    progress: Progress = silent,
 ) -> Bundle:
     """A bundle calibrated on photos that did not train it, whoever trained it.
 
@@ -160,7 +164,8 @@ def calibrate(
     if known is None:
         known = Known.of(bundle.partition.lat, bundle.partition.lon, None, bundle.recipe.seed)
     how = "photos of its user"
-    features = Locator(bundle, store=store).features(photos.paths())
+    features = Locator(bundle, store=store).features(photos.paths(), progress=progress)
+    progress(0, 1, FITTING)
     part, seed = held_out(bundle, known, photos, features), bundle.recipe.seed
     answers = _own_answers(bundle, features)
     answer = min(answers, key=lambda name: _mean_log_error([part], [answers[name]]), default=None)
@@ -169,6 +174,7 @@ def calibrate(
     ground = Ground.of(part.belief(shape), seed)
     calibration, by_belief = calibration_of([part], [part.belief(shape)], [ground], shape, places, how, own)
     fusions = _fusions([part], [photos], [ground], shape, seed, how)
+    progress(1, 1, FITTING)
     facts = bundle.facts | {"calibration": _told(calibration, fusions)}
     facts.pop("known_added", None)  # they were there by now
     recipe = bundle.recipe

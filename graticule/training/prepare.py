@@ -18,14 +18,15 @@ from graticule.model.index import INDEX, RUN, TRAINING
 from graticule.partition import Partition, grow
 from graticule.photos.columns import is_empty
 from graticule.photos.leakage import audit
-from graticule.photos.shards import shard_row, url_of
+from graticule.photos.shards import url_of
 from graticule.photos.splits import make_split
 from graticule.photos.table import MARKED, Photos
 from graticule.training.devices import Machines
 
 PHOTOS, HISTORY, CHECKPOINTS = "photos.parquet", "history.csv", "checkpoints"
 AUDIT, LAST = "audit.json", "last.ckpt"
-# What may be another when a run goes on: no weight depends on it, and a bundle has what was asked for last.
+# What may be another when a run goes on: no weight depends on it (the order of photos is that of the first run's
+# workers, which checkpoints keep), and a bundle has what was asked for last.
 HARMLESS = frozenset({"name", "answer", "temperature", "train.checkpoint_minutes", "train.workers"})
 
 
@@ -64,8 +65,7 @@ def prepare(
         return run
     fingerprint = run_fingerprint(recipe, photos, split)
     if check_output_folder(out, resume):
-        in_shards = any(shard_row(path) for path in photos.paths()[:1])  # whose order depends on the workers
-        check_same_run(out, fingerprint, HARMLESS - {"train.workers"} if in_shards else HARMLESS)
+        check_same_run(out, fingerprint, HARMLESS)
     run.folder.mkdir(parents=True, exist_ok=True)
     # Where the photos lie, so that they can be asked again as neighbours. The folder is not part of the bundle.
     root = photos.root if url_of(photos.root) else photos.root.resolve()

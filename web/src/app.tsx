@@ -74,7 +74,7 @@ export function App() {
             />
           )}
           {model && tab === "locate" && <Locate album={album} model={model} coarsestKm={service?.coarsest_answer_km ?? null} {...view} />}
-          {model && tab === "play" && <Play key={model.id} model={model} open={!!service?.test_photos} {...view} />}
+          {model && tab === "play" && <Play key={model.id} model={model} open={!!service?.test_photos} streets={streets.kind !== "none"} {...view} />}
           {service && model && tab === "compare" && <Compare album={album} models={service.models} testPhotos={service.test_photos} onScene={setScene} />}
         </div>
         <MapView

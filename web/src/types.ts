@@ -21,6 +21,8 @@ export interface Model {
   bounds: [[number, number], [number, number]];
   center: [number, number];
   photos_known: number;
+  /** How many it learned from, where it says so. */
+  photos_trained: number | null;
   /** What it knows, in words. */
   area: string;
   /** Whether its photos were painted by a program. */

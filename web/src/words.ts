@@ -28,6 +28,8 @@ export const STRANGE = 0.95; // as in inference/decode.py
 
 export const isUnlike = (fix: Fix): boolean => (fix.unlike_training ?? 0) >= STRANGE;
 
+export const FEW_PHOTOS = 300; // as in inference/formats.py
+
 /** How far off such an answer is. */
 export function errorInWords(fix: Fix): string {
   if (isUnlike(fix)) return "How far off this is, is not known.";
@@ -38,19 +40,23 @@ export function errorInWords(fix: Fix): string {
   return `About ${km(fix.expected_error_km)} off; this model is not calibrated.`;
 }
 
-/** One line in a list of many. */
+/** One line in a list of many, the warning first. */
 export function brief(fix: Fix | undefined): string {
   if (!fix) return "asking…";
   if (fix.cannot_tell) return "cannot tell";
-  const off = isUnlike(fix) ? "unlike the training photos" : km(fix.median_error_km ?? fix.expected_error_km);
-  return [fix.near ? `near ${fix.near}` : undefined, off].filter(Boolean).join(" · ");
+  const near = fix.near ? `near ${fix.near}` : undefined;
+  const said = isUnlike(fix) ? ["unlike the training photos", near] : [near, km(fix.median_error_km ?? fix.expected_error_km)];
+  return said.filter(Boolean).join(" · ");
 }
+
+const LIKELY = 0.8; // as in inference/claims.py
 
 export function claimInWords(claim: Claim): string {
   const off = `${km(claim.distance_km)} from the answer`;
   if (claim.probability === null || claim.within_km === null) return `${off}; this model is not calibrated.`;
-  const where = claim.region === null ? "outside the 95 % region" : `inside the ${percent(claim.region)} region`;
-  return `${percent(claim.probability)} within ${km(claim.within_km)}; ${off}; ${where}.`;
+  const where = claim.region === null ? "outside the 95 % region" : `in the ${percent(claim.region)} region`;
+  const verdict = claim.region === null ? "unlikely" : claim.region <= LIKELY ? "likely" : "possible";
+  return `${percent(claim.probability)} of the belief lies within ${km(claim.within_km)} of the claim; it lies ${where} (${verdict}), ${off}.`;
 }
 
 /** Reads `LAT, LON` in degrees; undefined where it is none. */

@@ -29,6 +29,24 @@ def hub_file(
         return Path(hf_hub_download(repo, name, repo_type=kind, revision=revision, endpoint=_endpoint()))
 
 
+def hub_missing(repo: str, names: Sequence[str]) -> int:
+    """Bytes of those files of a dataset repository that are not in the hub's cache yet; nothing of them is fetched.
+
+    Raises:
+        SourceError: as :func:`hub_file`.
+    """
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+    size = 0
+    for name in names:
+        kept = try_to_load_from_cache(repo, name, cache_dir=constants.HF_HUB_CACHE, repo_type="dataset")
+        if not isinstance(kept, str):
+            with _refusing(f"{name} of the dataset {repo}"):
+                url = hf_hub_url(repo, name, repo_type="dataset", endpoint=_endpoint())
+                size += get_hf_file_metadata(url).size or 0
+    return size
+
+
 def hub_snapshot(repo: str, names: Sequence[str], *, revision: str | None = None) -> Path:
     """Fetch these files of a model's repository, all of one commit, once; where there is no network the last ones.
 

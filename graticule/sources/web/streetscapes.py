@@ -6,18 +6,19 @@ Ten million photos of Mapillary and KartaView in 688 cities, described by the ta
 
 import difflib
 import re
+import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
 import polars as pl
 
-from graticule.errors import BadRecipeError, BadTableError
+from graticule.errors import BadRecipeError, BadTableError, SourceError, note
 from graticule.sources.ingest import MAX_REFUSED, Refusal
 from graticule.sources.web import kartaview, mapillary
 from graticule.sources.web.download import Progress
-from graticule.sources.web.hub import hub_file
+from graticule.sources.web.hub import hub_file, hub_missing
 from graticule.sources.web.kartaview import KartaView
 from graticule.sources.web.mapillary import Mapillary
 from graticule.sources.web.service import LICENCE, Service, check_output_folder, download_dataset, narrow, sample
@@ -52,6 +53,7 @@ OURS = {
     "datetime_local": "captured_at", "sequence_id": "sequence", "projection_type": "camera_type",
     "country": "country_name", "iso2": "country",
 }  # fmt: skip
+WORTH_SAYING = 10**8  # bytes that are worth a word before they are fetched
 LARGEST_EXACT = 2**53  # of float64; a larger id that went through a float is another's
 
 
@@ -137,6 +139,8 @@ def choose(
             f"For other tables of the dataset, put their CSV files into a folder and name it with --tables"
         )
     wanted = [name for name in dict.fromkeys((*NEEDED, *KEPT, *asked)) if name in home]
+    if not tables:
+        _check_room(f"data/{table}.csv" for table in sorted({home[name] for name in wanted}))
     found: pl.DataFrame | None = None
     choosing = {home.get(name) for name, _ in where}
     for table in sorted({home[name] for name in wanted}, key=lambda table: table not in choosing):
@@ -175,6 +179,27 @@ def _warn_of_namesakes(found: pl.DataFrame) -> None:
         SeveralCitiesWarning,
         stacklevel=4,
     )
+
+
+def _check_room(names: Iterable[str]) -> None:
+    """Say how much is fetched before the first byte of it.
+
+    Raises:
+        SourceError: the disk has no room for it.
+    """
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    size = hub_missing(REPO, list(names))
+    if size < WORTH_SAYING:
+        return
+    folder = next(folder for folder in (Path(HF_HUB_CACHE), *Path(HF_HUB_CACHE).parents) if folder.exists())
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise SourceError(
+            f"the tables of Global Streetscapes take {size / 1e9:.1f} GB, and {HF_HUB_CACHE} has {free / 1e9:.1f} GB "
+            f"left; free some space, or name another disk with the environment variable HF_HOME"
+        )
+    note(f"the tables of Global Streetscapes are fetched once, {size / 1e9:.1f} GB, into {HF_HUB_CACHE}")
 
 
 def _file(table: str, files: Mapping[str, tuple[Path, tuple[str, ...]]], tables: Path | None) -> Path:

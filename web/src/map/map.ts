@@ -24,7 +24,7 @@ const STILL = matchMedia("(prefers-reduced-motion: reduce)");
 
 export class PlaceMap {
   private readonly map: MapLibre;
-  private readonly ready: Promise<void>;
+  readonly ready: Promise<void>;
   private pins: Marker[] = [];
   private scene: Scene = {};
   /** Whether coarse borders stand where fine ones could. */

@@ -4,7 +4,7 @@ import "./parts.css";
 
 import type { ComponentChildren } from "preact";
 import type { Fix, Model } from "../types";
-import { area, errorInWords, isUnlike, km, percent, position } from "../words";
+import { area, count, errorInWords, FEW_PHOTOS, isUnlike, km, percent, position } from "../words";
 
 export function Answer({ fix, model }: { fix: Fix; model: Model | undefined }) {
   const unlike = isUnlike(fix);
@@ -22,9 +22,14 @@ export function Answer({ fix, model }: { fix: Fix; model: Model | undefined }) {
         <>
           <h2>{fix.near ? `Near ${fix.near}` : position(fix)}</h2>
           <p class="error">{errorInWords(fix)}</p>
+          {model && model.photos_trained !== null && model.photos_trained < FEW_PHOTOS && (
+            <p class="soft">
+              This model learned from {count(model.photos_trained)} photos only: its answers and its word on claims are weak.
+            </p>
+          )}
         </>
       )}
-      <Places fix={fix} />
+      {!unlike && <Places fix={fix} />}
       <dl class="facts">
         {!fix.cannot_tell && (
           <>

@@ -26,6 +26,7 @@ export function MapView({ scene, theme, streets, atlas, onClick, onDot, onStreet
   const container = useRef<HTMLDivElement>(null);
   const map = useRef<PlaceMap>(undefined);
   const [problem, setProblem] = useState(false);
+  const [drawn, setDrawn] = useState(false);
   const tell = useRef({ onClick, onDot });
   tell.current = { onClick, onDot };
   useImperativeHandle(center ?? null, () => () => map.current?.center(), []);
@@ -40,6 +41,7 @@ export function MapView({ scene, theme, streets, atlas, onClick, onDot, onStreet
         (id) => tell.current.onDot(id),
         scene,
       );
+      void map.current.ready.then(() => setDrawn(true));
     } catch {
       setProblem(true); // no WebGL
     }
@@ -54,6 +56,7 @@ export function MapView({ scene, theme, streets, atlas, onClick, onDot, onStreet
   return (
     <div class={`map ${theme}`}>
       <div ref={container} class="map-canvas" role="region" aria-label="Map. Arrow keys move it, plus and minus zoom." />
+      {!drawn && !problem && <p class="map-none">Drawing the map…</p>}
       {problem && <p class="map-none">This browser draws no map (it needs WebGL 2). The answer stands in words beside it.</p>}
       <Legend scene={scene} theme={theme} />
     </div>

@@ -21,9 +21,17 @@ interface Props {
   onPlace: (place: Place | undefined) => void;
   onScene: (scene: Scene) => void;
   center: () => Place | undefined;
+  /** Whether the map shows streets. */
+  streets: boolean;
 }
 
-export function Play({ model, open, place, onPlace, onScene, center }: Props) {
+/** The frame around the cells of a model. */
+function edges([[south, west], [north, east]]: Model["bounds"]): [Place, Place][] {
+  const corners = [[south, west], [south, east], [north, east], [north, west], [south, west]].map(([lat, lon]) => ({ lat: lat!, lon: lon! }));
+  return corners.slice(1).map((corner, i) => [corners[i]!, corner]);
+}
+
+export function Play({ model, open, place, onPlace, onScene, center, streets }: Props) {
   const [seed, setSeed] = useState(() => Math.floor(Math.random() * 100_000));
   const [game, setGame] = useState<Game & { seed: number }>();
   const [round, setRound] = useState(0);
@@ -81,7 +89,11 @@ export function Play({ model, open, place, onPlace, onScene, center }: Props) {
   useEffect(() => {
     const all = frame([{ lat: model.bounds[0][0], lon: model.bounds[0][1] }, { lat: model.bounds[1][0], lon: model.bounds[1][1] }]);
     if (!game || over || !result) {
-      onScene({ pins: place && game && !over ? [{ ...place, kind: "you", label: "Your guess" }] : [], ...(place ? {} : { fit: all }) });
+      onScene({
+        pins: place && game && !over ? [{ ...place, kind: "you", label: "Your guess" }] : [],
+        lines: edges(model.bounds),
+        ...(place ? {} : { fit: all }),
+      });
       return;
     }
     const guessed = place ?? result.truth;
@@ -114,7 +126,8 @@ export function Play({ model, open, place, onPlace, onScene, center }: Props) {
         {!over && (
           <p>
             {ROUNDS} photos that the model has not trained on. Put a pin where you think each was taken; the model puts
-            its own. The same number gives a friend the same photos.
+            its own. The same number gives a friend the same photos. The model knows the frame on the map
+            {streets ? "" : "; to have streets to go by, choose them above, under Streets"}.
           </p>
         )}
         <form
@@ -147,7 +160,7 @@ export function Play({ model, open, place, onPlace, onScene, center }: Props) {
           ? `You: ${km(result.error_km_you)} off, ${count(result.points_you)} points. The model: ${km(result.error_km_model)} off, ${count(result.points_model)} points.`
           : place
             ? "Your pin is set. Move it, or guess."
-            : "Click on the map where you think this is."}
+            : `Click on the map where you think this is; it lies in the frame or near it.${streets ? "" : " Streets to go by: choose them above."}`}
         {problem && ` ${problem}`}
       </p>
       <div class="row">

@@ -1,0 +1,5 @@
+"""``python -m graticule``."""
+
+from graticule.cli import main
+
+main()
