@@ -11,7 +11,8 @@ from towns import make_town, tiny_recipe
 from graticule.config import Recipe
 from graticule.errors import BadRecipeError, NotEnoughMemoryError
 from graticule.model.encoders import build_encoder
-from graticule.model.geolocator import build_geolocator
+from graticule.model.features import encode
+from graticule.model.geolocator import build_geolocator, preprocess_of
 from graticule.model.heads import Output
 from graticule.model.preprocess import Augment
 from graticule.partition import NO_CELL, CellPartition
@@ -278,3 +279,17 @@ def test_the_position_embedding_of_a_hybrid_does_not_decay(partition):
     decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     assert decay[id(module.net.encoder.body.pos_embed)] == 0
     assert decay[id(module.net.encoder.body.proj.weight)] == 0.3
+
+
+def test_features_by_threads_are_those_of_one_process_and_a_broken_photo_comes_once(tmp_path):
+    recipe = tiny_recipe()
+    paths = make_town(tmp_path, count=72).paths()
+    paths[7].write_bytes(b"no photo")
+    model = build_geolocator(recipe, 4).eval()
+    found = [{}, {}]
+    for workers, features in zip(("auto", 0), found, strict=True):
+        for index, rows, errors in encode(model, preprocess_of(model, recipe), paths, workers=workers):
+            features |= dict(zip(index.tolist(), rows, strict=True)) | dict.fromkeys(errors)
+    assert sorted(found[0]) == sorted(found[1]) == list(range(72))
+    assert found[0][7] is None
+    assert all(torch.allclose(found[0][i], found[1][i], atol=1e-5) for i in range(72) if i != 7)

@@ -36,7 +36,8 @@ FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floo
 def sources() -> list[Path]:
     """The modules of the package; one that only makes a folder a package, or is the front door, is no room."""
     files = sorted(PACKAGE.rglob("*.py"))
-    return [path for path in files if path != PACKAGE / "__init__.py" and path.read_text(encoding="utf-8").strip()]
+    doors = {PACKAGE / "__init__.py", PACKAGE / "__main__.py"}
+    return [path for path in files if path not in doors and path.read_text(encoding="utf-8").strip()]
 
 
 def module_of(path: Path) -> str:

@@ -60,7 +60,8 @@ def osv5m(folder: Path, pixels: torch.Tensor) -> dict:
     quadtree = Path(sys.argv[3]) / "utils" / "quadtree_10_1000.csv"
     shutil.copy(quadtree, folder)
     cells = len(quadtree.read_text().splitlines()) - 1
-    tower = CLIPVisionModel(CLIPVisionConfig(**CLIP_L, patch_size=14, image_size=224)).eval()
+    # As DataComp's tower, which it begins from: transformers' own default is OpenAI's faster GELU.
+    tower = CLIPVisionModel(CLIPVisionConfig(**CLIP_L, patch_size=14, image_size=224, hidden_act="gelu")).eval()
     middle = MLPCentroid(1024, [1024, 512], 3 * cells, torch.nn.GroupNorm, torch.nn.GELU).eval()
     for layer in middle.modules():  # of torch's own small numbers all logits are alike
         if isinstance(layer, torch.nn.Linear):
