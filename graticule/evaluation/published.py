@@ -55,8 +55,8 @@ def _quoted(photos: int, *lines: tuple[str, str, tuple[float | None, ...]]) -> t
     )
 
 
-# The papers' tables were not at hand: lines were checked against other public tables that copy them. Those of YFCC4k, and
-# within 1 km of ISNs and TransLocator, stand in one survey alone.
+# The papers' tables were not at hand: lines were checked against other public tables that copy them. Those of YFCC4k,
+# and within 1 km of ISNs and TransLocator, stand in one survey alone.
 _CARD = "as quoted in arXiv 2302.00275"
 _ISNS, _TRANSLOCATOR = "Müller-Budack et al., ECCV 2018", "Pramanick et al., ECCV 2022, arXiv 2204.13861"
 _AGAIN, _CPLANET = "measured again in {}", "Seo et al., CPlaNet, arXiv 1808.02130"
