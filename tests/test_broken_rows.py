@@ -29,7 +29,7 @@ KINDS = {
     "an endless device": ("/dev/zero", "1", "2", "unreadable", "is a folder or a device"),
     "a pipe nobody writes to": ("pipe.jpg", "1", "2", "unreadable", "is a folder or a device"),
     "a name too long": ("n" * 300 + ".jpg", "1", "2", "unreadable", "cannot be opened"),
-    "text": ("text.jpg", "1", "2", "unreadable", "begin with b'hello"),
+    "text": ("text.jpg", "1", "2", "unreadable", "a text of 5 bytes"),
     "an error page": ("page.jpg", "1", "2", "unreadable", "begin with b'<!doctype"),
     "an empty file": ("empty.jpg", "1", "2", "unreadable", "0 bytes"),
     "noise after a JPEG's first bytes": ("noise.jpg", "1", "2", "unreadable", "cannot be decoded"),
