@@ -219,7 +219,7 @@ def _open(data: bytes) -> tuple[ImageFile.ImageFile, bytes, Image.Exif]:
         image = _plugin(data)
     if image is None:
         for begin, kind in NO_PHOTOS.items():
-            if data.startswith(begin):
+            if data[: len(begin)].lower() == begin.lower():  # HTML is written in either case
                 raise BadPhotoError("unreadable", f"it is {kind}, whatever its name says")
         if not data:
             raise BadPhotoError("unreadable", "the file is empty; copy or download it again")
