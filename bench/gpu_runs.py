@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
+from bench.gpu_networks import CLASSES, device, pace, recipe_of, seconds, shape
 from bench.gpu_setup import Setup
 from graticule.config import Recipe
 from graticule.model.geolocator import build_geolocator
@@ -60,8 +61,6 @@ def train_run(recipe: Recipe, setup: Setup, out: Path, resume: bool, exact: bool
 
 def resume(setup: Setup) -> None:
     """A run that is killed and resumed against two that are not: the weights, byte for byte."""
-    from bench.gpu_parts import recipe_of
-
     networks = {"vit": {} if setup.small else {"encoder__name": "vit_small_patch16_224"}, "geovit": {}}
     for network, sets in networks.items():
         batch = 8 if setup.small else 64
@@ -177,8 +176,6 @@ def rank_run(
 
 
 def rank_steps(setup: Setup, rank: int, world: int) -> dict[str, Any]:
-    from bench.gpu_parts import CLASSES, device, pace, recipe_of, seconds, shape
-
     recipe = recipe_of("vit", setup, train__precision="float32")
     model: Any = build_geolocator(recipe, CLASSES).to(device()).train()
     size, count = shape(recipe, model), 8 if setup.small else 64
