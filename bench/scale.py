@@ -125,8 +125,8 @@ def evaluate(folder: Path) -> str:
     cells = CellPartition.fit(photos.lat, photos.lon, split_above=count // 10, drop_below=1)
 
     def batches(asked, *, progress):
-        for start in range(0, count, 4096):
-            index = np.arange(start, min(start + 4096, count))
+        for start in range(0, len(asked), 4096):
+            index = np.arange(start, min(start + 4096, len(asked)))
             logits = np.log(rng.dirichlet(np.ones(len(cells)), len(index)))
             best = logits.argmax(axis=1)
             points = Points(cells.lat[best], cells.lon[best], np.ones(len(index)))

@@ -1,7 +1,7 @@
 """Training on several devices: two processes on the CPU, through Lightning's own strategy."""
 
 import os
-import subprocess
+import socket
 import sys
 import time
 import types
@@ -13,6 +13,7 @@ import psutil
 import pytest
 import torch
 import yaml
+from processes import command, ended
 from towns import make_town, tiny_recipe
 
 from graticule.errors import BadRecipeError, DeviceError
@@ -25,7 +26,7 @@ from graticule.training.trackers import make_logger
 from graticule.training.train import train
 
 # Without batch normalisation, dropout and augmentation, whose chance and statistics are a process's own.
-EXACT = {"encoder": {"name": "test_convnext"}, "train": {"epochs": 8, "lr": 0.002, "clip": 1.0}}
+EXACT = {"encoder": {"name": "test_convnext"}, "train": {"epochs": 6, "lr": 0.002, "clip": 1.0}}
 
 
 @pytest.fixture(scope="module")
@@ -33,36 +34,38 @@ def town(tmp_path_factory):
     return make_town(tmp_path_factory.mktemp("town"), count=72)
 
 
-def start(town, folder, *more):
+def words(town, folder):
     recipe = folder.parent / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(tiny_recipe(**EXACT).model_dump(mode="json")))
-    command = [sys.executable, "-m", "graticule.cli", "train", str(recipe), "--photos", str(town.root / "table.csv")]
-    command += ["--out", str(folder), "--devices", "2", *more]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return ["train", recipe, "--photos", town.root / "table.csv", "--out", folder, "--devices", "2"]
 
 
 def test_two_processes_learn_what_one_does_and_go_on_after_one_of_them_was_killed(town, tmp_path):
-    recipe = tiny_recipe(**EXACT)
+    recipe, saying = tiny_recipe(**EXACT), [tmp_path / f"said-{rank}.txt" for rank in (0, 1)]
     one = train(recipe, town, tmp_path / "one")
-    run = start(town, tmp_path / "two")
+    run = command(*words(town, tmp_path / "two"), said=saying[0])  # Lightning starts the second one
     checkpoint = tmp_path / "two/training/checkpoints/last.ckpt"
     deadline = time.monotonic() + 120
-    while not checkpoint.exists() and run.poll() is None and time.monotonic() < deadline:
+    while not checkpoint.exists() and run.exitcode is None and time.monotonic() < deadline:
         time.sleep(0.01)
     [second] = [child for child in psutil.Process(run.pid).children() if "train" in child.cmdline()]
     second.kill()
-    said = run.communicate(timeout=60)[1]
-    assert run.returncode == 1, said
+    said = saying[0].read_text() if ended(run) == 1 else pytest.fail(saying[0].read_text())
     assert "another process of this run has ended or never came" in said
     assert "Traceback" not in said
     assert not (tmp_path / "two/bundle.json").exists()
-    resumed = start(town, tmp_path / "two", "--resume")
-    told, said = resumed.communicate(timeout=120)
-    assert resumed.returncode == 0, said
-    assert told.count("trained on") == 1  # one process speaks
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    resumed = [
+        command(*words(town, tmp_path / "two"), "--resume", said=saying[rank], LOCAL_RANK=str(rank), **told)
+        for rank in (0, 1)
+    ]
+    assert [ended(process) for process in resumed] == [0, 0], [path.read_text() for path in saying]
+    assert [path.read_text().count("trained on") for path in saying] == [1, 0]  # one process speaks
     columns = ("epoch", "train_loss", "val_loss")
     history = [pl.read_csv(tmp_path / name / "training/history.csv").select(columns) for name in ("one", "two")]
-    assert history[0]["epoch"].to_list() == history[1]["epoch"].to_list() == list(range(1, 9))
+    assert history[0]["epoch"].to_list() == history[1]["epoch"].to_list() == list(range(1, 7))
     np.testing.assert_allclose(history[1].to_numpy(), history[0].to_numpy(), rtol=1e-3)
     start_weights = build_geolocator(recipe, 4).state_dict()
     ours = Bundle.read(tmp_path / "two").model.state_dict()

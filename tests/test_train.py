@@ -1,10 +1,7 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -12,6 +9,7 @@ import psutil
 import pytest
 import timm
 import torch
+from processes import command, ended, start
 from test_cli import write_recipe
 from towns import make_town, tiny_recipe
 
@@ -20,7 +18,7 @@ from graticule.errors import BadPhotoError, BadRecipeError, BundleError, NotEnou
 from graticule.model.bundle import Bundle
 from graticule.model.features import FeatureStore
 from graticule.model.loading import ShapeBatches
-from graticule.photos.table import Photos
+from graticule.photos.table import Photos, read_photos
 from graticule.training.fit import fit
 from graticule.training.train import train
 
@@ -102,46 +100,37 @@ def test_a_run_leaves_its_history_and_its_audit(town, tmp_path):
     assert (tmp_path / "run/training/audit.json").exists()
 
 
-RUN = """
-import sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from towns import tiny_recipe
-from graticule.photos.table import read_photos
-from graticule.training.train import train
-image = {{"resize": "fit", "longest": 48, "height": None, "width": None}}  # two shapes of photo
-chance = {{"augment": {{"crop": 0.2, "light": 0.2}}, "head": {{"dropout": 0.2}}}}
-first, last = {{"epochs": 4, "freeze": ["encoder"]}}, {{"epochs": 10, "freeze": ["encoder[:-2]"]}}
-stages = [first, {{"epochs": 16, "lr": 0.02}}, last]
-recipe = tiny_recipe(image=image, train={{"stages": stages, "schedule": "plateau", "epochs": 30}}, **chance)
-train(recipe, read_photos(Path({table!r})), Path(sys.argv[1]), resume="--resume" in sys.argv)
-"""
+def three_stages(table, out, resume=False):
+    image = {"resize": "fit", "longest": 48, "height": None, "width": None}  # two shapes of photo
+    chance = {"augment": {"crop": 0.2, "light": 0.2}, "head": {"dropout": 0.2}}
+    first, last = {"epochs": 2, "freeze": ["encoder"]}, {"epochs": 4, "freeze": ["encoder[:-2]"]}
+    stages = [first, {"epochs": 6, "lr": 0.02}, last]
+    recipe = tiny_recipe(image=image, train={"stages": stages, "schedule": "plateau", "epochs": 12}, **chance)
+    train(recipe, read_photos(table), out, resume=resume)
 
 
 def test_a_run_killed_in_its_second_of_three_stages_resumes_to_the_weights_of_an_uninterrupted_one(town, tmp_path):
-    code = RUN.format(tests=str(Path(__file__).parent), table=str(town.root / "table.csv"))
+    def run(folder, resume=False):
+        return start(three_stages, town.root / "table.csv", tmp_path / folder, resume, said=tmp_path / "said.txt")
 
-    def command(folder, *more):
-        return [sys.executable, "-c", code, str(tmp_path / folder), *more]
-
-    subprocess.run(command("whole"), check=True)
-    killed = subprocess.Popen(command("killed"))
+    killed = run("killed")
     history = tmp_path / "killed/training/history.csv"
     deadline = time.monotonic() + 120
-    while killed.poll() is None and time.monotonic() < deadline:
-        if history.exists() and len(history.read_text().splitlines()) >= 6:
-            os.kill(killed.pid, signal.SIGKILL)
+    while killed.exitcode is None and time.monotonic() < deadline:
+        if history.exists() and len(history.read_text().splitlines()) >= 4:
+            killed.kill()
             break
-        time.sleep(0.02)
-    assert killed.wait() == -signal.SIGKILL
+        time.sleep(0.01)
+    assert ended(killed) == -signal.SIGKILL
     with pytest.raises(BundleError):
         Bundle.read(tmp_path / "killed")
-    subprocess.run(command("killed", "--resume"), check=True)
+    assert ended(run("killed", resume=True)) == 0, (tmp_path / "said.txt").read_text()
+    assert ended(run("whole")) == 0
     one, two = state(Bundle.read(tmp_path / "whole")), state(Bundle.read(tmp_path / "killed"))
     assert all(torch.equal(one[name], two[name]) for name in one)
     told = pl.read_csv(history)
-    assert told["epoch"].to_list() == list(range(1, 31))
-    assert told["stage"].to_list() == [1] * 4 + [2] * 16 + [3] * 10
+    assert told["epoch"].to_list() == list(range(1, 13))
+    assert told["stage"].to_list() == [1] * 2 + [2] * 6 + [3] * 4
     assert told["lr"].n_unique() > 3  # the plateau's state was carried over: its rates are the whole run's
     same = ("train_loss", "val_loss", "lr")
     assert told.select(same).equals(pl.read_csv(tmp_path / "whole/training/history.csv").select(same))
@@ -331,17 +320,15 @@ def test_a_recipe_round_trips_through_its_bundle(town, tmp_path):
 
 
 def test_ctrl_c_in_training_says_how_to_go_on_and_the_run_can_be_resumed(town, tmp_path):
-    recipe = write_recipe(tmp_path / "r.yaml", train={"epochs": 30})
-    command = [sys.executable, "-m", "graticule.cli", "train", str(recipe), "--photos", str(town.root / "table.csv")]
-    command += ["--out", str(tmp_path / "run")]
-    stopped = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    recipe = write_recipe(tmp_path / "r.yaml", train={"epochs": 20})
+    words = ["train", recipe, "--photos", town.root / "table.csv", "--out", tmp_path / "run"]
+    said = tmp_path / "said.txt"
+    stopped = command(*words, said=said)
     deadline = time.monotonic() + 120
     while not (tmp_path / "run/training/checkpoints/last.ckpt").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    stopped.send_signal(signal.SIGINT)
-    said = stopped.communicate(timeout=60)[1]
-    assert stopped.returncode == 130
-    assert "the same command with --resume goes on after the last checkpoint" in said
-    assert "Traceback" not in said
-    finished = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=120)
-    assert finished.returncode == 0, finished.stderr
+        time.sleep(0.01)
+    os.kill(stopped.pid, signal.SIGINT)
+    assert ended(stopped) == 130
+    assert "the same command with --resume goes on after the last checkpoint" in said.read_text()
+    assert "Traceback" not in said.read_text()
+    assert ended(command(*words, "--resume", said=said)) == 0, said.read_text()

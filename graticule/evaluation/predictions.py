@@ -1,6 +1,7 @@
 """One row a photo, with what was predicted and how far off; and the rows summed up."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from graticule.partition import NO_CELL
 from graticule.photos.table import MARKED, Photos
 
 SHOWN_CELLS = 20  # likeliest cells kept for each photo, for the probability maps of the report
-AT_ONCE = 65_536  # rows whose lists are made at once
+AT_ONCE = 65_536  # photos asked at once, and rows whose lists are made at once
 BELIEF = (  # columns of a calibrated bundle; null of any other
     "log_density", "prior_log_density", *COVERED, "area_90_km2", "searched_km2", "median_error_km", "p90_error_km",
     "unlike_training",
@@ -78,12 +79,7 @@ def predict_rows(
     shown = min(SHOWN_CELLS, len(partition))
     likely = np.zeros((count, shown), np.int32)
     likely_probability = np.zeros((count, shown), np.float32)
-    paths = photos.paths()
-    for predictions in (
-        locator.predict_together(paths, albums, progress=progress)
-        if albums
-        else locator.predict_batches(paths, progress=progress)
-    ):
+    for predictions in _predicted(locator, photos, albums, progress):
         for i, error in predictions.errors.items():
             reasons[i] = str(error)
         index, log_probability = predictions.index, predictions.log_probability
@@ -116,12 +112,13 @@ def predict_rows(
     between[both] = great_circle_km(lat[best[both]], lon[best[both]], lat[true_row[both]], lon[true_row[both]])
     names = pl.Series([*partition.names, None], dtype=pl.String)  # NO_CELL takes the last
     nothing = pl.Series([None], dtype=pl.Null).new_from_index(0, count)
-    # Of millions of photos this is most of the memory: lists are made some rows at a time, and arrays let go.
-    texts, numbers = pl.List(pl.String), pl.List(pl.Float64)
+    # Of millions of photos this is most of the memory: names as codes, lists some rows at a time, arrays let go.
+    names = names.cast(pl.Categorical)
+    texts, numbers = pl.List(pl.Categorical), pl.List(pl.Float32)
     if has_cells:
         cells = _lists(likely, names.gather, texts)
         del likely
-        probabilities = _lists(likely_probability, lambda some: pl.Series(some.astype(np.float64).round(5)), numbers)
+        probabilities = _lists(likely_probability, lambda some: pl.Series(some.round(5)), numbers)
         del likely_probability
     else:
         cells, probabilities = nothing.cast(texts), nothing.cast(numbers)
@@ -137,6 +134,24 @@ def predict_rows(
         probabilities.alias("top_probabilities"),
         pl.Series("error", reasons, pl.String),
     )
+
+
+def _predicted(
+    locator: Locator, photos: Photos, albums: Albums | None, progress: Progress
+) -> Iterator[Predictions]:
+    """What is predicted; some photos at a time, since the paths of millions alone take gigabytes."""
+    if albums:
+        yield from locator.predict_together(photos.paths(), albums, progress=progress)
+        return
+    for start in range(0, len(photos), AT_ONCE):
+        some = photos.take(range(start, min(start + AT_ONCE, len(photos))))
+
+        def told(done: int, total: int, note: str, before: int = start, others: int = len(photos) - len(some)) -> None:
+            progress(before + done, others + total, note)
+
+        for found in locator.predict_batches(some.paths(), progress=told):
+            errors = {start + i: error for i, error in found.errors.items()}
+            yield replace(found, index=start + found.index, errors=errors)
 
 
 def _lists(values: NDArray[Any], make: Callable[[NDArray[Any]], pl.Series], kind: pl.List) -> pl.Series:
