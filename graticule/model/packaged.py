@@ -1,5 +1,6 @@
 """Weights that come as a plain Python package: a real encoder where no hub can be reached."""
 
+from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -32,7 +33,11 @@ def packaged_state(name: str) -> dict[str, Tensor]:
         raise BadRecipeError(
             f"encoder.weights: package is for {', '.join(PACKAGES)}; for {name} say pretrained, or name a file"
         )
-    package, wanted = PACKAGES[name]
+    return _state(name, *PACKAGES[name])
+
+
+@cache  # folds build a network each
+def _state(name: str, package: str, wanted: str) -> dict[str, Tensor]:
     try:
         installed = distribution(package)
     except PackageNotFoundError as error:
