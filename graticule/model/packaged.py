@@ -49,7 +49,8 @@ def _state(name: str, package: str, wanted: str) -> dict[str, Tensor]:
             f"install it anew, or name a file: --set encoder.weights=FILE"
         )
     theirs = torch.load(files[0], map_location="cpu", weights_only=True)
-    ours = timm.create_model(name).state_dict()
+    with torch.device("meta"):  # names and shapes alone; nothing is drawn, so a cached answer leaves no other seed
+        ours = timm.create_model(name).state_dict()
     if [tensor.shape for tensor in theirs.values()] != [tensor.shape for tensor in ours.values()]:
         raise BadRecipeError(f"timm {timm.__version__} builds {name} otherwise than the weights of {package} need it")
     return dict(zip(ours, theirs.values(), strict=True))
