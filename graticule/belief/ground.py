@@ -21,6 +21,7 @@ FINEST = 24  # level of S2 whose cells are 0.6 m wide
 LEAST_SHARE = 1e-4  # of a photo, by a part of a mixture that is worth laying out
 MASS = 0.999  # of a photo's weights is followed to the ground; the rest is taken for the map's
 MOST_CENTERS = 512  # of each kind are followed for one photo
+AT_ONCE = 16  # photos; all their centers together fill what is kept
 KEPT = 2**28  # bytes of kernels on the ground that are kept
 
 
@@ -204,19 +205,33 @@ class Ground(Cover):
 
     def masses(self, belief: Belief) -> Floats:
         """Probability of each ground cell by each photo's belief, rows that sum to one, shape ``(N, G)``."""
-        out = np.empty((len(belief), len(self.cells)))
-        sources = [
+        out = np.tile(self._without_photo, (len(belief), 1))
+        for kind, weights, shares in (
             (0, belief.cell_weight, np.array(self.shape.cells)),
             (1, belief.known_weight, np.array(self.shape.gallery)),
-        ]
-        for n in range(len(belief)):
-            out[n] = self._without_photo
-            for kind, weights, shares in sources:
-                if shares.sum() > 0:
-                    likely = _likeliest(weights[n])
-                    share = weights[n, likely] * (shares.sum() / weights[n, likely].sum())
-                    out[n] += share.astype(np.float32) @ self._kernel_rows(kind, likely, shares)
+        ):
+            if shares.sum() > 0:
+                for start in range(0, len(belief), AT_ONCE):
+                    some = slice(start, start + AT_ONCE)
+                    out[some] += self._laid(kind, weights[some], shares)
         found: Floats = out / out.sum(axis=1, keepdims=True)
+        return found
+
+    def _laid(self, kind: int, weights: Floats, shares: Floats) -> NDArray[np.float32]:
+        """Mass of centers weighed by n photos on each ground cell, shape ``(n, G)``."""
+        from scipy.sparse import csr_array
+
+        likely = [_likeliest(row) for row in weights]
+        share = [row[index] * (shares.sum() / row[index].sum()) for row, index in zip(weights, likely, strict=True)]
+        index = np.concatenate(likely)
+        used = np.unique(index)
+        ends = np.cumsum([0, *map(len, likely)])
+        # Summed in each photo's own order, so that it gets the same masses whoever is asked about beside it.
+        followed = csr_array(
+            (np.concatenate(share).astype(np.float32), np.searchsorted(used, index), ends),
+            shape=(len(weights), len(used)),
+        )
+        found: NDArray[np.float32] = followed @ self._kernel_rows(kind, used, shares)
         return found
 
     def _kernel_rows(self, kind: int, index: Ints, shares: Floats) -> NDArray[np.float32]:
