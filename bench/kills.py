@@ -235,7 +235,7 @@ def kills_rows(names: list[str] | None = None, kills: int = KILLS) -> list[Row]:
         root = Path(temporary)
         make_city(root / "city", frames=160, drives=10, size_km=0.3)
         (root / "recipe.yaml").write_text(yaml.safe_dump(parse_recipe(RECIPE).model_dump(mode="json")))
-        for name, count in {"photos": 40, "many": 600}.items():
+        for name, count in {"photos": 40, "many": 320}.items():
             (root / name).mkdir()
             for i, data in enumerate(noisy_gradients(40, 320, 240) * (count // 40)):
                 (root / f"{name}/{i:03}.jpg").write_bytes(data)

@@ -40,17 +40,17 @@ def expected_km(p, partition, lat, lon):
 @pytest.mark.parametrize("sharpness", [1.0, 3.0])
 def test_the_median_is_the_point_that_a_general_minimiser_finds(where, sharpness, request):
     partition = request.getfixturevalue(where)
-    p = probabilities(len(partition), sharpness, count=6)
+    p = probabilities(len(partition), sharpness, count=4)
     found = decode.points(p, partition, "median")
     for i, row in enumerate(p):
         ours = expected_km(row, partition, found.lat[i], found.lon[i])
-        starts = np.argsort(-row)[:5]
+        starts = np.argsort(-row)[:3]
         best = min(
             minimize(
                 lambda x, row=row: expected_km(row, partition, np.clip(x[0], -90, 90), (x[1] + 180) % 360 - 180),
                 (partition.lat[s], partition.lon[s]),
                 method="Nelder-Mead",
-                options={"xatol": 1e-7, "fatol": 1e-7, "maxiter": 2000},
+                options={"xatol": 1e-6, "fatol": 1e-5, "maxiter": 2000},
             ).fun
             for s in starts
         )
@@ -102,10 +102,11 @@ def test_no_point_of_a_fine_grid_is_better_than_the_median(lat, lon, sharpness):
     across /= np.linalg.norm(across)
     east, north = np.meshgrid(*[np.linspace(-2 * reach, 2 * reach, 121)] * 2)  # every 2 km
     grid = from_vectors(middle + east[..., None] * across + north[..., None] * np.cross(middle, across))
+    arc_km = great_circle_km(*(side[..., None] for side in grid), partition.lat, partition.lon)
+    away_km = np.hypot(arc_km, partition.spread_km())
     for i, row in enumerate(p):
         ours = expected_km(row, partition, found.lat[i], found.lon[i])
-        arc_km = great_circle_km(*(side[..., None] for side in grid), partition.lat, partition.lon)
-        assert ours <= (np.hypot(arc_km, partition.spread_km()) @ row).min() + 1e-3
+        assert ours <= (away_km @ row).min() + 1e-3
         assert found.expected_error_km[i] == pytest.approx(ours, abs=1e-4)
 
 

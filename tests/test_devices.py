@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from processes import command, ended
+from test_docs import commands
 from towns import make_town, tiny_recipe
 
 from graticule.errors import BadRecipeError, DeviceError
@@ -34,16 +35,20 @@ def town(tmp_path_factory):
     return make_town(tmp_path_factory.mktemp("town"), count=72)
 
 
-def words(town, folder):
+def words(line, town, folder, devices):
+    """A command of docs/cluster.md, on this town with so many devices."""
     recipe = folder.parent / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(tiny_recipe(**EXACT).model_dump(mode="json")))
-    return ["train", recipe, "--photos", town.root / "table.csv", "--out", folder, "--devices", "2"]
+    of_page = {"washington-dc": recipe, "city": town.root / "table.csv", "runs/dc": folder, "4": devices}
+    told = [words for words in commands("docs/cluster.md") if words[0] == "train"][line]
+    assert of_page.keys() <= set(told)
+    return [of_page.get(word, word) for word in told]
 
 
 def test_two_processes_learn_what_one_does_and_go_on_after_one_of_them_was_killed(town, tmp_path):
     recipe, saying = tiny_recipe(**EXACT), [tmp_path / f"said-{rank}.txt" for rank in (0, 1)]
     one = train(recipe, town, tmp_path / "one")
-    run = command(*words(town, tmp_path / "two"), said=saying[0])  # Lightning starts the second one
+    run = command(*words(0, town, tmp_path / "two", 2), said=saying[0])  # Lightning starts the second one
     checkpoint = tmp_path / "two/training/checkpoints/last.ckpt"
     deadline = time.monotonic() + 120
     while not checkpoint.exists() and run.exitcode is None and time.monotonic() < deadline:
@@ -57,10 +62,9 @@ def test_two_processes_learn_what_one_does_and_go_on_after_one_of_them_was_kille
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    resumed = [
-        command(*words(town, tmp_path / "two"), "--resume", said=saying[rank], LOCAL_RANK=str(rank), **told)
-        for rank in (0, 1)
-    ]
+    # On each of two machines, that share the folders.
+    line = words(1, town, tmp_path / "two", 1)
+    resumed = [command(*line, said=saying[rank], NODE_RANK=str(rank), **told) for rank in (0, 1)]
     assert [ended(process) for process in resumed] == [0, 0], [path.read_text() for path in saying]
     assert [path.read_text().count("trained on") for path in saying] == [1, 0]  # one process speaks
     columns = ("epoch", "train_loss", "val_loss")
@@ -98,6 +102,8 @@ def test_torchrun_says_how_many_processes_there_are_and_which_is_the_first(monke
     monkeypatch.setattr(os, "environ", {"WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4", "RANK": "4", "LOCAL_RANK": "0"})
     assert Machines.of(None, None) == Machines(4, 2)
     assert not Machines.of(None, None).is_first
+    monkeypatch.setattr(os, "environ", {"NODE_RANK": "1"})
+    assert not Machines(1, 2).is_first  # of two machines whose owner says which is which
     assert Machines(1, 1).is_first  # of four runs that srun started side by side, each writes its own files
 
 

@@ -39,8 +39,8 @@ class Machines:
     @property
     def is_first(self) -> bool:
         """Whether this process writes the files, before Lightning has counted the processes."""
-        ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-        return self.world == 1 or int(next((rank for rank in ranks if rank is not None), 0)) == 0
+        names = ("RANK",) if "RANK" in os.environ else ("NODE_RANK", "LOCAL_RANK", "SLURM_PROCID")
+        return self.world == 1 or all(int(os.environ.get(name, 0)) == 0 for name in names)
 
     def check(self, batch_size: int, accumulate: int, frozen: bool) -> None:
         """Make sure that a step can be shared out.
