@@ -1,14 +1,16 @@
 """Many photos in parts: by this process and by Ray the same bytes, whoever is killed."""
 
-import os
-import subprocess
+import shutil
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 import pytest
+from processes import ended, start
+from test_docs import commands
 from towns import make_town
 from typer.testing import CliRunner
 
@@ -81,25 +83,69 @@ def test_an_engine_that_is_not_installed_says_what_to_install(photos, tmp_path, 
         run(job(tmp_path / "parts"), photos, "ray")
 
 
-def test_two_nodes_of_ray_give_the_same_bytes_though_one_is_killed_in_the_middle(photos, whole, tmp_path, monkeypatch):
+def test_a_job_killed_by_the_system_goes_on_to_the_same_bytes(photos, whole, tmp_path):
+    out = tmp_path / "parts"
+    killed = start(partial(run, part=5), job(out), photos, said=tmp_path / "said.txt")
+    while not list(out.glob("*.parquet")) and killed.exitcode is None:
+        time.sleep(0.005)
+    killed.kill()
+    ended(killed)
+    run(job(out), photos, part=5)
+    assert parts_of(out) == whole
+
+
+# The commands of docs/cluster.md, as they stand on the page, where "runs/dc" and "photos" lie.
+
+
+@pytest.fixture
+def folder(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(BUNDLE, "runs/dc")
+    shutil.copytree(photos[0].parent, "photos")
+    return tmp_path
+
+
+def ask(*words, status=0):
+    done = CliRunner().invoke(app, list(words))
+    assert done.exit_code == status, (words, done.output, done.exception)
+
+
+def test_the_commands_of_the_page_run_as_they_stand(folder):
+    for package in ("onnx", "onnxruntime", "openvino"):
+        pytest.importorskip(package)
+    Path("photos/007.jpg").unlink()
+    ask("data", "table", "photos/table.csv", "city")
+    pl.read_parquet("city/photos.parquet").with_columns(split=pl.lit("test")).write_parquet("city/photos.parquet")
+    for words in commands("docs/cluster.md"):
+        if words[0] != "train" and "ray" not in words:
+            ask(*words)
+    assert len(pl.read_parquet("answers/*.parquet")) == 39
+    assert len(list(Path("runs/dc/exported").iterdir())) == 2
+
+
+def test_two_nodes_of_ray_give_the_same_bytes_though_one_is_killed_in_the_middle(folder, monkeypatch):
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    here = {"object_store_memory": 80_000_000, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0} | here)
-    nodes = [cluster.add_node(num_cpus=1, object_store_memory=80_000_000) for _ in range(2)]
-    ray.init(address=cluster.address, log_to_driver=False)
+    ask("predict", "runs/dc", "photos", "--engine", "here", "--out", "whole", "--part", "5", status=1)
+    here = {"num_cpus": 1, "object_store_memory": 80_000_000}
+    cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False} | here)
+    node = cluster.add_node(**here)
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     try:
-        killing = threading.Thread(target=kill_when, args=(tmp_path / "parts", 2, cluster, nodes[0]))
+        killing = threading.Thread(target=kill_when, args=(folder / "answers", 2, cluster, node))
         killing.start()
-        assert run(job(tmp_path / "parts"), photos, "ray", part=5) == (40, 1)
+        for words in commands("docs/cluster.md"):
+            if "ray" in words and words[-1] in ("4", "features"):
+                ask(*({"4": "1"}.get(word, word) for word in words), "--part", "5", status=1)  # one is broken
         killing.join()
     finally:
         ray.shutdown()
         cluster.shutdown()
-    assert parts_of(tmp_path / "parts") == whole
+    assert parts_of("answers") == parts_of("whole")
+    assert len(pl.read_parquet("features/*.parquet")) == 40
 
 
 def kill_when(folder, parts, cluster, node):
@@ -107,19 +153,3 @@ def kill_when(folder, parts, cluster, node):
     while len(list(folder.glob("*.parquet"))) < parts and time.monotonic() < deadline:
         time.sleep(0.01)
     cluster.remove_node(node, allow_graceful=False)
-
-
-def test_a_job_killed_by_the_system_goes_on_to_the_same_bytes(photos, whole, tmp_path):
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from test_parts import job;"
-        "from graticule.inference.parts import run; run(job(sys.argv[2]), [Path(p) for p in sys.argv[3:]], part=5)"
-    )
-    out = tmp_path / "parts"
-    command = [sys.executable, "-c", code, str(Path(__file__).parent), str(out), *map(str, photos)]
-    killed = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    while not list(out.glob("*.parquet")) and killed.poll() is None:
-        time.sleep(0.005)
-    killed.kill()
-    killed.wait()
-    run(job(out), photos, part=5)
-    assert parts_of(out) == whole
