@@ -13,6 +13,7 @@ import psutil
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Trainer
 from processes import command, ended
 from test_docs import commands
 from towns import make_town, tiny_recipe
@@ -105,6 +106,11 @@ def test_torchrun_says_how_many_processes_there_are_and_which_is_the_first(monke
     monkeypatch.setattr(os, "environ", {"NODE_RANK": "1"})
     assert not Machines(1, 2).is_first  # of two machines whose owner says which is which
     assert Machines(1, 1).is_first  # of four runs that srun started side by side, each writes its own files
+
+
+def test_parameters_are_not_divided_among_processors():
+    with pytest.raises(ValueError, match="fsdp.*requires a GPU"):  # why there is no setting for it
+        Trainer(accelerator="cpu", strategy="fsdp", logger=False)
 
 
 def test_tensorboard_is_told_what_the_history_is_told(town, tmp_path):

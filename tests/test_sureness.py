@@ -17,7 +17,7 @@ from graticule.training.calibrate import fit_calibrated
 
 @pytest.fixture(scope="module")
 def town(tmp_path_factory):
-    return make_town(tmp_path_factory.mktemp("town"), count=80)
+    return make_town(tmp_path_factory.mktemp("town"), count=120)
 
 
 @pytest.fixture(scope="module")
