@@ -85,7 +85,7 @@ class Kernels:
 
     @cached_property
     def first(self) -> Ints:
-        """For each scale the first that is as wide around every center, ``(SCALES,)``: many are no wider than may be."""
+        """For each scale the first that is as wide around every center, ``(SCALES,)``: many are as narrow as may be."""
         _, first, inverse = np.unique(self.width_km, axis=1, return_index=True, return_inverse=True)
         found: Ints = first[inverse]
         return found
