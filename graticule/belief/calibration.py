@@ -35,6 +35,9 @@ class HeldOut:
     lat: Floats
     lon: Floats
 
+    def __len__(self) -> int:
+        return len(self.lat)
+
     def belief(self, shape: Shape) -> Belief:
         """What is believed of these photos with a shape."""
         return believe(shape, self.cells, self.known, self.logits, self.cosines)

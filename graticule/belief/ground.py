@@ -22,6 +22,7 @@ LEAST_SHARE = 1e-4  # of a photo, by a part of a mixture that is worth laying ou
 MASS = 0.999  # of a photo's weights is followed to the ground; the rest is taken for the map's
 MOST_CENTERS = 512  # of each kind are followed for one photo
 AT_ONCE = 16  # photos; all their centers together fill what is kept
+MEASURED = 16  # centers at a time: what is made of them on the way stays near the processor
 KEPT = 2**28  # bytes of kernels on the ground that are kept
 
 
@@ -240,8 +241,8 @@ class Ground(Cover):
         if (len(self._rows) + len(missing)) * len(self.cells) * 4 > KEPT:
             self._rows.clear()
             missing = index.tolist()
-        for start in range(0, len(missing), 64):
-            some = missing[start : start + 64]
+        for start in range(0, len(missing), MEASURED):
+            some = missing[start : start + MEASURED]
             rows = self._measure(self.centers[kind], np.array(some), shares)
             self._rows.update({(kind, i): row for i, row in zip(some, rows, strict=True)})
         return np.stack([self._rows[kind, int(i)] for i in index])
@@ -252,19 +253,19 @@ class Ground(Cover):
         mass: Floats = self.shape.anywhere * self.area_km2 / SPHERE_KM2
         where, shares = self.centers[1], np.array(self.shape.map)
         if shares.sum() > 0:
-            for start in range(0, len(where), 64):
-                rows = self._measure(where, np.arange(start, min(start + 64, len(where))), shares)
+            for start in range(0, len(where), MEASURED):
+                rows = self._measure(where, np.arange(start, min(start + MEASURED, len(where))), shares)
                 mass = mass + shares.sum() / len(where) * rows.sum(axis=0, dtype=np.float64)
         return mass
 
     def _measure(self, where: Kernels, index: Ints, shares: Floats) -> NDArray[np.float32]:
         distance = chord_to_km(chords(where.center[index], self._points)).astype(np.float32)
         density = np.zeros_like(distance)
-        for k in range(SCALES):
-            if shares[k] > 1e-3 * shares.sum():
-                width = where.width_km[index, k, None]
-                top = kernels.log_density(0.0, width).astype(np.float32)
-                density += shares[k].astype(np.float32) * np.exp(top - distance / width.astype(np.float32))
+        of_width = np.bincount(where.first, shares, SCALES)
+        for k in np.flatnonzero(of_width > 1e-3 * shares.sum()):
+            width = where.width_km[index, k, None]
+            top = kernels.log_density(0.0, width).astype(np.float32)
+            density += of_width[k].astype(np.float32) * np.exp(top - distance / width.astype(np.float32))
         mass = density.reshape(len(index), -1, 4).mean(axis=2) * self.area_km2.astype(np.float32)
         rows: NDArray[np.float32] = mass / np.maximum(mass.sum(axis=1, keepdims=True), 1e-30)
         return rows
