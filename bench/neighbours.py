@@ -2,8 +2,7 @@
 
 python -m bench.neighbours [--photos 20000]
 
-Synthetic descriptors: places that lie along few axes, four photos each, and noise. Product quantisation of as many
-bytes stands beside the codes that are used.
+Synthetic descriptors: places that lie along few axes, four photos each, and noise.
 """
 
 import argparse
@@ -12,7 +11,7 @@ import time
 import numpy as np
 
 from bench.table import Row, print_table
-from graticule.inference.neighbours import AXES, PROBED, Candidates
+from graticule.inference.neighbours import AXES, Candidates
 
 PHOTOS, ASKED, WIDTH = 20_000, 500, 512
 AMONG = (10, 50, 100)
@@ -26,29 +25,20 @@ def descriptors(count: int, seed: int = 0) -> np.ndarray:
 
 
 def neighbours_rows(count: int = PHOTOS) -> list[Row]:
-    import faiss
-
     rows = descriptors(count + ASKED)
     rng = np.random.default_rng(1)
     order = rng.permutation(len(rows))
     known, asked = rows[order[ASKED:]], rows[order[:ASKED]]
     best = (asked @ known.T).argmax(axis=1)
 
-    def told(name: str, candidates: np.ndarray, seconds: float) -> Row:
-        shares = [(candidates[:, :among] == best[:, None]).any(axis=1).mean() for among in AMONG]
-        what = ", ".join(f"{share:.1%} of {among}" for share, among in zip(shares, AMONG, strict=True))
-        return Row(name, f"the best of all is among the candidates: {what}; {1000 * seconds / ASKED:.2f} ms a photo")
-
     coded = Candidates(lambda some: known[some], count)
     begun = time.process_time()
-    found = [told(f"codes of {AXES} axes, {count:,} photos", coded.of(asked, AMONG[-1]), time.process_time() - begun)]
-    quantised = faiss.index_factory(WIDTH, f"PCAR{AXES},IVF{int(4 * np.sqrt(count))},PQ64")
-    quantised.train(known)
-    quantised.add(known)
-    faiss.extract_index_ivf(quantised).nprobe = PROBED
-    begun = time.process_time()
-    candidates = quantised.search(asked, AMONG[-1])[1]
-    return [*found, told("  IVF-PQ of 64 bytes", candidates, time.process_time() - begun)]
+    candidates = coded.of(asked, AMONG[-1])
+    seconds = time.process_time() - begun
+    shares = [(candidates[:, :among] == best[:, None]).any(axis=1).mean() for among in AMONG]
+    what = ", ".join(f"{share:.1%} of {among}" for share, among in zip(shares, AMONG, strict=True))
+    what = f"the best of all is among the candidates: {what}; {1000 * seconds / ASKED:.2f} ms a photo"
+    return [Row(f"codes of {AXES} axes, {count:,} photos", what)]
 
 
 if __name__ == "__main__":
