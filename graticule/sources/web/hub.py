@@ -92,8 +92,10 @@ def hub_names(repo: str, *, revision: str | None = None) -> list[str]:
         return sorted(HfApi(_endpoint()).list_repo_files(repo, repo_type="dataset", revision=revision))
 
 
-def hub_open(repo: str, name: str, *, revision: str | None = None) -> "RemoteFile":
+def hub_open(repo: str, name: str, *, revision: str | None = None, read_ahead: int = STREAM) -> "RemoteFile":
     """Open one file of a dataset repository to read parts of it; nothing of it is kept on the disk.
+
+    ``read_ahead``: bytes to fetch beyond what a read asks for.
 
     Raises:
         SourceError: as :func:`hub_file`, here and at every read.
@@ -105,15 +107,15 @@ def hub_open(repo: str, name: str, *, revision: str | None = None) -> "RemoteFil
         file = HfFileSystem(endpoint=_endpoint()).open(
             f"datasets/{repo}/{name}", "rb", revision=revision, cache_type="readahead"
         )
-        return RemoteFile(file, what)
+        return RemoteFile(file, what, read_ahead)
 
 
 class RemoteFile(io.RawIOBase):
     """A file read by HTTP range, each a little ahead of what is asked; its failures are :class:`SourceError`."""
 
-    def __init__(self, file: Any, what: str) -> None:
+    def __init__(self, file: Any, what: str, read_ahead: int = STREAM) -> None:
         self._file, self._what = file, what
-        self.read_ahead(STREAM)
+        self.read_ahead(read_ahead)
 
     def read_ahead(self, size: int) -> None:
         """Fetch so many bytes beyond what a read asks for: :data:`STREAM` or :data:`SKIP`."""
