@@ -511,13 +511,15 @@ def test_a_table_of_answers_names_the_shared_folder_once_and_as_many_cells_as_as
 def test_a_csv_has_the_likely_cells_that_were_asked_for(shop, tmp_path):
     photo = next((shop / "photos").rglob("*.jpg"))
     said = graticule("predict", shop / "bundle", photo, "--format", "csv", "--top", 3, "--out", tmp_path / "a.csv")
-    assert said.stdout == f"1 photos answered, written to {tmp_path / 'a.csv'}\n"
+    assert said.stdout == f"1 photo answered, written to {tmp_path / 'a.csv'}\n"
     row = pl.read_csv(tmp_path / "a.csv").drop_nulls("lat").row(0, named=True)
     assert row["probability"] >= row["probability_2"] >= row["probability_3"] > 0
 
 
-def test_one_cell_for_a_whole_town_is_answered_with_a_hint(points, tmp_path):
-    done = graticule("cells", points, "--lat", "latitude", "--out", tmp_path / "c.parquet")
+def test_cells_follow_the_number_of_points_and_one_cell_is_answered_with_a_hint(points):
+    done = graticule("cells", points, "--lat", "latitude")
+    assert done.stdout.startswith("120 points make 42 adaptive S2 cells, with 1 to 4 points each")
+    done = graticule("cells", points, "--lat", "latitude", "--split-above", 1000)
     assert "one cell is no division: --split-above 2 would make some dozens" in done.stderr
 
 
