@@ -213,7 +213,7 @@ def test_a_quarter_is_told_by_its_city_and_a_town_beside_the_city_by_itself():
 def test_a_place_at_sea_is_told_with_how_far_the_nearest_town_is():
     ashore, at_sea = nearest_in_words([37.77, 30.0], [-122.42, -40.0])
     assert ashore == "San Francisco, California, United States"
-    assert at_sea == "Lajes das Flores, Azores, Portugal, 1,335 km away"
+    assert at_sea == "Lajes das Flores, Azores, Portugal, 1,317 km away"
 
 
 def test_a_model_of_few_photos_says_so_first_and_one_name_for_all_is_said_once(locator, town):

@@ -64,7 +64,7 @@ def nearest_in_words(lat: ArrayLike, lon: ArrayLike) -> list[str]:
     """:func:`nearest_towns` by name, with how far it lies where that is beyond ``FAR_KM``, as for a point at sea.
 
     >>> nearest_in_words([37.77, 30.0], [-122.42, -40.0])
-    ['San Francisco, California, United States', 'Lajes das Flores, Azores, Portugal, 1,335 km away']
+    ['San Francisco, California, United States', 'Lajes das Flores, Azores, Portugal, 1,317 km away']
     """
     entries = _nearest(lat, lon)
     apart = great_circle_km(lat, lon, [at["latitude"] for at in entries], [at["longitude"] for at in entries])
