@@ -393,4 +393,5 @@ def test_names_of_countries_are_known_as_letters_and_in_english_and_cities_are_n
     rings = maps.rings(*zip(*russia, strict=True))
     assert max(np.abs(np.diff(ring[:, 0])).max() for ring in rings) < 180  # over the antimeridian in one piece
     assert unknown == []
+    assert all(borders.countries_of(["United States", "Bosnia and Herzegovina", "South Sudan"]))  # not as on the map
     assert borders.countries_of(["Paris", "Lyon", "Nice"]) is None

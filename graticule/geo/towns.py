@@ -51,7 +51,7 @@ def nearest_towns(lat: ArrayLike, lon: ArrayLike) -> list[Town]:
     Raises:
         BadCoordinateError: a point is off the globe.
     """
-    countries = _countries()
+    countries = names_of_countries()
     named: dict[int, Town] = {}
     found = _nearest(lat, lon)
     for entry in found:
@@ -82,7 +82,7 @@ def _nearest(lat: ArrayLike, lon: ArrayLike) -> list[dict[str, Any]]:
 
 def largest_towns(per_country: int) -> list[tuple[Town, float, float, int]]:
     """The most populous towns of each country, the largest first; each with its position, degrees, and its people."""
-    countries = _countries()
+    countries = names_of_countries()
     found = sorted(_gazetteer(), key=lambda town: (town["country_code"], -town["population"]))
     largest, count = [], Counter[str]()
     for town in found:
@@ -142,7 +142,7 @@ def _gazetteer() -> list[dict[str, Any]]:
 
 
 @cache
-def _countries() -> dict[str, str]:
+def names_of_countries() -> dict[str, str]:
     """Names by the two letters of ISO 3166-1."""
     from importlib.resources import files
 
