@@ -131,6 +131,10 @@ def test_of_the_hubs_parquet_copy_one_city_is_fetched_and_no_more(tmp_path, monk
 def test_a_parquet_copy_that_cannot_be_used_is_told_and_the_csv_is_read(tmp_path, monkeypatch):
     (tmp_path / "hub/data/parquet").mkdir(parents=True)
     pl.DataFrame({"image": ["a"], "lat": [1.0]}).write_parquet(tmp_path / "hub/data/parquet/streetscapes.parquet")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/streetscapes.parquet").write_bytes(b"PAR1 no table PAR1")
+    with pytest.raises(BadTableError, match="streetscapes.parquet is no Parquet file"):
+        choose([], tables=tmp_path / "broken")
     for name, text in city_of([]).items():
         (tmp_path / "hub/data" / name).write_text(text)
     told = "streetscapes.parquet of .* has no uuid, source, orig_id; its CSV tables are read instead"

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from graticule.errors import note
+from graticule.errors import BadTableError, note
 
 KEYS = ("uuid", "source", "orig_id")
 ALIKE = {"country": ("country", "iso2", "iso3"), "city": ("city", "city_ascii")}  # names that a condition asks of
@@ -55,10 +55,18 @@ class ParquetTable:
     """
 
     def __init__(self, file: Any, what: str) -> None:
-        """Read the index at the end of ``file``, a binary file that can seek; ``what`` names it."""
+        """Read the index at the end of ``file``, a binary file that can seek; ``what`` names it.
+
+        Raises:
+            BadTableError: it is no Parquet file.
+        """
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        self._file, self._what = pq.ParquetFile(file, pre_buffer=True), what
+        try:
+            self._file, self._what = pq.ParquetFile(file, pre_buffer=True), what
+        except pa.ArrowInvalid as error:
+            raise BadTableError(f"{what} is no Parquet file, whatever its name says ({error})") from error
         self.columns: tuple[str, ...] = tuple(self._file.schema_arrow.names)
 
     def rows(
