@@ -27,7 +27,7 @@ from graticule.model.features import FeatureStore, encode, feature_key
 from graticule.model.loading import Photo, Progress, silent
 
 CHUNK = 1024  # photos answered at a time: bounds memory when a folder holds a million
-TOGETHER = 32  # features that the head is asked about at once: a large gallery is then read once for all of them
+TOGETHER = 64  # features that the head is asked about at once: a large gallery is then read once for all of them
 
 
 class Network:
