@@ -330,7 +330,8 @@ def _answer(
     elif sys.stdout.isatty():
         typer.echo("".join(write(held)), nl=False)
     if broken:
-        for result in broken[:10]:
+        said = out is None and format == "words"  # on the screen, below each photo's name
+        for result in [] if said else broken[:10]:
             typer.secho(f"{result.photo}: {result.error}", fg="red", err=True)
         typer.secho(f"{len(broken)} of {len(wanted)} photos could not be read", fg="red", err=True)
         raise typer.Exit(1)
@@ -438,6 +439,8 @@ def _asked(photos: list[Path], together: Together | None) -> "tuple[list[Path], 
         table = read_photos(first)
         return table.paths(), albums_of(table, together) if together else None
     wanted = expand(photos)
+    if not any(photo.exists() for photo in wanted):  # said before a network is opened, which takes seconds
+        raise BadTableError(f"there is no file {first}; correct the path or the folder it starts from")
     if together is None:
         return wanted, None
     folders = np.unique([str(photo.parent) for photo in wanted], return_inverse=True)[1]

@@ -27,7 +27,7 @@ def models(
     """List the public models that can be made into bundles: licence, size, training photos, published figures."""
     from dataclasses import asdict
 
-    from graticule.zoo import public_models
+    from graticule.zoo import public_models, seconds_a_photo
 
     found = public_models()
     if name and name not in found:
@@ -43,8 +43,14 @@ def models(
             f"{model.name}: {model.what}", f"licence: {model.licence}{limits}", f"fetches: {model.gigabytes:g} GB",
             f"trained on: {model.trained_on}", f"published: {model.figures}", f"see: {model.source}",
         ]  # fmt: skip
-        lines.append(f"cannot be had: {model.lacks}" if model.lacks else f"to have it: graticule get {model.name}")
+        if model.needs:
+            lines.append(f"needs: {model.needs}")
+        agree = f" --licence {model.licence}" if model.restricted else ""
+        have = f"to have it: graticule get {model.name}{agree}"
+        lines.append(f"cannot be had: {model.lacks}" if model.lacks else have)
         typer.echo("\n".join(lines))
+        if not model.lacks and (seconds := seconds_a_photo(model)):
+            typer.echo(f"a photo takes about {seconds:.2g} s on this machine, by how fast it multiplies now")
         return
     rows: list[tuple[str, ...]] = [
         (model.name + ("*" if model.lacks else ""), model.licence, f"{model.gigabytes:g}", model.what)

@@ -1,6 +1,7 @@
 """The network as a whole: photos to features to cells and positions."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +82,7 @@ def build_geolocator(recipe: Recipe, num_cells: int, *, fetch: bool = True) -> G
     Raises:
         BadRecipeError: as :func:`graticule.model.encoders.build_encoder`.
     """
-    if not fetch:
-        with _NothingDrawn():
-            return _build(recipe, num_cells, fetch)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), nullcontext() if fetch else _NothingDrawn():
         torch.default_generator.manual_seed(recipe.seed)  # torch.manual_seed would reseed the caller's GPUs too
         return _build(recipe, num_cells, fetch)
 

@@ -38,6 +38,8 @@ class PublicModel:
         lacks: why it cannot be had; empty where it can.
         gallery: it compares a photo with places, and ``make(files, within=...)`` takes those of a territory alone.
         any_place: it can tell how well any place fits, and ``make(files, refine=...)`` asks those around the likeliest.
+        needs: what has to be there before it can be had, beside the network.
+        gigaflops: billions of sums and products a photo.
     """
 
     name: str
@@ -51,6 +53,8 @@ class PublicModel:
     lacks: str = ""
     gallery: bool = False
     any_place: bool = False
+    needs: str = ""
+    gigaflops: float | None = None
 
 
 def public_models() -> dict[str, PublicModel]:
@@ -115,6 +119,24 @@ def get(
         "calibration": "not calibrated: graticule calibrate does it with photos whose place is known",
     }
     return replace(bundle, facts=bundle.facts | facts)
+
+
+def seconds_a_photo(model: PublicModel) -> float | None:
+    """What a photo costs on this machine at least, by how fast it multiplies matrices now; None where unknown."""
+    import time
+
+    import torch
+
+    if not model.gigaflops:
+        return None
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    one = torch.ones(1024, 1024, device=device)
+    tries = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        (one @ one)[0, 0].item()  # which waits for a graphics card
+        tries.append(time.perf_counter() - begun)
+    return model.gigaflops * 1e9 * min(tries) / (2 * 1024**3)
 
 
 def _modules() -> list[Any]:

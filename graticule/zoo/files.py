@@ -66,7 +66,7 @@ class Files:
             path = hub_file(repo, names[0], kind="model")
         except SourceError as error:
             raise SourceError(
-                f"{error}. Where there is no network, fetch it elsewhere (hf download {repo} --local-dir FOLDER) and "
-                f"give that folder with --from"
+                f"{error}{'; ' + instead if instead else ''}. Where there is no network, fetch it elsewhere (hf "
+                f"download {repo} --local-dir FOLDER) and give that folder with --from"
             ) from error
         return path, f"{repo}/{names[0]} at {path.parent.name}"

@@ -6,10 +6,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 from graticule.errors import SourceError
 from graticule.files import explained
 
+FETCHED = "fetched from the hub"
 STREAM, SKIP = 4 * 2**20, 2**17  # bytes to read ahead where reading runs on, and where it skips: one photo
 
 
@@ -26,7 +29,11 @@ def hub_file(
     from huggingface_hub import hf_hub_download
 
     with _refusing(f"{name} of the {kind} {repo}"):
-        return Path(hf_hub_download(repo, name, repo_type=kind, revision=revision, endpoint=_endpoint()))
+        return Path(
+            hf_hub_download(
+                repo, name, repo_type=kind, revision=revision, endpoint=_endpoint(), local_files_only=not _answers()
+            )
+        )
 
 
 def hub_missing(repo: str, names: Sequence[str]) -> int:
@@ -56,7 +63,13 @@ def hub_snapshot(repo: str, names: Sequence[str], *, revision: str | None = None
     from huggingface_hub import snapshot_download
 
     with _refusing(f"the model {repo}"):
-        found = snapshot_download(repo, revision=revision, allow_patterns=list(names), endpoint=_endpoint())
+        found = snapshot_download(
+            repo,
+            revision=revision,
+            allow_patterns=list(names),
+            endpoint=_endpoint(),
+            local_files_only=not _answers(),
+        )
     return Path(found)
 
 
@@ -146,8 +159,23 @@ def _endpoint() -> str | None:
     return os.environ.get("HF_ENDPOINT")
 
 
+def _answers() -> bool:
+    """Whether the hub is there: its own client would try for a minute. Where it is not, what was fetched is taken."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        urlopen(Request(_endpoint() or constants.ENDPOINT, method="HEAD"), timeout=10).close()
+    except HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
 @contextmanager
-def _refusing(what: str, done: str = "fetched from the hub") -> Iterator[None]:
+def _refusing(what: str, done: str = FETCHED) -> Iterator[None]:
     """Whatever the network or the hub raises becomes one sentence."""
     try:
         yield
@@ -155,6 +183,15 @@ def _refusing(what: str, done: str = "fetched from the hub") -> Iterator[None]:
         if isinstance(error, OSError) and (told := explained(error, "what the hub sends (HF_HOME)")) is not error:
             raise told from error
         # The client's own network library changed its name twice; only some of its errors are OSErrors.
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+        if isinstance(error, LocalEntryNotFoundError):
+            raise SourceError(
+                f"{what} could not be {done}, which does not answer; see that the network works, and run the command "
+                f"again: what is there is not fetched twice"
+            ) from error
+        if isinstance(error, EntryNotFoundError) and done == FETCHED:
+            raise SourceError(f"the hub has no {what}") from error
         rooms = {base.__module__.partition(".")[0] for base in type(error).__mro__}
         if not isinstance(error, OSError) and not rooms & {"huggingface_hub", "requests", "httpx", "httpx2"}:
             raise

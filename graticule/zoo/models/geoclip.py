@@ -27,6 +27,8 @@ MODEL = PublicModel(
     source="https://github.com/VicenteVivan/geo-clip",
     gallery=True,
     any_place=True,
+    needs=f"pip install --no-deps {PACKAGE}=={VERSION}, which holds its small weights and its gallery",
+    gigaflops=162,
 )
 DENSE = 10_000  # places that the location encoder adds to the gallery of an area
 AROUND = 4  # a refinement looks as far as so many of a place's neighbours lie

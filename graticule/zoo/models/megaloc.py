@@ -22,6 +22,7 @@ MODEL = PublicModel(
     trained_on="GSV-Cities, Mapillary SLS, MegaScenes, ScanNet and San Francisco XL",
     figures="see the tables of arXiv 2502.17237: recall of place recognition, not of geolocation",
     source="https://github.com/gmberton/MegaLoc",
+    gigaflops=105,
 )
 
 

@@ -25,6 +25,8 @@ MODEL = PublicModel(
     trained_on="OpenStreetView-5M: 4.9 million street views of Mapillary",
     figures="OSV-5M: GeoScore 3361, 1,814 km on average, 68 % in the right country (arXiv 2404.18873)",
     source="https://github.com/gastruc/osv5m",
+    needs=(f"one folder for --from with utils/{QUADTREE} of gastruc/osv5m and what hf download {REPO} fetches"),
+    gigaflops=162,
 )
 
 

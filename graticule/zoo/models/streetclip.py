@@ -28,6 +28,8 @@ MODEL = PublicModel(
     source="https://huggingface.co/geolocal/StreetCLIP",
     restricted=True,
     gallery=True,
+    needs="pip install 'graticule[names]', which reads names as it was trained to",
+    gigaflops=382,
 )
 
 
