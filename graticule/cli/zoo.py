@@ -77,37 +77,40 @@ def get(
     ] = 0,
 ) -> None:
     """Make a bundle of a public model, from the Hugging Face hub or from a folder."""
-    from graticule.zoo import public_models
+    from graticule.zoo import check_wanted
 
-    known = public_models()
-    if name not in known:
-        raise BadWeightsError(f"no public model is called {name!r}; there are {', '.join(known)}")
+    model = check_wanted(name, agreed=licence, within=within is not None, refine=refine)
     if folder is not None and not folder.is_dir():
         raise BadWeightsError(f"there is no folder {folder}; --from names one that holds the files of the model")
     from graticule.files import fetched_folder
     from graticule.geo.territory import read_territory
 
-    model, called = known[name], name
+    called = name
     if within:
         called += "-" + re.sub(r"[^\w.-]+", "-", Path(within).stem if Path(within).is_file() else within).strip("-")
     if refine:
         called += f"-refined-{refine}"
     where = out or fetched_folder() / called
+    if out is None and (where / INDEX).is_file():
+        raise BadWeightsError(
+            f"{called} is here already: graticule locate PHOTO --model {called} asks it; to make it anew, remove "
+            f"{where}"
+        )
     _check_empty(where)
     area = read_territory(within) if within else None
     from graticule.photos.cards import write_card
     from graticule.zoo import get as make
 
     typer.echo(f"{name} is under {model.licence}, trained on {model.trained_on}")
-    if not model.lacks:
-        typer.echo("reading its files and making a bundle of them takes a minute or two, after what is fetched")
+    typer.echo("reading its files and making a bundle of them takes a minute or two, after what is fetched")
     bundle = make(name, folder, agreed=licence, within=area, refine=refine)
     bundle.write(where)
     write_card(where)
     answers = bundle.model.head.has_cells
     typer.echo(f"the bundle lies in {where}")
     typer.echo(
-        f"next: graticule calibrate {out or called} PHOTOS, so that its answers say how sure they are"
+        f"next: graticule locate PHOTO --model {out or called}; graticule calibrate {out or called} PHOTOS lets it "
+        f"say how sure it is"
         if answers
         else f"next: name it in a recipe, encoder: {{bundle: {out or called}}}"
     )

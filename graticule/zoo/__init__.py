@@ -63,6 +63,31 @@ def public_models() -> dict[str, PublicModel]:
     return {model.name: model for model in sorted(found, key=lambda model: (bool(model.lacks), model.name))}
 
 
+def check_wanted(name: str, *, agreed: str | None = None, within: bool = False, refine: int = 0) -> PublicModel:
+    """The model of this name, where it can be had in this way; nothing is fetched.
+
+    Raises:
+        BadWeightsError: there is no such model, its licence was not agreed to, or it knows no such way.
+    """
+    known = public_models()
+    if name not in known:
+        raise BadWeightsError(f"no public model is called {name!r}; there are {', '.join(known)}")
+    model = known[name]
+    if model.lacks:
+        raise BadWeightsError(f"{name} cannot be had: {model.lacks}")
+    if model.restricted and (agreed or "").lower() != model.licence.lower():
+        said = f"; found --licence {agreed}" if agreed else ""
+        raise BadWeightsError(
+            f"{name} is under {model.licence}, which forbids some uses: read it, and if you agree, say so with "
+            f"--licence {model.licence}{said}"
+        )
+    if within and not model.gallery:
+        raise BadWeightsError(f"{name} compares with no places that could be chosen; leave --within out")
+    if refine and not model.any_place:
+        raise BadWeightsError(f"{name} compares with no places between those it has; leave --refine out")
+    return model
+
+
 def get(
     name: str,
     folder: Path | None = None,
@@ -86,22 +111,8 @@ def get(
     """
     from graticule.files import sha256_of
 
-    modules = {module.MODEL.name: module for module in _modules()}
-    if name not in modules:
-        raise BadWeightsError(f"no public model is called {name!r}; there are {', '.join(sorted(modules))}")
-    module, model = modules[name], modules[name].MODEL
-    if model.lacks:
-        raise BadWeightsError(f"{name} cannot be had: {model.lacks}")
-    if model.restricted and (agreed or "").lower() != model.licence.lower():
-        said = f"; found --licence {agreed}" if agreed else ""
-        raise BadWeightsError(
-            f"{name} is under {model.licence}, which forbids some uses: read it, and if you agree, say so with "
-            f"--licence {model.licence}{said}"
-        )
-    if within and not model.gallery:
-        raise BadWeightsError(f"{name} compares with no places that could be chosen; leave --within out")
-    if refine and not model.any_place:
-        raise BadWeightsError(f"{name} compares with no places between those it has; leave --refine out")
+    model = check_wanted(name, agreed=agreed, within=within is not None, refine=refine)
+    [module] = [module for module in _modules() if module.MODEL.name == name]
     files = Files(folder)
     make: Callable[..., Bundle] = module.make
     bundle = make(files, **({"within": within} if within else {}), **({"refine": refine} if refine else {}))

@@ -27,6 +27,8 @@ export interface One {
   heat?: string;
   signed?: boolean;
   why?: string;
+  /** A picture of this photo beside the known one that shares most with it, with lines, and how strong that is. */
+  match?: { picture: string; words: string };
 }
 
 export interface Answers {
@@ -70,7 +72,7 @@ export function AnswersView({ file, atlas }: { file: Answers; atlas: Atlas }) {
 }
 
 function Detail({ one, onAll }: { one: One; onAll: (() => void) | undefined }) {
-  const { name, photo, link, fix, error, heat, signed, why } = one;
+  const { name, photo, link, fix, error, heat, signed, why, match } = one;
   const [seen, setSeen] = useState(true);
   return (
     <>
@@ -90,6 +92,12 @@ function Detail({ one, onAll }: { one: One; onAll: (() => void) | undefined }) {
       {error && <Notice title="This photo cannot be answered">{error}</Notice>}
       {fix && <Claimed fix={fix} />}
       {fix && <Answer fix={fix} model={undefined} />}
+      {match && (
+        <figure>
+          <img src={match.picture} alt="Lines between points of this photo and of the known photo that agrees most" />
+          <figcaption class="soft">{match.words}</figcaption>
+        </figure>
+      )}
       {link && !fix?.cannot_tell && <a href={link}>The place on OpenStreetMap</a>}
     </>
   );
