@@ -90,6 +90,8 @@ def test_the_surest_photos_are_those_with_the_least_expected_error():
     found = selective(np.array([3.0, 1.0, 4.0, 2.0]), error)
     assert found["risk_coverage"][-1] == np.median(error)
     assert found["risk_coverage"][4] == 1.5  # of the surest half: 1 and 2
+    assert found["risk_coverage_at_best"] == found["risk_coverage"]  # it knew which photos are the nearest
+    assert selective(-error, error)["risk_coverage_at_best"] == found["risk_coverage"]
     assert found["area_under_risk_coverage_km"] == pytest.approx(np.mean(found["risk_coverage"]))
 
 

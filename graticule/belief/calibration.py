@@ -35,6 +35,9 @@ class HeldOut:
     lat: Floats
     lon: Floats
 
+    def __len__(self) -> int:
+        return len(self.lat)
+
     def belief(self, shape: Shape) -> Belief:
         """What is believed of these photos with a shape."""
         return believe(shape, self.cells, self.known, self.logits, self.cosines)
@@ -148,9 +151,7 @@ def likeliest_shares(density: Floats, before: Floats) -> tuple[Floats, float]:
     shares = np.full(density.shape[1], 1 / density.shape[1])
     shares = np.where(density.any(axis=0) | (before > 0), shares, 0)
     for _ in range(ROUNDS):
-        together = density * shares
-        together /= together.sum(axis=1, keepdims=True)
-        shares = together.sum(axis=0) + before
+        shares = shares * (density.T @ (1 / (density @ shares))) + before
         shares /= shares.sum()
     shares = shares * (1 - LEAST_ANYWHERE)
     shares[-1] += LEAST_ANYWHERE

@@ -191,11 +191,15 @@ def principal_axes(standard: NDArray[np.float32], count: int) -> tuple[NDArray[n
     Args:
         count: D, in [1, F].
     """
+    from scipy.linalg import eigh
+
     rows = standard.astype(np.float64)
     rows -= rows.mean(axis=0)
-    values, vectors = np.linalg.eigh(rows @ rows.T)  # fewer photos than features: the small matrix tells as much
-    length = np.sqrt(np.maximum(values[::-1][:count], LEAST_VARIANCE * len(rows)))
-    axes = rows.T @ (vectors[:, ::-1][:, :count] / length)
+    # Fewer photos than features: the small matrix tells as much, and no more of it is taken apart than is kept.
+    kept = (max(len(rows) - count, 0), len(rows) - 1)
+    values, vectors = eigh(rows @ rows.T, subset_by_index=kept, overwrite_a=True, check_finite=False)
+    length = np.sqrt(np.maximum(values[::-1], LEAST_VARIANCE * len(rows)))
+    axes = rows.T @ (vectors[:, ::-1] / length)
     return axes.astype(np.float32), (length / np.sqrt(len(rows))).astype(np.float32)
 
 

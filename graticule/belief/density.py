@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from graticule.belief import kernels
-from graticule.geo.sphere import EARTH_RADIUS_KM, Floats, chord_to_km, chords, from_vectors, unit_vectors
+from graticule.geo.sphere import EARTH_RADIUS_KM, Floats, Ints, chord_to_km, chords, from_vectors, unit_vectors
 
 LOCAL = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0, 16.0, 64.0)  # widths of kernels, in spreads of their center
 SCALES = 2 * len(LOCAL)  # the same again in median spreads of all centers: widths that are one everywhere
@@ -84,6 +84,13 @@ class Kernels:
         return len(self.center)
 
     @cached_property
+    def first(self) -> Ints:
+        """For each scale the first that is as wide around every center, ``(SCALES,)``: many are as narrow as may be."""
+        _, first, inverse = np.unique(self.width_km, axis=1, return_index=True, return_inverse=True)
+        found: Ints = first[inverse]
+        return found
+
+    @cached_property
     def tops(self) -> Floats:
         """Density of each kernel at its center, per km2, shape ``(C, SCALES)``."""
         found: Floats = np.exp(kernels.log_density(0.0, self.width_km))
@@ -103,10 +110,11 @@ class Kernels:
         for start in range(0, len(points), step):
             rows = slice(start, start + step)
             distance = chord_to_km(chords(points[rows], self.center))
-            for k in range(SCALES):
+            for k in np.unique(self.first):
                 density = np.exp(kernels.log_density(distance, self.width_km[:, k]))
                 out[..., rows, k] = np.einsum("mc,...mc->...m", density, weights[..., rows, :])
-        return out
+        found: Floats = out[..., self.first]
+        return found
 
     def reach_km(self, shares: ArrayLike) -> Floats:
         """Mean distance from a center to what its kernels hold, shape ``(C,)``."""

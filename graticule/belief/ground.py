@@ -21,6 +21,8 @@ FINEST = 24  # level of S2 whose cells are 0.6 m wide
 LEAST_SHARE = 1e-4  # of a photo, by a part of a mixture that is worth laying out
 MASS = 0.999  # of a photo's weights is followed to the ground; the rest is taken for the map's
 MOST_CENTERS = 512  # of each kind are followed for one photo
+AT_ONCE = 16  # photos; all their centers together fill what is kept
+MEASURED = 16  # centers at a time: what is made of them on the way stays near the processor
 KEPT = 2**28  # bytes of kernels on the ground that are kept
 
 
@@ -204,19 +206,33 @@ class Ground(Cover):
 
     def masses(self, belief: Belief) -> Floats:
         """Probability of each ground cell by each photo's belief, rows that sum to one, shape ``(N, G)``."""
-        out = np.empty((len(belief), len(self.cells)))
-        sources = [
+        out = np.tile(self._without_photo, (len(belief), 1))
+        for kind, weights, shares in (
             (0, belief.cell_weight, np.array(self.shape.cells)),
             (1, belief.known_weight, np.array(self.shape.gallery)),
-        ]
-        for n in range(len(belief)):
-            out[n] = self._without_photo
-            for kind, weights, shares in sources:
-                if shares.sum() > 0:
-                    likely = _likeliest(weights[n])
-                    share = weights[n, likely] * (shares.sum() / weights[n, likely].sum())
-                    out[n] += share.astype(np.float32) @ self._kernel_rows(kind, likely, shares)
+        ):
+            if shares.sum() > 0:
+                for start in range(0, len(belief), AT_ONCE):
+                    some = slice(start, start + AT_ONCE)
+                    out[some] += self._laid(kind, weights[some], shares)
         found: Floats = out / out.sum(axis=1, keepdims=True)
+        return found
+
+    def _laid(self, kind: int, weights: Floats, shares: Floats) -> NDArray[np.float32]:
+        """Mass of centers weighed by n photos on each ground cell, shape ``(n, G)``."""
+        from scipy.sparse import csr_array
+
+        likely = [_likeliest(row) for row in weights]
+        share = [row[index] * (shares.sum() / row[index].sum()) for row, index in zip(weights, likely, strict=True)]
+        index = np.concatenate(likely)
+        used = np.unique(index)
+        ends = np.cumsum([0, *map(len, likely)])
+        # Summed in each photo's own order, so that it gets the same masses whoever is asked about beside it.
+        followed = csr_array(
+            (np.concatenate(share).astype(np.float32), np.searchsorted(used, index), ends),
+            shape=(len(weights), len(used)),
+        )
+        found: NDArray[np.float32] = followed @ self._kernel_rows(kind, used, shares)
         return found
 
     def _kernel_rows(self, kind: int, index: Ints, shares: Floats) -> NDArray[np.float32]:
@@ -225,8 +241,8 @@ class Ground(Cover):
         if (len(self._rows) + len(missing)) * len(self.cells) * 4 > KEPT:
             self._rows.clear()
             missing = index.tolist()
-        for start in range(0, len(missing), 64):
-            some = missing[start : start + 64]
+        for start in range(0, len(missing), MEASURED):
+            some = missing[start : start + MEASURED]
             rows = self._measure(self.centers[kind], np.array(some), shares)
             self._rows.update({(kind, i): row for i, row in zip(some, rows, strict=True)})
         return np.stack([self._rows[kind, int(i)] for i in index])
@@ -237,19 +253,19 @@ class Ground(Cover):
         mass: Floats = self.shape.anywhere * self.area_km2 / SPHERE_KM2
         where, shares = self.centers[1], np.array(self.shape.map)
         if shares.sum() > 0:
-            for start in range(0, len(where), 64):
-                rows = self._measure(where, np.arange(start, min(start + 64, len(where))), shares)
+            for start in range(0, len(where), MEASURED):
+                rows = self._measure(where, np.arange(start, min(start + MEASURED, len(where))), shares)
                 mass = mass + shares.sum() / len(where) * rows.sum(axis=0, dtype=np.float64)
         return mass
 
     def _measure(self, where: Kernels, index: Ints, shares: Floats) -> NDArray[np.float32]:
         distance = chord_to_km(chords(where.center[index], self._points)).astype(np.float32)
         density = np.zeros_like(distance)
-        for k in range(SCALES):
-            if shares[k] > 1e-3 * shares.sum():
-                width = where.width_km[index, k, None]
-                top = kernels.log_density(0.0, width).astype(np.float32)
-                density += shares[k].astype(np.float32) * np.exp(top - distance / width.astype(np.float32))
+        of_width = np.bincount(where.first, shares, SCALES)
+        for k in np.flatnonzero(of_width > 1e-3 * shares.sum()):
+            width = where.width_km[index, k, None]
+            top = kernels.log_density(0.0, width).astype(np.float32)
+            density += of_width[k].astype(np.float32) * np.exp(top - distance / width.astype(np.float32))
         mass = density.reshape(len(index), -1, 4).mean(axis=2) * self.area_km2.astype(np.float32)
         rows: NDArray[np.float32] = mass / np.maximum(mass.sum(axis=1, keepdims=True), 1e-30)
         return rows

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from graticule.geo.sphere import EARTH_RADIUS_KM, Floats, from_vectors
 
-STEPS = 10  # of a radius: shares are within 1e-7 of what was drawn, and most to the last digit
+STEPS = 10  # of a radius, at most
+MISSED = 1e-7  # of a share
 
 
 def log_density(distance_km: ArrayLike, width_km: ArrayLike) -> NDArray[Any]:
@@ -52,6 +53,8 @@ def draw(center: Floats, width_km: Floats, rng: np.random.Generator) -> tuple[Fl
     radius = np.minimum(gammaincinv(2, wanted) * width_km, high)  # exact in a plane
     for _ in range(STEPS):  # Newton's, or to the middle of what holds the radius where those leave it
         missed = mass_within(radius, width_km) - wanted
+        if np.abs(missed).max(initial=0) < MISSED:
+            break
         low, high = np.where(missed < 0, radius, low), np.where(missed < 0, high, radius)
         around = 2 * np.pi * EARTH_RADIUS_KM * np.maximum(np.sin(radius / EARTH_RADIUS_KM), 1e-12)
         radius = radius - missed / np.maximum(np.exp(log_density(radius, width_km)) * around, 1e-300)

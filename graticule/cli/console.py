@@ -75,7 +75,8 @@ def print_metrics(facts: dict[str, Any]) -> None:
             if key in facts:
                 rows.append((name, area(facts[key])))
         if "risk_coverage" in facts:
-            rows.append(("surest half, median", distance(facts["risk_coverage"][4])))
+            nearest = f"  (of the nearest half {distance(facts['risk_coverage_at_best'][4])})"
+            rows.append(("surest half, median", distance(facts["risk_coverage"][4]) + nearest))
     for name in ("top1", "top3", "top5"):
         if facts.get(name) is not None:
             rows.append((f"top-{name[3:]} cell", f"{facts[name]:.1%}" + span(name, percent)))

@@ -1,5 +1,6 @@
 """Weights that come as a plain Python package: a real encoder where no hub can be reached."""
 
+from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -32,7 +33,11 @@ def packaged_state(name: str) -> dict[str, Tensor]:
         raise BadRecipeError(
             f"encoder.weights: package is for {', '.join(PACKAGES)}; for {name} say pretrained, or name a file"
         )
-    package, wanted = PACKAGES[name]
+    return _state(name, *PACKAGES[name])
+
+
+@cache  # folds build a network each
+def _state(name: str, package: str, wanted: str) -> dict[str, Tensor]:
     try:
         installed = distribution(package)
     except PackageNotFoundError as error:
@@ -44,7 +49,8 @@ def packaged_state(name: str) -> dict[str, Tensor]:
             f"install it anew, or name a file: --set encoder.weights=FILE"
         )
     theirs = torch.load(files[0], map_location="cpu", weights_only=True)
-    ours = timm.create_model(name).state_dict()
+    with torch.device("meta"):  # names and shapes alone; nothing is drawn, so a cached answer leaves no other seed
+        ours = timm.create_model(name).state_dict()
     if [tensor.shape for tensor in theirs.values()] != [tensor.shape for tensor in ours.values()]:
         raise BadRecipeError(f"timm {timm.__version__} builds {name} otherwise than the weights of {package} need it")
     return dict(zip(ours, theirs.values(), strict=True))

@@ -226,7 +226,7 @@ class _Part:
             for i, error in errors.items():
                 raise type(error)(error.reason, f"{paths[i]}: {error}")
             return cls(PhotoDataset(paths, preprocess, extras), rows, shapes)
-        features = torch.empty(len(paths), model.encoder.num_features)
+        features = torch.empty(len(paths), model.encoder.num_pooled)  # what heads read
         for index, batch, errors in encode(
             model,
             preprocess,
@@ -237,5 +237,5 @@ class _Part:
         ):
             for i, error in errors.items():
                 raise type(error)(error.reason, f"{paths[i]}: {error}")
-            features[torch.from_numpy(index)] = batch.cpu()
+            features[torch.from_numpy(index)] = batch[:, : features.shape[1]].cpu()
         return cls(FeatureDataset(features, extras), rows, np.zeros((len(paths), 2), np.int64))

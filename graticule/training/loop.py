@@ -105,7 +105,11 @@ class TrainingModule(lightning.LightningModule):
         # Dropout and augmentation depend on the seed, the step and the share of it alone.
         share = self.global_rank * parts + index % parts
         chance = np.random.SeedSequence((self.recipe.seed, step, share))
-        torch.manual_seed(int(chance.generate_state(1, np.uint64)[0] >> 1))
+        seed = int(chance.generate_state(1, np.uint64)[0] >> 1)
+        if self.device.type == "cpu":
+            torch.default_generator.manual_seed(seed)  # the other asks each kind of accelerator: a third of a step
+        else:
+            torch.manual_seed(seed)
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
         inputs = batch["features"] if "features" in batch else self.augment(batch["images"] / 255)
