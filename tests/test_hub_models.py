@@ -79,6 +79,12 @@ def test_a_download_that_breaks_off_goes_on_where_it_stopped(tmp_path, monkeypat
         path = hub_file("ada/town", "model.safetensors", kind="model")
     assert path.read_bytes() == whole
     assert sent["model.safetensors"] == 30_000
+    blob = path.resolve()  # as where the whole run was killed
+    path.unlink()
+    blob.rename(blob.with_name(f"{blob.name}.part")).write_bytes(whole[:20_000])
+    with serve("ada/town", tmp_path / "files", monkeypatch, tmp_path / "cache", "model") as sent:
+        assert hub_file("ada/town", "model.safetensors", kind="model").read_bytes() == whole
+    assert sent["model.safetensors"] == 10_000
 
 
 def test_a_full_disk_is_not_blamed_on_the_network(monkeypatch):

@@ -1,5 +1,6 @@
 """Files on the Hugging Face hub. ``huggingface_hub`` resumes, caches and finds the token by itself."""
 
+import errno
 import io
 import os
 from collections.abc import Iterator, Sequence
@@ -10,9 +11,10 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from graticule.errors import SourceError
-from graticule.files import explained
+from graticule.files import explained, sha256_of
 
 FETCHED = "fetched from the hub"
+SHA256_DIGITS = 64  # of what the hub names a large file by
 STREAM, SKIP = 4 * 2**20, 2**17  # bytes to read ahead where reading runs on, and where it skips: one photo
 
 
@@ -26,14 +28,52 @@ def hub_file(
     Raises:
         SourceError: there is no such file, it is not public, or the hub cannot be reached.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
     with _refusing(f"{name} of the {kind} {repo}"):
+        kept = try_to_load_from_cache(repo, name, cache_dir=constants.HF_HUB_CACHE, revision=revision, repo_type=kind)
+        there = _answers()
+        if there and not isinstance(kept, str):
+            _fetch_bytes(repo, name, kind, revision)
         return Path(
             hf_hub_download(
-                repo, name, repo_type=kind, revision=revision, endpoint=_endpoint(), local_files_only=not _answers()
+                repo, name, repo_type=kind, revision=revision, endpoint=_endpoint(), local_files_only=not there
             )
         )
+
+
+def _fetch_bytes(repo: str, name: str, kind: str, revision: str | None) -> None:
+    """Put the bytes of a file into the hub's cache, going on where a run was stopped: its own client begins anew."""
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.file_download import http_get, repo_folder_name
+    from huggingface_hub.utils import WeakFileLock, build_hf_headers
+
+    url = hf_hub_url(repo, name, repo_type=kind, revision=revision, endpoint=_endpoint())
+    facts = get_hf_file_metadata(url)
+    if not facts.etag or not facts.size:
+        return
+    blob = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repo, repo_type=kind), "blobs", facts.etag)
+    part = blob.with_name(f"{facts.etag}.part")
+    blob.parent.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(part.with_suffix(".lock")):
+        if blob.exists():
+            return
+        part.touch()
+        try:
+            with part.open("r+b") as file:
+                have = file.seek(0, os.SEEK_END)
+                http_get(
+                    url, file, resume_size=have, headers=build_hf_headers(), expected_size=facts.size,
+                    displayed_filename=name,
+                )  # fmt: skip
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                part.unlink()
+            raise
+        if len(facts.etag) == SHA256_DIGITS and sha256_of(part) != facts.etag:
+            part.unlink()
+            raise SourceError(f"{name} of the {kind} {repo} came damaged, and was deleted; run the command again")
+        part.replace(blob)
 
 
 def hub_missing(repo: str, names: Sequence[str]) -> int:

@@ -61,6 +61,12 @@ export function AnswersView({ file, atlas }: { file: Answers; atlas: Atlas }) {
       </div>
       <div class="answers-map">
         <MapView scene={scene} theme={theme} streets={NONE} atlas={atlas} onClick={nothing} onDot={setSelected} onStreetsFailed={nothing} />
+        {row?.one.match && (
+          <figure>
+            <img src={row.one.match.picture} alt="Lines between points of this photo and of the known photo that agrees most" />
+            <figcaption class="soft">{row.one.match.words}</figcaption>
+          </figure>
+        )}
       </div>
       <div class="answers-all">
         {rows.length > 1 && <Filters filter={filter} onFilter={setFilter} />}
@@ -72,7 +78,7 @@ export function AnswersView({ file, atlas }: { file: Answers; atlas: Atlas }) {
 }
 
 function Detail({ one, onAll }: { one: One; onAll: (() => void) | undefined }) {
-  const { name, photo, link, fix, error, heat, signed, why, match } = one;
+  const { name, photo, link, fix, error, heat, signed, why } = one;
   const [seen, setSeen] = useState(true);
   return (
     <>
@@ -92,12 +98,6 @@ function Detail({ one, onAll }: { one: One; onAll: (() => void) | undefined }) {
       {error && <Notice title="This photo cannot be answered">{error}</Notice>}
       {fix && <Claimed fix={fix} />}
       {fix && <Answer fix={fix} model={undefined} />}
-      {match && (
-        <figure>
-          <img src={match.picture} alt="Lines between points of this photo and of the known photo that agrees most" />
-          <figcaption class="soft">{match.words}</figcaption>
-        </figure>
-      )}
       {link && !fix?.cannot_tell && <a href={link}>The place on OpenStreetMap</a>}
     </>
   );
