@@ -61,14 +61,14 @@ export function AnswersView({ file, atlas }: { file: Answers; atlas: Atlas }) {
       </div>
       <div class="answers-map">
         <MapView scene={scene} theme={theme} streets={NONE} atlas={atlas} onClick={nothing} onDot={setSelected} onStreetsFailed={nothing} />
+      </div>
+      <div class="answers-all">
         {row?.one.match && (
           <figure>
             <img src={row.one.match.picture} alt="Lines between points of this photo and of the known photo that agrees most" />
             <figcaption class="soft">{row.one.match.words}</figcaption>
           </figure>
         )}
-      </div>
-      <div class="answers-all">
         {rows.length > 1 && <Filters filter={filter} onFilter={setFilter} />}
         {rows.length > 1 && <Table key={JSON.stringify(filter)} rows={shown} selected={selected} onSelect={setSelected} />}
         <SaveAs photos={shown} />
