@@ -9,7 +9,7 @@ import typer
 from graticule.cli import console
 from graticule.cli.group import Commands
 from graticule.cli.options import Json, check_bundle
-from graticule.errors import BadRecipeError, BadWeightsError
+from graticule.errors import BadRecipeError, BadWeightsError, WriteError
 from graticule.inference.bundles import HUB_NAME
 from graticule.model.index import CARD, CONFIDENCE, FILES, INDEX, KNOWN, THUMBNAILS
 
@@ -97,6 +97,7 @@ def get(
             f"{where}"
         )
     _check_empty(where)
+    _check_room(where, model.gigabytes)
     area = read_territory(within) if within else None
     from graticule.photos.cards import write_card
     from graticule.zoo import get as make
@@ -339,6 +340,23 @@ def push(
     done = hub_upload(repo, where, names, private=not public)
     typer.echo(f"{len(names)} files are on the hub: {done}")
     typer.echo(f'next: graticule locate PHOTO --model {repo}, or graticule.load("{repo}")')
+
+
+def _check_room(folder: Path, gigabytes: float) -> None:
+    """Said before a gigabyte is fetched, not after.
+
+    Raises:
+        WriteError: the disk is too full for a bundle of this size.
+    """
+    from shutil import disk_usage
+
+    there = next(parent for parent in folder.absolute().parents if parent.exists())
+    free = disk_usage(there).free / 1e9
+    if free < gigabytes:
+        raise WriteError(
+            f"a bundle of this model takes about {gigabytes:g} GB, and {there} has {free:.1f} GB free; free some space "
+            f"or name a folder elsewhere with --out"
+        )
 
 
 def _check_empty(folder: Path) -> None:
