@@ -7,8 +7,9 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise explained(error, path) from error
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(NotADirectoryError):  # a file stands where the folder should be, as was said
+            aside.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -111,9 +113,15 @@ def _sweep(folder: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """Where what can be made or fetched again is kept; ``GRATICULE_CACHE`` names another folder."""
+    """Where what can be made or fetched again is kept; ``GRATICULE_CACHE`` names another folder.
+
+    Who has no home, as some users of containers, gets a folder among the temporary ones.
+    """
     found = os.environ.get("GRATICULE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "graticule"
-    return Path(found).expanduser()
+    try:
+        return Path(found).expanduser()
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / "graticule"
 
 
 def fetched_folder() -> Path:

@@ -23,6 +23,7 @@ def serve(repo, folder, monkeypatch, cache, kind="dataset", cut=()):
 
     class Hub(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # head and body are two writes, the second of which else waits 40 ms
 
         def log_message(self, *_):
             pass

@@ -19,7 +19,7 @@ from graticule.geo import s2
 from graticule.geo.areas import read_areas
 from graticule.geo.outlines import geojson_outline
 from graticule.geo.sphere import great_circle_km
-from graticule.geo.towns import area_in_words, nearest_towns
+from graticule.geo.towns import area_in_words, nearest_in_words, nearest_towns
 from graticule.inference.claims import own_position
 from graticule.inference.formats import WRITERS, to_csv, to_geojson, to_kml, to_words
 from graticule.inference.locate import Locator
@@ -208,6 +208,12 @@ def test_a_quarter_is_told_by_its_city_and_a_town_beside_the_city_by_itself():
     where = [(37.79, -122.41), (37.70, -122.46), (37.871, -122.27), (52.498, 13.40), (48.855, 2.36), (38.89, -77.0)]
     cities = ["San Francisco", "Daly City", "Berkeley", "Berlin", "Paris", "Washington"]
     assert [town.name for town in nearest_towns(*np.transpose(where))] == cities
+
+
+def test_a_place_at_sea_is_told_with_how_far_the_nearest_town_is():
+    ashore, at_sea = nearest_in_words([37.77, 30.0], [-122.42, -40.0])
+    assert ashore == "San Francisco, California, United States"
+    assert at_sea == "Lajes das Flores, Azores, Portugal, 1,317 km away"
 
 
 def test_a_model_of_few_photos_says_so_first_and_one_name_for_all_is_said_once(locator, town):

@@ -18,7 +18,7 @@ from towns import make_town, tiny_recipe
 
 from graticule import __version__
 from graticule.cli import main
-from graticule.cli.console import print_metrics
+from graticule.cli.console import print_metrics, progress
 from graticule.explaining.render import doubts
 from graticule.model.bundle import Bundle
 from graticule.model.features import FeatureStore, encode
@@ -513,14 +513,25 @@ def test_a_table_of_answers_names_the_shared_folder_once_and_as_many_cells_as_as
 def test_a_csv_has_the_likely_cells_that_were_asked_for(shop, tmp_path):
     photo = next((shop / "photos").rglob("*.jpg"))
     said = graticule("predict", shop / "bundle", photo, "--format", "csv", "--top", 3, "--out", tmp_path / "a.csv")
-    assert said.stdout == f"1 photos answered, written to {tmp_path / 'a.csv'}\n"
+    assert said.stdout == f"1 photo answered, written to {tmp_path / 'a.csv'}\n"
     row = pl.read_csv(tmp_path / "a.csv").drop_nulls("lat").row(0, named=True)
     assert row["probability"] >= row["probability_2"] >= row["probability_3"] > 0
 
 
-def test_one_cell_for_a_whole_town_is_answered_with_a_hint(points, tmp_path):
-    done = graticule("cells", points, "--lat", "latitude", "--out", tmp_path / "c.parquet")
+def test_cells_follow_the_number_of_points_and_one_cell_is_answered_with_a_hint(points):
+    done = graticule("cells", points, "--lat", "latitude")
+    assert done.stdout.startswith("120 points make 42 adaptive S2 cells, with 1 to 4 points each")
+    done = graticule("cells", points, "--lat", "latitude", "--split-above", 1000)
     assert "one cell is no division: --split-above 2 would make some dozens" in done.stderr
+
+
+def test_a_log_gets_a_line_now_and_then_and_no_bars(capsys, monkeypatch):
+    for seconds, said in ((30.0, ""), (0.0, "photos 1/1,000\nheads 2/1,000\n")):
+        monkeypatch.setattr("graticule.cli.console.LOG_S", seconds)
+        with progress("photos") as show:
+            show(1, 1000)
+            show(2, 1000, "heads")
+        assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize(("outside", "said"), [(5, False), (50, True)])

@@ -5,7 +5,9 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections import Counter
+from pathlib import Path
 
 import lightning
 import numpy as np
@@ -16,7 +18,7 @@ from towns import make_town
 from typer.testing import CliRunner
 
 from graticule.cli import app
-from graticule.errors import BadRecipeError
+from graticule.errors import BadRecipeError, Note
 from graticule.model.features import FeatureStore, default_store
 from graticule.model.loading import POOL, Batches, FeatureDataset, PhotoDataset, ShapeBatches, shapes_of
 from graticule.model.preprocess import Preprocess
@@ -304,6 +306,22 @@ def test_two_processes_add_read_and_make_room_at_once(tmp_path):
     runs = [subprocess.Popen([sys.executable, "-c", ADDING, str(tmp_path), str(who)]) for who in (0, 1)]
     assert [run.wait(timeout=120) for run in runs] == [0, 0]
     assert 30_000 < sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors")) <= 41_000
+
+
+def test_a_cache_that_cannot_be_written_is_told_and_stops_no_work(tmp_path):
+    (tmp_path / "file").touch()
+    store = FeatureStore(tmp_path / "file/features")
+    with pytest.warns(Note, match="cannot be written .* with GRATICULE_CACHE; features are kept in memory"):
+        store.add("key", {"a" * 64: np.ones(3, np.float32)})
+    store.add("key", {"b" * 64: np.ones(3, np.float32)})
+    assert (store.read("key").find(["b" * 64, "c" * 64, "a" * 64]) >= 0).tolist() == [True, False, True]
+
+
+def test_who_has_no_home_has_a_cache_all_the_same(monkeypatch):
+    for name in ("HOME", "USERPROFILE", "GRATICULE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as where the system knows no home either
+    assert default_store().folder == Path(tempfile.gettempdir()) / "graticule/features"
 
 
 def test_the_cache_is_shown_and_emptied(tmp_path, monkeypatch):

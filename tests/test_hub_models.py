@@ -92,7 +92,15 @@ def test_a_full_disk_is_not_blamed_on_the_network(monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", full)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(WriteError, match="no space left on the disk while writing what the hub sends"):
+        hub_file("ada/town", "model.safetensors", kind="model")
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("it waits to try again"))
+    with pytest.raises(SourceError, match="could not be fetched from the hub .URLError.; see that the network works"):
         hub_file("ada/town", "model.safetensors", kind="model")
 
 

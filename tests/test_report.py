@@ -11,10 +11,18 @@ from PIL import Image
 from graticule.errors import BadTableError
 from graticule.geo.sphere import great_circle_km
 from graticule.partition import CellPartition
+from graticule.reporting import figures
 from graticule.reporting.report import write_report
 
 HOSTILE = "<script>alert(1)</script>.jpg"
 RANDOM = "NOT held out: 3 sequences with 40% of the test photos are shared with training."
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_figures():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "DPI", 20)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +62,8 @@ def run(tmp_path_factory):
         pl.Series("expected_error_km", errors * 1.5),
         pl.Series("top_cells", [cells] * n),
         pl.Series("top_probabilities", [[0.7, 0.2]] * n),
+        pl.Series("belief_cells", [cells] * n),
+        pl.Series("belief_per_km2", [[3.0, 0.5]] * n),
     ).write_parquet(evaluation / "predictions.parquet")
     metrics = {
         "split": "test", "recipe": "tiny", "encoder": "resnet18", "synthetic": True, "photos": n, "places": n,
@@ -111,6 +121,12 @@ def test_the_headline_has_its_unit_its_interval_and_the_verdict_beside_it(page):
     assert "NOT held out" in start
     assert "Not held out: part of this number is memory" in start
     assert start.index("NOT held out") < start.index("median error")
+
+
+def test_the_maps_of_examples_show_the_belief(page):
+    assert "The colours are how likely the model finds each spot" in page.text
+    said = [attrs["alt"] for tag, attrs in page.tags if tag == "img"]
+    assert sum(alt.endswith("best guess, and how likely the model finds each spot") for alt in said) == 6
 
 
 def test_the_numbers_are_there_by_their_names(page):

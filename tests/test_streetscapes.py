@@ -1,16 +1,18 @@
 """Global Streetscapes: from tables of a hub on this machine to a trained bundle, and the real tables' quirks."""
 
 import json
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
+from hub_server import serve
 from services import TOKEN, Services, Shot, city_of, serving
 from test_cli import graticule, write_recipe
 from towns import QUARTERS, photo
 
-from graticule.errors import BadRecipeError, BadTableError
+from graticule.errors import BadRecipeError, BadTableError, Note
 from graticule.photos.table import read_photos
 from graticule.sources.web import http, streetscapes
 from graticule.sources.web.streetscapes import SeveralCitiesWarning, choose, exact_id, identified
@@ -95,6 +97,53 @@ def test_how_much_is_fetched_is_said_before_and_a_disk_without_room_is_refused(w
     assert washington.whole.total() == 0
     assert "are fetched once, 0.0 GB, into" in graticule(*command).stderr
     assert "are fetched once" not in graticule(*command).stderr  # they lie in the cache
+
+
+def test_of_the_hubs_parquet_copy_one_city_is_fetched_and_no_more(tmp_path, monkeypatch):
+    cities, each = 20, 2000
+    rng, n = np.random.default_rng(0), cities * each
+    joined = pl.DataFrame({
+        "uuid": map("{:032x}".format, rng.integers(2**63, size=n).tolist()), "source": "Mapillary",
+        "orig_id": 10**15 + np.arange(n),
+        "lat": rng.uniform(-60, 60, n), "lon": rng.uniform(-180, 180, n), "iso2": "US", "quality": "good",
+        "city": [f"City {i // each}" for i in range(n)], "hour": rng.integers(0, 24, n),
+        "datetime_local": [datetime(2024, 7, 9, 3, 24, 18, 913000, UTC)] * n,
+    })  # fmt: skip
+    seasons = joined.select("uuid", "source", "orig_id", season=pl.lit("Summer"))
+    whole = tmp_path / "hub/data/parquet/streetscapes.parquet"
+    whole.parent.mkdir(parents=True)
+    joined.write_parquet(whole, row_group_size=each)
+    seasons.write_csv(tmp_path / "hub/data/season.csv")
+    with serve(streetscapes.REPO, tmp_path / "hub", monkeypatch, tmp_path / "cache") as sent:
+        found = choose([("city", "city 7"), ("hour", "6..18")])
+        assert sent["data/parquet/streetscapes.parquet"] < whole.stat().st_size / 6
+        assert sent.keys() == {"data/parquet/streetscapes.parquet"}
+        expected = joined.filter(pl.col("city") == "City 7", pl.col("hour").is_between(6, 18)).sort("uuid")
+        assert found["orig_id"].to_list() == expected["orig_id"].cast(pl.String).to_list()
+        assert found["lat"].cast(pl.Float64).to_list() == expected["lat"].to_list()
+        assert identified(found)[0]["captured_at"][0] == "2024-07-09T03:24:18.913000+00:00"
+        assert choose([("city", "City 7")], ["season"])["season"].to_list() == ["Summer"] * each  # not in the copy
+        with pytest.raises(BadTableError, match="no photo has city=City 77; the table has City 7, .* and 20 values"):
+            choose([("city", "City 77")])
+    assert choose([("hour", "6..18"), ("city", "city 7")], tables=whole.parent).equals(found)  # a copy on this machine
+
+
+def test_a_parquet_copy_that_cannot_be_used_is_told_and_the_csv_is_read(tmp_path, monkeypatch):
+    (tmp_path / "hub/data/parquet").mkdir(parents=True)
+    pl.DataFrame({"image": ["a"], "lat": [1.0]}).write_parquet(tmp_path / "hub/data/parquet/streetscapes.parquet")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/streetscapes.parquet").write_bytes(b"PAR1 no table PAR1")
+    with pytest.raises(BadTableError, match="streetscapes.parquet is no Parquet file"):
+        choose([], tables=tmp_path / "broken")
+    for name, text in city_of([]).items():
+        (tmp_path / "hub/data" / name).write_text(text)
+    told = "streetscapes.parquet of .* has no uuid, source, orig_id; its CSV tables are read instead"
+    with (
+        serve(streetscapes.REPO, tmp_path / "hub", monkeypatch, tmp_path / "cache") as sent,
+        pytest.warns(Note, match=told),
+    ):
+        assert choose([("city", "stuttgart")]).height == 5
+    assert "data/simplemaps.csv" in sent
 
 
 def test_what_no_row_has_is_said_with_what_is_near(washington):

@@ -330,7 +330,7 @@ def _answer(
     if page and paper:
         typer.echo(f"written to {page.write(paper)}", err=True)
     if out is not None:
-        typer.echo(f"{len(wanted) - len(broken):,} photos answered, written to {out}")
+        typer.echo(f"{console.counted(len(wanted) - len(broken), 'photo')} answered, written to {out}")
     elif format == "table":
         _print_fixes([result for result in held if result.fix], top)
     elif sys.stdout.isatty():

@@ -25,7 +25,9 @@ def cells(
     ],
     out: Annotated[Path | None, typer.Option(help="Write the cells, as Parquet.")] = None,
     kind: Annotated[PartitionKind, typer.Option(help="How to divide: S2 cells, a grid, clusters, or a column.")] = "s2",
-    split_above: Annotated[int | None, typer.Option(help="s2: split a cell with more photos. [default: 1000]")] = None,
+    split_above: Annotated[
+        int | None, typer.Option(help="s2: split a cell with more photos. [default: 1000; at most a fiftieth of all]")
+    ] = None,
     drop_below: Annotated[
         int | None,
         typer.Option(help="s2: drop a cell with fewer photos. [default: --split-above / 20, at most 50]"),
@@ -61,6 +63,9 @@ def cells(
         partition, total = fit_batches(point_batches(points, lat, lon), **settings)
     else:
         lats, lons = read_points(points, lat, lon)
+        if isinstance(wanted, S2Cells) and split_above is None:
+            fewer = {"split_above": max(drop_below or 1, min(wanted.split_above, len(lats) // 50))}
+            wanted = parse_recipe({"cells": {"kind": kind} | given | fewer}, where="the options").cells
         labels = read_labels(points, wanted.label) if isinstance(wanted, LabelCells) else ()
         partition, total = grow(lats, lons, labels=labels, seed=seed, **wanted.model_dump()), len(lats)
     if out:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
@@ -15,6 +16,7 @@ AREAS = {  # of an evaluation: name, key
     "circle as sure, median": "median_circle_90_km2",
     "searched until found": "median_searched_km2",
 }
+LOG_S = 30.0  # between two lines of a long task where no bar can be drawn
 
 
 def print_dataset(out: Path) -> None:
@@ -161,7 +163,10 @@ def percent(share: float) -> str:
 
 @contextmanager
 def progress(name: str) -> Iterator[Any]:
-    """A progress bar on stderr, so that what is printed stays clean; called with done, total and a note."""
+    """A progress bar on stderr, so that what is printed stays clean; called with done, total and a note.
+
+    Where stderr is no terminal, a line every :data:`LOG_S` seconds.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -179,7 +184,19 @@ def progress(name: str) -> Iterator[Any]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True)) as bars:
+    console = Console(stderr=True)
+    if not console.is_terminal:  # a log: a line now and then, and none of what is soon done
+        said = time.monotonic()
+
+        def say(done: int, total: int, note: str = "") -> None:
+            nonlocal said
+            if time.monotonic() - said >= LOG_S:
+                typer.echo(f"{note or name} {done:,}/{total:,}", err=True)
+                said = time.monotonic()
+
+        yield say
+        return
+    with Progress(TextColumn("{task.description}"), *columns, console=console) as bars:
         task = bars.add_task(name, total=None, visible=False)  # an empty bar above an error says nothing
 
         def show(done: int, total: int, note: str = "") -> None:

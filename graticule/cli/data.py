@@ -203,6 +203,7 @@ def data_split(
     import polars as pl
 
     from graticule.files import write_json
+    from graticule.photos.columns import is_empty
     from graticule.photos.drives import drive_source, drives, too_few
     from graticule.photos.leakage import audit
     from graticule.photos.splits import TRACKS, honest_split, make_split, part_days
@@ -230,7 +231,8 @@ def data_split(
     if as_json:
         console.print_json(about | {"audit": found and found.to_json()})
         return
-    sources = {"rebuilt": "positions and times", "uploader+day": "uploader and day", "sequence": "sequence ids"}
+    rebuilt = "positions and the order of the rows" if is_empty(photos, "captured_at") else "positions and times"
+    sources = {"rebuilt": rebuilt, "uploader+day": "uploader and day", "sequence": "sequence ids"}
     drawn = f", {about['drives']:,} drives from {sources[about['drives_from']]}" if "drives" in about else ""
     if why:
         typer.echo(f"{why}; --by chooses another way")

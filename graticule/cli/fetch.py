@@ -46,7 +46,9 @@ def data_streetscapes(
         list[str] | None, typer.Option(help="COLUMN=VALUE or COLUMN=6..18, such as quality=good. May be repeated.")
     ] = None,
     keep: Annotated[list[str] | None, typer.Option(help="A further column to keep. May be repeated.")] = None,
-    tables: Annotated[Path | None, typer.Option(help="Folder of the CSV tables, instead of the hub.")] = None,
+    tables: Annotated[
+        Path | None, typer.Option(help="Folder of the CSV or Parquet tables, instead of the hub.")
+    ] = None,
     since: Since = None,
     until: Until = None,
     pano: Pano = None,

@@ -122,7 +122,7 @@ def _few(dataset: Path) -> str:
         raise BadTableError(f"{counted(count, 'photo')} cannot teach a model; some hundred are the least that tell")
     if count >= FEW_PHOTOS:
         return ""
-    typer.secho(f"{count} photos are few: all steps work, but some hundred are the least that tell", fg="yellow")
+    typer.secho(f"{count} photos are few; some hundred are the least that tell", fg="yellow")
     return f"what helps most: more photos, since {count} are few; some hundred are the least that tell"
 
 

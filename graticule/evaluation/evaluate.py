@@ -11,7 +11,7 @@ import polars as pl
 from graticule.choices import Answer, Precision, Runtime, Together
 from graticule.errors import BadTableError, LeakError
 from graticule.evaluation.baselines import with_baselines
-from graticule.evaluation.predictions import predict_rows, summary
+from graticule.evaluation.predictions import predict_rows, summary, with_shown_beliefs
 from graticule.evaluation.verdicts import verdicts
 from graticule.files import write_json, write_parquet
 from graticule.geo.sphere import map_scale
@@ -112,6 +112,7 @@ def evaluate(
             )
         known = seen(training)
     rows = with_baselines(rows, locator, chosen, known, together=together, seed=bundle.recipe.seed, progress=progress)
+    rows = with_shown_beliefs(rows, locator, chosen)
     scale_km, scale_from = bundle.facts.get("map_diagonal_km"), "photos"
     if scale_km is None:  # a bundle of before this was written down
         scale_km, scale_from = map_scale(bundle.partition.lat, bundle.partition.lon, None)[0], "cells"

@@ -19,15 +19,18 @@ from graticule.evaluation.metrics import (
     top_hits,
 )
 from graticule.evaluation.sureness import COVERED, belief_metrics, belief_values
+from graticule.geo import s2
 from graticule.geo.sphere import Floats, from_vectors, great_circle_km
 from graticule.inference.albums import Albums
 from graticule.inference.decode import likeliest
 from graticule.inference.locate import Locator
 from graticule.inference.said import Predictions
+from graticule.inference.views import Exact
 from graticule.model.loading import Progress, silent
 from graticule.partition import NO_CELL
 from graticule.photos.table import MARKED, Photos
 
+SHOWN_PHOTOS = 4  # best, and as many worst, whose beliefs are kept for the report
 SHOWN_CELLS = 20  # likeliest cells kept for each photo, for the probability maps of the report
 AT_ONCE = 65_536  # rows whose lists are made at once
 BELIEF = (  # columns of a calibrated bundle; null of any other
@@ -165,6 +168,33 @@ def _of_belief(locator: Locator, predictions: Predictions, lat: Floats, lon: Flo
         "p90_error_km": sureness.p90_error_km,
     }
     return found if sureness.unlike_training is None else found | {"unlike_training": sureness.unlike_training}
+
+
+def with_shown_beliefs(rows: pl.DataFrame, locator: Locator, photos: Photos) -> pl.DataFrame:
+    """The rows of these photos, with what is believed of the few that a report shows: best and worst, one a place.
+
+    ``belief_cells`` are S2 tokens, ``belief_per_km2`` the density in each; null of all other rows, and of a bundle
+    that is not calibrated.
+    """
+    by_error = rows.select("path", "place_code", "error_km").with_row_index().drop_nulls("error_km")
+    by_error = by_error.sort("error_km", "path").drop("path", "error_km")
+    shown = pl.concat(
+        ranked.unique("place_code", keep="first", maintain_order=True).head(SHOWN_PHOTOS)
+        for ranked in (by_error, by_error.reverse())
+    )["index"].unique()
+    cells: dict[int, list[str]] = {}
+    per_km2: dict[int, list[float]] = {}
+    paths = photos.take(shown.to_numpy()).paths()
+    for index, result in zip(shown, locator.results(paths, masses=True), strict=True):
+        view = result.fix and Exact(locator, result.fix, result.masses, result.calibration)
+        if view and (density := view.density()):
+            cells[index] = s2.to_tokens(density[0])
+            per_km2[index] = (density[1] / s2.areas_km2(density[0])).tolist()
+    every = range(len(rows))
+    return rows.with_columns(
+        pl.Series("belief_cells", map(cells.get, every), pl.List(pl.String)),
+        pl.Series("belief_per_km2", map(per_km2.get, every), pl.List(pl.Float64)),
+    )
 
 
 def summary(rows: pl.DataFrame, scale_km: float) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from graticule.geo.towns import names_of_countries
+
 Floats = NDArray[np.float64]
 Kind = Literal["coast", "country", "state"]
 KINDS: tuple[Kind, ...] = ("coast", "country", "state")
@@ -67,7 +69,8 @@ def _areas() -> dict[str, list[tuple[Floats, Floats]]]:
         arcs = np.split(points, np.cumsum(packed["arc_lengths"])[:-1])
         rings = np.split(packed["ring_arcs"], np.cumsum(packed["ring_lengths"])[:-1])
         named = zip(packed["code"], packed["name"], strict=True)
-        keys = [{str(word).casefold() for word in pair if word} for pair in named]
+        longer = names_of_countries()  # where the map has "Bosnia and Herz."
+        keys = [{str(word).casefold() for word in (*pair, longer.get(str(pair[0]))) if word} for pair in named]
         areas: dict[str, list[tuple[Floats, Floats]]] = {key: [] for pair in keys for key in pair}
         for ring, owner in zip(rings, packed["ring_country"], strict=True):
             outline = np.concatenate([arcs[arc] if arc >= 0 else arcs[~arc][::-1] for arc in ring])

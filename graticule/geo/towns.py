@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from graticule.geo.sphere import check_latlon, great_circle_km
 
 CITY = 100_000  # people; whatever has more may have quarters that the table lists as towns
+FAR_KM = 50.0  # farther than towns lie apart, but in deserts and at sea
 PEOPLE_PER_KM2 = 5000  # of a city's own ground; San Francisco has 7,200, Los Angeles 3,200, Paris 20,000
 
 
@@ -49,21 +51,38 @@ def nearest_towns(lat: ArrayLike, lon: ArrayLike) -> list[Town]:
     Raises:
         BadCoordinateError: a point is off the globe.
     """
-    import reverse_geocode  # a second to load
-
-    lats, lons = (values.ravel().tolist() for values in check_latlon(lat, lon))
-    countries = _countries()
+    countries = names_of_countries()
     named: dict[int, Town] = {}
-    found = reverse_geocode.search(list(zip(lats, lons, strict=True)))
+    found = _nearest(lat, lon)
     for entry in found:
         if id(entry) not in named:
             named[id(entry)] = _town(_whole_city(entry), countries)
     return [named[id(entry)] for entry in found]
 
 
+def nearest_in_words(lat: ArrayLike, lon: ArrayLike) -> list[str]:
+    """:func:`nearest_towns` by name, with how far it lies where that is beyond ``FAR_KM``, as for a point at sea.
+
+    >>> nearest_in_words([37.77, 30.0], [-122.42, -40.0])
+    ['San Francisco, California, United States', 'Lajes das Flores, Azores, Portugal, 1,317 km away']
+    """
+    entries = _nearest(lat, lon)
+    apart = great_circle_km(lat, lon, [at["latitude"] for at in entries], [at["longitude"] for at in entries])
+    towns = zip(nearest_towns(lat, lon), np.ravel(apart), strict=True)
+    return [f"{town}, {km:,.0f} km away" if km > FAR_KM else str(town) for town, km in towns]
+
+
+def _nearest(lat: ArrayLike, lon: ArrayLike) -> list[dict[str, Any]]:
+    import reverse_geocode  # a second to load
+
+    lats, lons = (values.ravel().tolist() for values in check_latlon(lat, lon))
+    found: list[dict[str, Any]] = reverse_geocode.search(list(zip(lats, lons, strict=True)))
+    return found
+
+
 def largest_towns(per_country: int) -> list[tuple[Town, float, float, int]]:
     """The most populous towns of each country, the largest first; each with its position, degrees, and its people."""
-    countries = _countries()
+    countries = names_of_countries()
     found = sorted(_gazetteer(), key=lambda town: (town["country_code"], -town["population"]))
     largest, count = [], Counter[str]()
     for town in found:
@@ -123,7 +142,7 @@ def _gazetteer() -> list[dict[str, Any]]:
 
 
 @cache
-def _countries() -> dict[str, str]:
+def names_of_countries() -> dict[str, str]:
     """Names by the two letters of ISO 3166-1."""
     from importlib.resources import files
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from graticule.files import fetched_folder
 from graticule.model.index import CARD, CONFIDENCE, FILES, INDEX, THUMBNAILS, fetched
 
-HUB_NAME = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*(@[\w./-]+)?")  # user/name@revision
+HUB_NAME = re.compile(r"(?!.*\.ya?ml$)(\w[\w.-]*/)?\w[\w.-]*(@[\w./-]+)?")  # user/name@revision
 
 
 def find_bundle(bundle: Path | str) -> Path:

@@ -15,7 +15,7 @@ from graticule.errors import BadPhotoError, BadRecipeError
 from graticule.geo import s2
 from graticule.geo.areas import Area
 from graticule.geo.sphere import Floats
-from graticule.geo.towns import area_in_words, nearest_towns
+from graticule.geo.towns import area_in_words, nearest_in_words, nearest_towns
 from graticule.inference import decode
 from graticule.inference.albums import Albums
 from graticule.inference.alike import neighbours as nearest_known
@@ -213,8 +213,8 @@ class Locator(Network):
         return [replace(fix, inside=guess) for fix, guess in zip(fixes, guesses, strict=True)]
 
     def _named(self, fixes: list[Fix], sureness: Sureness | None) -> list[Fix]:
-        towns = nearest_towns([fix.lat for fix in fixes], [fix.lon for fix in fixes])
-        named = [replace(fix, near=str(town)) for fix, town in zip(fixes, towns, strict=True)]
+        towns = nearest_in_words([fix.lat for fix in fixes], [fix.lon for fix in fixes])
+        named = [replace(fix, near=town) for fix, town in zip(fixes, towns, strict=True)]
         if sureness is None or self._ground is None:
             return named
         return [replace(fix, places=self._names.likely(mass)) for fix, mass in zip(named, sureness.masses, strict=True)]

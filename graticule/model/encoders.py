@@ -144,7 +144,11 @@ class Encoder(nn.Module):
         was_training = self.training
         asked = _Widths(self.eval())
         tensors = {name: each.to("meta") for name, each in (*asked.named_parameters(), *asked.named_buffers())}
-        pooled, moments = functional_call(asked, tensors, torch.zeros(1, *input_size, device="meta"))
+        photo = torch.zeros(1, *input_size)
+        try:
+            pooled, moments = functional_call(asked, tensors, photo.to("meta"))
+        except (RuntimeError, TypeError, ValueError):  # a network that looks at its numbers on the way
+            pooled, moments = asked(photo)
         self._forget()
         self.train(was_training)
         return sum(pooled), tuple(moments)

@@ -9,6 +9,7 @@ from typing import Any
 
 from graticule.errors import BundleError
 from graticule.files import fetched_folder
+from graticule.trees import packaged_recipes
 
 FORMAT = 6
 OLDEST = 2  # the first format that stays readable; tests/bundles keeps a bundle of each
@@ -97,9 +98,11 @@ def _no_bundle(path: Path) -> str:
     if path.is_file():
         return f"{path} is a file, not a bundle; its folder comes first: graticule predict BUNDLE {quote(str(path))}"
     if (path / "dataset.json").is_file():
-        return f"{path} is a dataset, not a bundle; the bundle comes first: graticule predict BUNDLE {quote(str(path))}"
+        return f"{path} is a dataset, not a bundle; give the folder that training wrote"
     if (path / "model" / INDEX).is_file():  # what `graticule start` made
         return f"{path} is no bundle itself; its bundle lies in {path / 'model'}: give that"
+    if not path.exists() and str(path) in packaged_recipes():
+        return f"{path} is a recipe, not a bundle; make one of it: graticule train {path} --photos PHOTOS --out BUNDLE"
     found = "that folder is not there" if not path.is_dir() else f"it has no {INDEX}"
     return f"{path} is no bundle: {found}. `graticule train` and `graticule get` write one"
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from graticule.errors import BadRecipeError
+from graticule.errors import BadRecipeError, WriteError, note
 from graticule.files import cache_folder, write_bytes
 from graticule.photos.images import content_hash
 
@@ -138,15 +138,23 @@ class FeatureStore:
         held = self.read(key)
         names = np.array([photo.encode() for photo in features], np.bytes_)
         rows = np.stack(list(features.values())).astype("<f4", copy=False)
-        if self.folder is None:
+        try:
+            path = self.folder and self._write(self.folder / key, names, rows)
+        except WriteError as error:  # what is only kept for later stops no work
+            note(f"{error} with GRATICULE_CACHE; features are kept in memory until this command ends")
+            self.folder = path = None
+        if path is None:
             held.add(_File(names, rows))
             return
-        path = self.folder / key / f"{content_hash(b''.join(names.tolist()))[:32]}.safetensors"
-        letters = names.view(np.uint8).reshape(len(names), names.dtype.itemsize)
-        write_bytes(path, save({"photos": letters, "features": rows}))
         with suppress(FileNotFoundError):
             held.add(_File.map(path))
         self._make_room()
+
+    def _write(self, folder: Path, names: NDArray[np.bytes_], rows: NDArray[np.float32]) -> Path:
+        path = folder / f"{content_hash(b''.join(names.tolist()))[:32]}.safetensors"
+        letters = names.view(np.uint8).reshape(len(names), names.dtype.itemsize)
+        write_bytes(path, save({"photos": letters, "features": rows}))
+        return path
 
     def facts(self) -> dict[str, Any]:
         """How much is kept: ``folder``, ``encoders``, ``features``, ``bytes`` and ``limit_bytes``."""

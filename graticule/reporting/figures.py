@@ -124,6 +124,7 @@ def probability_map(
     streets: Basemap | None = None,
     synthetic: bool = False,
     close: bool = False,
+    per_km2: bool = False,
 ) -> Figure:
     """Cells brighter where the model finds them likelier, on a dark map; truth and best guess marked.
 
@@ -134,6 +135,7 @@ def probability_map(
         probability: of each cell, shape ``(C,)``, in [0, 1].
         width: inches; less where the picture is shown small, so that its text is not.
         close: show truth and guess with as much around them, whatever the cells.
+        per_km2: ``probability`` is a density, of the cells' ground.
     """
     shown = np.asarray(probability, np.float64)
     first = np.argsort(-shown, kind="stable")
@@ -154,7 +156,10 @@ def probability_map(
     )
     axes.add_collection(cells, autolim=False)
     maps.mark(axes, frame, truth, guess)
-    maps.colour_bar(figure, axes, cells, "probability of the cell", FuncFormatter(lambda p, _: f"{100 * p:.2g} %"))
+    if per_km2:
+        maps.colour_bar(figure, axes, cells, "probability per km\u00b2")
+    else:
+        maps.colour_bar(figure, axes, cells, "probability of the cell", FuncFormatter(lambda p, _: f"{100 * p:.2g} %"))
     dress(axes, title, synthetic=synthetic, grid=False)
     return figure
 

@@ -16,10 +16,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
-from matplotlib.patches import PathPatch, Rectangle
+from matplotlib.patches import PathPatch
 from matplotlib.path import Path as MplPath
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.transforms import ScaledTranslation, Transform, blended_transform_factory
 from numpy.typing import ArrayLike, NDArray
 
 from graticule.geo import borders
@@ -206,11 +207,12 @@ def mark(axes: Axes, frame: Frame, truth: Point | None, guess: Point | None) -> 
 
 
 def keys_below(axes: Axes) -> Legend:
-    """The legend in a row beneath the map, where it hides no part of it."""
-    pad = 2.2  # of the font: beneath the degrees
+    """The legend in a row beneath the map, where it hides no part of it: right of the scale, or below it."""
+    row = 0 if _smaller(axes) == 1 else 1
     return axes.legend(
-        loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=pad, ncols=2, fontsize=9, frameon=False
-    )
+        loc="center right", bbox_to_anchor=(1, 0), bbox_transform=_beneath(axes, row), borderaxespad=0, ncols=2,
+        columnspacing=0.9, handletextpad=0.4, fontsize=9, frameon=False,
+    )  # fmt: skip
 
 
 def colour_bar(figure: Figure, axes: Axes, mappable: Any, label: str, text: Any = None) -> None:
@@ -246,24 +248,20 @@ def _on(frame: Frame, ring: Floats) -> Floats:
 
 
 def _draw_scale(axes: Axes, frame: Frame) -> None:
-    y = frame.south + 0.05 * (frame.north - frame.south)
+    """A bar of a round length beneath the map's left corner, where it hides no part of it."""
     km = scale_km(frame.width_km)
-    length = km / (KM_PER_DEGREE * _shrink(y))
-    x = frame.west + 0.04 * (frame.east - frame.west)
-    thick = 0.007 * frame.width_km / KM_PER_DEGREE  # not of the height: a flat map would lose it
-    bar = Rectangle((x, y), length, thick, facecolor="black", edgecolor="white", lw=1, zorder=6, gid="scale")
-    axes.add_patch(bar)
+    ends = [frame.west, frame.west + km * frame.stretch / KM_PER_DEGREE]
+    below = blended_transform_factory(axes.transData, _beneath(axes))
+    axes.plot(ends, [0, 0], color="black", lw=2.5, solid_capstyle="butt", transform=below, clip_on=False, gid="scale")
     axes.annotate(
-        label_km(km),
-        (x + length / 2, y + thick),
-        (0, 3),
-        textcoords="offset points",
-        ha="center",
-        va="bottom",
-        fontsize=9,
-        zorder=6,
-        bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.8},
-    )
+        label_km(km), (ends[1], 0), (4, 0), below, textcoords="offset points", va="center", fontsize=9,
+        annotation_clip=False,
+    )  # fmt: skip
+
+
+def _beneath(axes: Axes, row: int = 0) -> Transform:
+    """As the axes' own shares, a little lower: below zero lie the degrees, and here what explains the map."""
+    return axes.transAxes + ScaledTranslation(0, -(28 + 14 * row) / 72, axes.get_figure(root=True).dpi_scale_trans)  # type: ignore[union-attr]
 
 
 def _label_degrees(axes: Axes, frame: Frame) -> None:

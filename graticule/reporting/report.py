@@ -16,8 +16,10 @@ import polars as pl
 
 from graticule.errors import BadTableError
 from graticule.files import write_text
+from graticule.geo import s2
 from graticule.geo.sphere import format_km, map_link
 from graticule.partition import Partition, read_partition
+from graticule.partition.cells import CellPartition
 from graticule.photos.table import Photos
 from graticule.reporting import figures
 from graticule.reporting.browse import Browse, browse_of
@@ -117,7 +119,7 @@ class Context:
 
     Attributes:
         verdict: of the leak audit, in a sentence.
-        weighs_more: the answers come of a belief, in which the cells' probabilities are only a part.
+        colours: what those of the examples' maps are, where that must be said.
         verdicts: what the figures come to, a sentence each.
         held_out: whether the numbers may be called so; none where that cannot be told.
         known_spots: held out, but most of the photos stand within 5 m of a training photo.
@@ -134,7 +136,7 @@ class Context:
     measured_on: str
     verdict: str
     verdicts: list[str]
-    weighs_more: bool
+    colours: str
     held_out: bool | None
     known_spots: bool
     numbers: list[Row]
@@ -206,7 +208,7 @@ def context_of(bundle_dir: Path, evaluation_dir: Path, photos: Path | None, base
         measured_on=_measured_on(metrics),
         verdict=verdict,
         verdicts=[str(sentence) for sentence in metrics.get("verdicts") or []],
-        weighs_more=metrics.get("bits") is not None,
+        colours=_colours(metrics, rows),
         held_out=metrics.get("held_out", audit.get("held_out")),
         known_spots=(audit.get("nearest_within") or {}).get("within_5_m", 0) > 0.5,
         numbers=_numbers(metrics, intervals),
@@ -288,6 +290,8 @@ def _examples(
     """The photos with the smallest and the largest errors, one a place, so that they are not all of one street."""
     if rows is None or not len(rows):
         return [], []
+    if "belief_cells" in rows.columns and rows["belief_cells"].count():
+        rows = rows.filter(pl.col("belief_cells").is_not_null())  # evaluation chose them so
     place = next((name for name in ("place", "place_code") if name in rows.columns), "path")
     ranked = rows.sort("error_km", "path").unique(place, keep="first", maintain_order=True)
     wrong = rows.sort("error_km", "path", descending=True).unique(place, keep="first", maintain_order=True)
@@ -312,6 +316,18 @@ def _examples(
     return [example(row) for row in ranked.head(few).to_dicts()], [example(row) for row in wrong.head(few).to_dicts()]
 
 
+def _colours(metrics: Mapping[str, Any], rows: pl.DataFrame | None) -> str:
+    if rows is not None and "belief_cells" in rows.columns and rows["belief_cells"].count():
+        return "The colours are how likely the model finds each spot, of which its answer is the best one."
+    if metrics.get("bits") is None:
+        return ""
+    return (
+        "The colours are what the network alone says of its cells. The answer (the white cross) also weighs the known "
+        "photos that look alike and where photos are at all, so it may lie outside the brightest cell, even where "
+        "that cell holds the truth."
+    )
+
+
 def _names(rows: pl.DataFrame | None) -> dict[str, str]:
     """What to call each path: a page that is passed on tells nobody's folders."""
     paths = [] if rows is None else rows["path"].to_list()
@@ -321,13 +337,20 @@ def _names(rows: pl.DataFrame | None) -> dict[str, str]:
 
 
 def _example_map(row: Mapping[str, Any], partition: Partition, streets: Basemap | None, synthetic: bool) -> Picture:
-    """The probability of each cell where the table keeps ``top_cells``, else all cells; truth and guess."""
+    """The belief, or of each cell the probability, where the table keeps them, else all cells; truth and guess."""
     truth, guess = (row["lat"], row["lon"]), (row["predicted_lat"], row["predicted_lon"])
     alt = "Map with the true position and the best guess"
     shown: dict[str, Any] = {
         "truth": truth, "guess": guess, "width": EXAMPLE_WIDTH, "streets": streets, "synthetic": synthetic,
         "close": True,
     }  # fmt: skip
+    if row.get("belief_cells"):
+        cells = s2.from_tokens(row["belief_cells"])
+        order = np.argsort(cells)
+        ground = CellPartition(cells[order], np.ones(len(cells), np.int64), *s2.centers(cells[order]))
+        density = np.asarray(row["belief_per_km2"])[order]
+        figure = figures.probability_map(ground, density, title="What the model believes", per_km2=True, **shown)
+        return picture(figure, f"{alt}, and how likely the model finds each spot")
     if not row.get("top_cells"):
         return picture(figures.cells_map(partition, title="Truth and guess", **shown), alt)
     probability = np.zeros(len(partition))

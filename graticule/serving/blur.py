@@ -20,7 +20,7 @@ from graticule.geo import s2
 from graticule.geo.areas import Area, shares_in
 from graticule.geo.outlines import polygons_of
 from graticule.geo.sphere import EARTH_RADIUS_KM, Floats, great_circle_km, unit_vectors
-from graticule.geo.towns import nearest_towns
+from graticule.geo.towns import nearest_in_words
 from graticule.inference.claims import Claim, Place
 from graticule.inference.decode import CellGuess, Fix
 from graticule.inference.names import Names, PlaceGuess
@@ -138,7 +138,7 @@ class Coarse:
             region=tuple(s2.to_tokens(region)) if fix.calibrated else (),
             cannot_tell=None,
             claim=None,
-            near=str(nearest_towns([lat], [lon])[0]),
+            near=nearest_in_words([lat], [lon])[0],
             places=names,
             neighbours=(),
             inside=(),

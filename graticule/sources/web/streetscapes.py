@@ -1,7 +1,9 @@
 """Global Streetscapes (Hou et al. 2024, https://doi.org/10.1016/j.isprsjprs.2024.06.023): tables, then the photos.
 
-Ten million photos of Mapillary and KartaView in 688 cities, described by the tables ``data/*.csv`` of the dataset
-``NUS-UAL/global-streetscapes`` on the Hugging Face hub. The photos themselves come from the two services.
+Ten million photos of Mapillary and KartaView in 688 cities, described by tables of the dataset
+``NUS-UAL/global-streetscapes`` on the Hugging Face hub: ``data/*.csv`` of gigabytes each, which are fetched whole, and
+Parquet copies ``data/parquet/*.parquet``, of which the rows that fit are read. One of these, ``streetscapes.parquet``,
+joins the usual tables. The photos themselves come from the two services.
 """
 
 import difflib
@@ -10,7 +12,8 @@ import shutil
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 
 import polars as pl
 
@@ -18,10 +21,11 @@ from graticule.errors import BadRecipeError, BadTableError, SourceError, note
 from graticule.sources.ingest import MAX_REFUSED, Refusal
 from graticule.sources.web import kartaview, mapillary
 from graticule.sources.web.download import Progress
-from graticule.sources.web.hub import hub_file, hub_missing
+from graticule.sources.web.hub import hub_file, hub_missing, hub_names, hub_open
 from graticule.sources.web.kartaview import KartaView
 from graticule.sources.web.mapillary import Mapillary
 from graticule.sources.web.service import LICENCE, Service, check_output_folder, download_dataset, narrow, sample
+from graticule.sources.web.tables import ALIKE, KEYS, WORTH_SAYING, CsvTable, ParquetTable, Table
 
 REPO = "NUS-UAL/global-streetscapes"
 TABLES = {  # of the hub, and those of their columns that photos are chosen by
@@ -44,6 +48,7 @@ TABLES = {  # of the hub, and those of their columns that photos are chosen by
     "gadm": ("GID_0", "COUNTRY", "NAME_1", "NAME_2", "NAME_3", "NAME_4", "NAME_5"),
     "osm": ("highway", "type_highway", "maxspeed", "lanes", "oneway", "name"),
 }  # fmt: skip
+JOINED = "streetscapes"  # the Parquet file of several tables
 NEEDED = ("lat", "lon")
 KEPT = (
     "datetime_local", "sequence_id", "sequence_index", "heading", "projection_type", "city", "admin_name", "country",
@@ -53,7 +58,6 @@ OURS = {
     "datetime_local": "captured_at", "sequence_id": "sequence", "projection_type": "camera_type",
     "country": "country_name", "iso2": "country",
 }  # fmt: skip
-WORTH_SAYING = 10**8  # bytes that are worth a word before they are fetched
 LARGEST_EXACT = 2**53  # of float64; a larger id that went through a float is another's
 
 
@@ -84,7 +88,7 @@ def import_streetscapes(
     """Make a dataset of the photos of Global Streetscapes that fit; run again, it goes on where it stopped.
 
     Args:
-        tables: a folder of the dataset's CSV files; the hub where not given.
+        tables: a folder of the dataset's CSV or Parquet files; the hub where not given.
         city, country, continent: by name, upper or lower case alike; a country also by its ISO code.
         where: pairs of a column and a value, or a range of numbers ``6..18``; values of one column are
             alternatives, columns all have to fit.
@@ -130,42 +134,34 @@ def choose(
     Raises:
         BadTableError, BadRecipeError: see :func:`import_streetscapes`.
     """
-    files = _local(tables) if tables else {name: (Path(), columns) for name, columns in TABLES.items()}
-    home = {column: table for table, (_, columns) in reversed(files.items()) for column in columns}
     asked = dict.fromkeys([*(name for name, _ in where), *attributes])
-    if missing := [name for name in (*NEEDED, *asked) if name not in home and name != "source"]:
+    files = _local(tables) if tables else _hub((*NEEDED, *asked))
+    home = {column: name for name, table in reversed(files.items()) for column in table.columns}
+    if missing := [name for name in (*NEEDED, *asked) if name not in home]:
         raise BadTableError(
             f"no table has the column {missing[0]!r}; columns to choose by are {', '.join(sorted(home))}. "
-            f"For other tables of the dataset, put their CSV files into a folder and name it with --tables"
+            f"For other tables of the dataset, put their files into a folder and name it with --tables"
         )
-    wanted = [name for name in dict.fromkeys((*NEEDED, *KEPT, *asked)) if name in home]
-    if not tables:
-        _check_room(f"data/{table}.csv" for table in sorted({home[name] for name in wanted}))
+    wanted = [name for name in dict.fromkeys((*NEEDED, *KEPT, *asked)) if name in home and name not in KEYS]
+    conditions: dict[str, dict[str, pl.Expr]] = {}
+    home |= dict.fromkeys(KEYS, home["lat"])  # every table has these
+    for name, condition in _conditions(where).items():
+        conditions.setdefault(home[name], {})[name] = condition
+    names = sorted({home[name] for name in wanted}, key=lambda name: name not in conditions)
+    _check_room(f"data/{name}.csv" for name in names if not tables and isinstance(files[name], CsvTable))
     found: pl.DataFrame | None = None
-    choosing = {home.get(name) for name, _ in where}
-    for table in sorted({home[name] for name in wanted}, key=lambda table: table not in choosing):
-        rows = pl.scan_csv(_file(table, files, tables), infer_schema=False)
-        names = rows.collect_schema().names()
-        rows = rows.rename({"image_id": "uuid"}) if "uuid" not in names and "image_id" in names else rows
-        conditions = [condition for name, condition in _conditions(where).items() if home.get(name, table) == table]
-        rows = rows.filter(*conditions) if conditions else rows
-        columns = [name for name in wanted if home[name] == table]
+    for name in names:
+        columns = [column for column in wanted if home[column] == name]
         if found is None:
-            found = _streamed(rows.select("uuid", "source", "orig_id", *columns))
+            found = files[name].rows([*KEYS, *columns], conditions.get(name))
         else:
-            those = found.lazy().select("uuid")
-            more = _streamed(rows.select("uuid", *columns).join(those, on="uuid", how="semi"))
-            found = found.join(more, on="uuid", how="inner" if conditions else "left", maintain_order="left")
+            more = files[name].rows(["uuid", *columns], conditions.get(name), found["uuid"])
+            found = found.join(more, on="uuid", how="inner" if name in conditions else "left", maintain_order="left")
     if found is None or found.is_empty():
-        raise BadTableError(_nothing(where, home, files, tables))
+        raise BadTableError(_nothing(where, {name: files[home[name]] for name, _ in where}))
     if any(name == "city" for name, _ in where):
         _warn_of_namesakes(found)
     return found.sort("uuid")
-
-
-def _streamed(rows: pl.LazyFrame) -> pl.DataFrame:
-    """Collect what was chosen, one row a photo; the rest of the table is read past."""
-    return rows.collect(engine="streaming").unique("uuid", keep="first", maintain_order=True)
 
 
 def _warn_of_namesakes(found: pl.DataFrame) -> None:
@@ -202,8 +198,31 @@ def _check_room(names: Iterable[str]) -> None:
     note(f"the tables of Global Streetscapes are fetched once, {size / 1e9:.1f} GB, into {HF_HUB_CACHE}")
 
 
-def _file(table: str, files: Mapping[str, tuple[Path, tuple[str, ...]]], tables: Path | None) -> Path:
-    return files[table][0] if tables else hub_file(REPO, f"data/{table}.csv")
+def _hub(needed: Iterable[str]) -> dict[str, Table]:
+    """Tables of the hub by name, the one to take a column of before others: Parquet files where there are any.
+
+    Where there are, no CSV table of gigabytes is read for a column that is not ``needed``.
+    """
+    try:
+        there = {PurePosixPath(name).stem: name for name in hub_names(REPO) if name.endswith(".parquet")}
+    except SourceError:
+        there = {}
+    found: dict[str, Table] = {}
+    left = {*needed, *KEPT} - {*KEYS}
+    for name in (JOINED, *TABLES):
+        if name not in there or left.isdisjoint(TABLES.get(name, left)):
+            continue
+        table = ParquetTable(hub_open(REPO, there[name], read_ahead=0), f"{there[name]} of Global Streetscapes")
+        if missing := [key for key in KEYS if key not in table.columns]:
+            note(f"{there[name]} of the dataset {REPO} has no {', '.join(missing)}; its CSV tables are read instead")
+        else:
+            found[name] = table
+            left -= {*table.columns}
+    spared = {*KEPT} - {*needed} if found else set()
+    for name, columns in TABLES.items():
+        kept = tuple(column for column in columns if column not in spared)
+        found.setdefault(name, CsvTable(kept, partial(hub_file, REPO, f"data/{name}.csv")))
+    return found
 
 
 def identified(found: pl.DataFrame) -> tuple[pl.DataFrame, list[Refusal]]:
@@ -257,25 +276,31 @@ def exact_id(written: str | None, page: str | None = None) -> str | None:
     return whole[1] if whole and int(whole[1]) < LARGEST_EXACT and not whole[1].endswith("000000") else None
 
 
-def _local(folder: Path) -> dict[str, tuple[Path, tuple[str, ...]]]:
+def _local(folder: Path) -> dict[str, Table]:
     """Tables of a folder by name, with their columns; ``01_simplemaps.csv`` is ``simplemaps``."""
     if not folder.is_dir():
-        raise BadTableError(f"there is no folder {folder}; give one with CSV files of Global Streetscapes")
-    found = {}
+        raise BadTableError(f"there is no folder {folder}; give one with CSV or Parquet files of Global Streetscapes")
+    found: dict[str, Table] = {}
     for file in sorted(folder.glob("*.csv")):
         columns = pl.scan_csv(file, infer_schema=False).collect_schema().names()
         if {"source", "orig_id"} <= {*columns} and {"uuid", "image_id"} & {*columns}:
-            found[re.sub(r"^\d+_", "", file.stem)] = file, tuple(columns)
+            found[re.sub(r"^\d+_", "", file.stem)] = CsvTable(tuple(columns), partial(Path, file))
+    for file in sorted(folder.glob("*.parquet")):
+        table = ParquetTable(file, file.name)
+        if {*KEYS} <= {*table.columns}:
+            found[file.stem] = table
     if not found:
-        raise BadTableError(f"{folder} holds no CSV file with the columns uuid, source, orig_id of Global Streetscapes")
-    return dict(sorted(found.items(), key=lambda item: [*TABLES, item[0]].index(item[0])))
+        raise BadTableError(
+            f"{folder} holds no CSV or Parquet file with the columns {', '.join(KEYS)} of Global Streetscapes"
+        )
+    return dict(sorted(found.items(), key=lambda item: [JOINED, *TABLES, item[0]].index(item[0])))
 
 
 def _conditions(where: Sequence[tuple[str, str]]) -> dict[str, pl.Expr]:
     """One condition a column: any of its values, upper and lower case alike, or within a range."""
     conditions: dict[str, pl.Expr] = {}
     for name, value in where:
-        names = {"country": ("country", "iso2", "iso3"), "city": ("city", "city_ascii")}.get(name, (name,))
+        names = ALIKE.get(name, (name,))
         if ".." in value:
             try:
                 least, most = (float(end) if end else None for end in value.split("..", 1))
@@ -293,21 +318,10 @@ def _conditions(where: Sequence[tuple[str, str]]) -> dict[str, pl.Expr]:
     return conditions
 
 
-def _nothing(
-    where: Sequence[tuple[str, str]],
-    home: Mapping[str, str],
-    files: Mapping[str, tuple[Path, tuple[str, ...]]],
-    tables: Path | None,
-) -> str:
-    """Which of the conditions no row fits, and what was likely meant."""
+def _nothing(where: Sequence[tuple[str, str]], tables: Mapping[str, Table]) -> str:
+    """Which of the conditions no row fits, and what was likely meant; ``tables``: by the conditions' columns."""
     for name, value in where:
-        table = home.get(name, next(iter(files)))
-        column = (
-            pl.scan_csv(_file(table, files, tables), infer_schema=False)
-            .select(pl.col(name).unique())
-            .collect(engine="streaming")
-        )
-        values = sorted(column.to_series().drop_nulls())
+        values = tables[name].values(name)
         if ".." not in value and value.lower() not in map(str.lower, values):
             near = difflib.get_close_matches(value, values, n=5, cutoff=0.5) or values[:8]
             return f"no photo has {name}={value}; the table has {', '.join(near)} and {len(values):,} values in all"

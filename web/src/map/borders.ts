@@ -1,6 +1,6 @@
 /** Land, countries, states and counties. */
 
-import type { FeatureCollection, MultiLineString, Position } from "geojson";
+import type { Feature, FeatureCollection, MultiLineString, Position } from "geojson";
 import { feature, mesh } from "topojson-client";
 import type { GeometryCollection, Topology } from "topojson-specification";
 
@@ -26,10 +26,9 @@ export type States = Topology<{ counties?: GeometryCollection; states: GeometryC
 /** From the topologies of world-atlas and us-atlas. */
 export function bordersOf(world: World, us: States): Borders {
   const inner = (a: unknown, b: unknown) => a !== b;
-  const countries = feature(world, world.objects.countries);
+  const countries = unrolled(feature(world, world.objects.countries));
   return {
-    land: feature(world, world.objects.land) as FeatureCollection,
-    countries: mesh(world, world.objects.countries, inner),
+    ...landOf(world),
     names: named(countries),
     states: mesh(us, us.objects.states, inner),
     counties: us.objects.counties ? mesh(us, us.objects.counties, inner) : { type: "MultiLineString", coordinates: [] },
@@ -38,9 +37,31 @@ export function bordersOf(world: World, us: States): Borders {
 
 /** Land and countries alone. */
 export const landOf = (world: World): Pick<Borders, "land" | "countries"> => ({
-  land: feature(world, world.objects.land) as FeatureCollection,
+  land: unrolled(feature(world, world.objects.land)) as FeatureCollection,
   countries: mesh(world, world.objects.countries, (a, b) => a !== b),
 });
+
+/** Areas whose rings run on through the antimeridian (181 is 179° W), where they else would cross the whole map. */
+function unrolled<T extends Feature | FeatureCollection>(areas: T): T {
+  const each: Feature[] = areas.type === "FeatureCollection" ? areas.features : [areas];
+  for (const { geometry } of each) {
+    if (geometry?.type === "Polygon") geometry.coordinates = geometry.coordinates.map(runOn);
+    if (geometry?.type === "MultiPolygon") geometry.coordinates = geometry.coordinates.map((rings) => rings.map(runOn));
+  }
+  return areas;
+}
+
+/** A ring without jumps of a full turn; one around a pole has to have one. */
+function runOn(ring: Position[]): Position[] {
+  let turn = 0;
+  let before = ring[0]?.[0] ?? 0;
+  const found = ring.map(([x = 0, y = 0]) => {
+    turn -= 360 * Math.round((x - before) / 360);
+    before = x;
+    return [x + turn, y];
+  });
+  return turn ? ring : found;
+}
 
 function named(countries: ReturnType<typeof feature<{ name: string }>>): FeatureCollection {
   const all = "features" in countries ? countries.features : [countries];
