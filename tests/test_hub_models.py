@@ -100,7 +100,7 @@ def test_a_full_disk_is_not_blamed_on_the_network(monkeypatch):
 def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
     monkeypatch.setattr("time.sleep", lambda _: pytest.fail("it waits to try again"))
-    with pytest.raises(SourceError, match="could not be fetched from the hub .URLError.; see that the network works"):
+    with pytest.raises(SourceError, match="could not be fetched from the hub, which does not answer"):
         hub_file("ada/town", "model.safetensors", kind="model")
 
 

@@ -89,6 +89,7 @@ def hub_missing(repo: str, names: Sequence[str]) -> int:
         kept = try_to_load_from_cache(repo, name, cache_dir=constants.HF_HUB_CACHE, repo_type="dataset")
         if not isinstance(kept, str):
             with _refusing(f"{name} of the dataset {repo}"):
+                _ask_once()
                 url = hf_hub_url(repo, name, repo_type="dataset", endpoint=_endpoint())
                 size += get_hf_file_metadata(url).size or 0
     return size
@@ -142,11 +143,14 @@ def hub_names(repo: str, *, revision: str | None = None) -> list[str]:
     from huggingface_hub import HfApi
 
     with _refusing(f"the list of files of the dataset {repo}"):
+        _ask_once()
         return sorted(HfApi(_endpoint()).list_repo_files(repo, repo_type="dataset", revision=revision))
 
 
-def hub_open(repo: str, name: str, *, revision: str | None = None) -> "RemoteFile":
+def hub_open(repo: str, name: str, *, revision: str | None = None, read_ahead: int = STREAM) -> "RemoteFile":
     """Open one file of a dataset repository to read parts of it; nothing of it is kept on the disk.
+
+    ``read_ahead``: bytes to fetch beyond what a read asks for.
 
     Raises:
         SourceError: as :func:`hub_file`, here and at every read.
@@ -155,18 +159,19 @@ def hub_open(repo: str, name: str, *, revision: str | None = None) -> "RemoteFil
 
     what = f"{name} of the dataset {repo}"
     with _refusing(what):
+        _ask_once()
         file = HfFileSystem(endpoint=_endpoint()).open(
             f"datasets/{repo}/{name}", "rb", revision=revision, cache_type="readahead"
         )
-        return RemoteFile(file, what)
+        return RemoteFile(file, what, read_ahead)
 
 
 class RemoteFile(io.RawIOBase):
     """A file read by HTTP range, each a little ahead of what is asked; its failures are :class:`SourceError`."""
 
-    def __init__(self, file: Any, what: str) -> None:
+    def __init__(self, file: Any, what: str, read_ahead: int = STREAM) -> None:
         self._file, self._what = file, what
-        self.read_ahead(STREAM)
+        self.read_ahead(read_ahead)
 
     def read_ahead(self, size: int) -> None:
         """Fetch so many bytes beyond what a read asks for: :data:`STREAM` or :data:`SKIP`."""
@@ -199,19 +204,31 @@ def _endpoint() -> str | None:
     return os.environ.get("HF_ENDPOINT")
 
 
-def _answers() -> bool:
-    """Whether the hub is there: its own client would try for a minute. Where it is not, what was fetched is taken."""
+def _ask_once() -> None:
+    """Learn whether the hub answers at all: its own client tries for half a minute.
+
+    Raises:
+        OSError: it does not.
+    """
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        return False
+        return
     try:
         urlopen(Request(_endpoint() or constants.ENDPOINT, method="HEAD"), timeout=10).close()
     except HTTPError:
-        return True
+        return  # it answers
+
+
+def _answers() -> bool:
+    """Whether the hub is there; where it is not, what was fetched before is taken."""
+    from huggingface_hub import constants
+
+    try:
+        _ask_once()
     except OSError:
         return False
-    return True
+    return not constants.HF_HUB_OFFLINE
 
 
 @contextmanager
