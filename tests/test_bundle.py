@@ -120,6 +120,20 @@ def test_no_file_of_a_bundle_runs_code(copy, name):
     assert not mark.exists()
 
 
+@pytest.mark.parametrize("name", [WEIGHTS, RECIPE])
+def test_a_shape_beyond_all_memory_is_refused(copy, name):
+    if name == WEIGHTS:
+        header = json.dumps({"head.bias": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}).encode()
+        (copy / name).write_bytes(len(header).to_bytes(8, "little") + header)
+    else:
+        tree = yaml.safe_load((copy / name).read_text())
+        tree["head"]["hidden"] = 10**9
+        (copy / name).write_text(yaml.safe_dump(tree))
+    sign(copy)
+    with pytest.raises(BundleError, match="does not open"):
+        Bundle.read(copy)
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"preprocess": {"wings": 2}}, {"preprocess": None}, {"facts": None}],

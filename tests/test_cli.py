@@ -505,6 +505,8 @@ def test_a_table_of_answers_names_the_shared_folder_once_and_as_many_cells_as_as
     assert "2 likeliest cells" in done.stdout
     assert str(shop) not in done.stdout.split(":", 1)[1]  # and no reason for a photo that is not there
     assert "none.jpg: there is no file" in done.stderr
+    alone = graticule("predict", shop / "bundle", shop / "none.jpg")
+    assert alone.stderr.startswith("error: there is no file")  # before the bundle is opened
     assert max(map(len, done.stdout.splitlines())) < 160
 
 

@@ -12,6 +12,7 @@ from test_explain import make_locator
 import graticule
 from graticule.errors import BadRecipeError
 from graticule.explaining import matching
+from graticule.explaining.answer_page import AnswerPage
 from graticule.explaining.matching import Agreement, Evidence, agreeing, evidence, features
 from graticule.explaining.render import explain_photo
 
@@ -103,6 +104,10 @@ def test_the_known_photo_of_the_same_wall_is_found_drawn_and_told(tmp_path, monk
     assert found["known_photos"][0]["inliers"] > 50 > 2 * max(found["inliers_elsewhere"])
     assert len(found["inliers_elsewhere"]) == 10
     assert picture.name == "wall-match.png"
+    page = AnswerPage(locator, [tmp_path / "wall.jpg"], pictures=Walls(near[2].index), why="match")
+    list(page.gather(locator.results(page.photos, masses=True)))
+    written = page.write(tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "strong evidence that both show the same things" in written
 
 
 def test_without_pictures_that_are_large_enough_it_is_said_what_to_do():

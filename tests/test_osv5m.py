@@ -247,5 +247,5 @@ def test_a_dataset_that_the_hub_does_not_have_is_one_sentence(sent, copy, tmp_pa
     finally:
         (copy / "away.csv").rename(copy / "train.csv")
     assert done.returncode == 1
-    assert "error: train.csv of the dataset osv5m/osv5m could not be fetched from the hub" in done.stderr
+    assert "error: the hub has no train.csv of the dataset osv5m/osv5m" in done.stderr
     assert "Traceback" not in done.stderr

@@ -215,6 +215,9 @@ def test_the_commands_list_and_refuse_in_a_sentence(tmp_path):
     assert "MIT" in listed.stdout
     one = json.loads(graticule("models", "geoclip", "--json").stdout)[0]
     assert one["licence"] == "MIT"
+    told = graticule("models", "geoclip").stdout
+    assert "needs: pip install --no-deps geoclip" in told
+    assert "a photo takes about" in told
     assert "no public model is called 'geo'" in graticule("get", "geo").stderr
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").touch()

@@ -43,12 +43,14 @@ def streetclip(folder: Path, pixels: torch.Tensor) -> dict:
     ends = [("[start]", 0), ("[end]", 1)]
     reader.post_processor = processors.TemplateProcessing(single="[start] $A [end]", special_tokens=ends)
     reader.save(str(folder / "tokenizer.json"))
+    # As its forward does, but the photos are looked at once, not once for each name.
     said = [
-        model(input_ids=torch.tensor([reader.encode(name).ids]), pixel_values=pixels[:1]).text_embeds
+        model.text_projection(model.text_model(input_ids=torch.tensor([reader.encode(name).ids])).pooler_output)
         for name in json.loads((folder / "names.json").read_text())
     ]
+    texts = torch.nn.functional.normalize(torch.cat(said), dim=1)
     image = model(input_ids=torch.tensor([[0, 1]]), pixel_values=pixels).image_embeds
-    return {"said": model.logit_scale.exp() * image @ torch.cat(said).T}
+    return {"said": model.logit_scale.exp() * image @ texts.T}
 
 
 def osv5m(folder: Path, pixels: torch.Tensor) -> dict:

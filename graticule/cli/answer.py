@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 BESIDE = 6  # known photos on a page
 app = typer.Typer()
 
-Explained = Literal["occlusion", "saliency"]
+Explained = Literal["occlusion", "saliency", "match"]
 Format = Literal["table", "words", "json", "csv", "geojson", "kml"]
 Photos = Annotated[list[Path] | None, typer.Argument(help="Photos, folders of photos, or one dataset or table.")]
 Out = Annotated[Path | None, typer.Option(help="Write to a file instead of the screen.")]
@@ -80,7 +80,11 @@ Map = Annotated[
     Path | None, typer.Option("--map", help="Write one HTML file too: a folder's photos on one map with one table.")
 ]
 Why = Annotated[
-    Explained | None, typer.Option(help="--page: lay over each photo what its answer depends on; slow by occlusion.")
+    Explained | None,
+    typer.Option(
+        help="--page: lay over each photo what its answer depends on (occlusion is slow), or draw lines to the known "
+        "photo that shares most with it (match)."
+    ),
 ]
 Gallery = Annotated[
     Path | None,
@@ -264,6 +268,8 @@ def _answer(
     pages: "tuple[Path | None, Path | None, Explained | None, Path | None]" = (None, None, None, None),
     resume: Path | None = None,
 ) -> None:
+    if not any(photo.exists() for photo in photos):  # said before torch is imported and a network opened
+        raise BadTableError(f"there is no file {photos[0]}; correct the path or the folder it starts from")
     from graticule.geo.areas import read_areas
     from graticule.inference.formats import WRITERS, Writer, to_csv, to_geojson, to_kml, to_words
     from graticule.inference.locate import load
@@ -330,7 +336,8 @@ def _answer(
     elif sys.stdout.isatty():
         typer.echo("".join(write(held)), nl=False)
     if broken:
-        for result in broken[:10]:
+        said = out is None and format == "words"  # on the screen, below each photo's name
+        for result in [] if said else broken[:10]:
             typer.secho(f"{result.photo}: {result.error}", fg="red", err=True)
         typer.secho(f"{len(broken)} of {len(wanted)} photos could not be read", fg="red", err=True)
         raise typer.Exit(1)
@@ -349,10 +356,12 @@ def _page(
     if paper is None:
         return None, None
     from graticule.explaining.answer_page import AnswerPage
-    from graticule.inference.pictures import files_of
+    from graticule.explaining.matching import LONGEST_PX
+    from graticule.inference.pictures import SHOWN_PX, files_of
     from graticule.photos.table import read_photos
 
-    pictures = files_of(locator, read_photos(gallery)) if gallery else locator.bundle.thumbnails
+    side = LONGEST_PX if why == "match" else SHOWN_PX
+    pictures = files_of(locator, read_photos(gallery), side) if gallery else locator.bundle.thumbnails
     return AnswerPage(locator, photos, page is None, pictures, why), paper
 
 

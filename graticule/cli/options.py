@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from graticule.choices import Answer, Engine, Precision, Runtime
-from graticule.errors import BadRecipeError, BadTableError
+from graticule.errors import BadRecipeError, BadTableError, BundleError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Gpx = Annotated[list[Path] | None, typer.Option(help="A GPX track of the drive. May be repeated.")]
@@ -104,6 +104,11 @@ def check_bundle(bundle: Path) -> Path:
     from graticule.model.index import read_index
 
     found = find_bundle(bundle)
+    if not found.exists():
+        from graticule.zoo import public_models
+
+        if str(bundle) in public_models():
+            raise BundleError(f"{bundle} was not fetched yet: graticule get {bundle} makes a bundle of it")
     read_index(found)
     return found
 

@@ -9,7 +9,7 @@ import typer
 from graticule.cli import console
 from graticule.cli.group import Commands
 from graticule.cli.options import Json, check_bundle
-from graticule.errors import BadRecipeError, BadWeightsError
+from graticule.errors import BadRecipeError, BadWeightsError, WriteError
 from graticule.inference.bundles import HUB_NAME
 from graticule.model.index import CARD, CONFIDENCE, FILES, INDEX, KNOWN, THUMBNAILS
 
@@ -27,7 +27,7 @@ def models(
     """List the public models that can be made into bundles: licence, size, training photos, published figures."""
     from dataclasses import asdict
 
-    from graticule.zoo import public_models
+    from graticule.zoo import public_models, seconds_a_photo
 
     found = public_models()
     if name and name not in found:
@@ -43,8 +43,14 @@ def models(
             f"{model.name}: {model.what}", f"licence: {model.licence}{limits}", f"fetches: {model.gigabytes:g} GB",
             f"trained on: {model.trained_on}", f"published: {model.figures}", f"see: {model.source}",
         ]  # fmt: skip
-        lines.append(f"cannot be had: {model.lacks}" if model.lacks else f"to have it: graticule get {model.name}")
+        if model.needs:
+            lines.append(f"needs: {model.needs}")
+        agree = f" --licence {model.licence}" if model.restricted else ""
+        have = f"to have it: graticule get {model.name}{agree}"
+        lines.append(f"cannot be had: {model.lacks}" if model.lacks else have)
         typer.echo("\n".join(lines))
+        if not model.lacks and (seconds := seconds_a_photo(model)):
+            typer.echo(f"a photo takes about {seconds:.2g} s on this machine, by how fast it multiplies now")
         return
     rows: list[tuple[str, ...]] = [
         (model.name + ("*" if model.lacks else ""), model.licence, f"{model.gigabytes:g}", model.what)
@@ -71,37 +77,41 @@ def get(
     ] = 0,
 ) -> None:
     """Make a bundle of a public model, from the Hugging Face hub or from a folder."""
-    from graticule.zoo import public_models
+    from graticule.zoo import check_wanted
 
-    known = public_models()
-    if name not in known:
-        raise BadWeightsError(f"no public model is called {name!r}; there are {', '.join(known)}")
+    model = check_wanted(name, agreed=licence, within=within is not None, refine=refine)
     if folder is not None and not folder.is_dir():
         raise BadWeightsError(f"there is no folder {folder}; --from names one that holds the files of the model")
     from graticule.files import fetched_folder
     from graticule.geo.territory import read_territory
 
-    model, called = known[name], name
+    called = name
     if within:
         called += "-" + re.sub(r"[^\w.-]+", "-", Path(within).stem if Path(within).is_file() else within).strip("-")
     if refine:
         called += f"-refined-{refine}"
     where = out or fetched_folder() / called
+    if out is None and (where / INDEX).is_file():
+        raise BadWeightsError(
+            f"{called} is here already: graticule locate PHOTO --model {called} asks it; to make it anew, remove "
+            f"{where}"
+        )
     _check_empty(where)
+    _check_room(where, model.gigabytes)
     area = read_territory(within) if within else None
     from graticule.photos.cards import write_card
     from graticule.zoo import get as make
 
     typer.echo(f"{name} is under {model.licence}, trained on {model.trained_on}")
-    if not model.lacks:
-        typer.echo("reading its files and making a bundle of them takes a minute or two, after what is fetched")
+    typer.echo("reading its files and making a bundle of them takes a minute or two, after what is fetched")
     bundle = make(name, folder, agreed=licence, within=area, refine=refine)
     bundle.write(where)
     write_card(where)
     answers = bundle.model.head.has_cells
     typer.echo(f"the bundle lies in {where}")
     typer.echo(
-        f"next: graticule calibrate {out or called} PHOTOS, so that its answers say how sure they are"
+        f"next: graticule locate PHOTO --model {out or called}; graticule calibrate {out or called} PHOTOS lets it "
+        f"say how sure it is"
         if answers
         else f"next: name it in a recipe, encoder: {{bundle: {out or called}}}"
     )
@@ -330,6 +340,23 @@ def push(
     done = hub_upload(repo, where, names, private=not public)
     typer.echo(f"{len(names)} files are on the hub: {done}")
     typer.echo(f'next: graticule locate PHOTO --model {repo}, or graticule.load("{repo}")')
+
+
+def _check_room(folder: Path, gigabytes: float) -> None:
+    """Said before a gigabyte is fetched, not after.
+
+    Raises:
+        WriteError: the disk is too full for a bundle of this size.
+    """
+    from shutil import disk_usage
+
+    there = next(parent for parent in folder.absolute().parents if parent.exists())
+    free = disk_usage(there).free / 1e9
+    if free < gigabytes:
+        raise WriteError(
+            f"a bundle of this model takes about {gigabytes:g} GB, and {there} has {free:.1f} GB free; free some space "
+            f"or name a folder elsewhere with --out"
+        )
 
 
 def _check_empty(folder: Path) -> None:

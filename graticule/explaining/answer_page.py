@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from graticule.errors import BadPhotoError, BadRecipeError
+from graticule.explaining.heatmaps import matches
+from graticule.explaining.matching import evidence
 from graticule.explaining.overlays import overlay, quick
 from graticule.files import write_text
 from graticule.inference.claims import own_position
@@ -18,6 +20,7 @@ from graticule.inference.views import SHOWN_MASS, SHOWN_REGIONS, Exact, cells_js
 from graticule.model.loading import Progress, read_bytes, silent
 from graticule.photos.images import data_uri, thumbnail
 from graticule.reporting.browse import answers_of
+from graticule.reporting.figures import to_data_uri
 from graticule.reporting.pages import render
 
 MOST = 50  # photos of a page that shows all of each
@@ -36,7 +39,8 @@ class AnswerPage:
         photos: all that are asked about.
         many: a map of a folder: photos are small, and what lies beyond ``LISTED`` is only counted.
         pictures: of known photos.
-        why: a method of :data:`graticule.explaining.methods.METHODS` that shows what each answer depends on.
+        why: a method of :data:`graticule.explaining.methods.METHODS` that shows what each answer depends on, or
+            ``match``, which draws lines to the known photo that shares most with it.
     """
 
     locator: Locator
@@ -111,9 +115,14 @@ class AnswerPage:
         if ground is not None and result.masses is not None:
             most = min(max(CELLS // len(self.photos), LEAST_CELLS), MOST_CELLS)
             fix["density"] = cells_json(*ground.summary(result.masses, SHOWN_MASS, most))
-        if self.why:
-            found = quick(self.locator, data, self.why, self.progress)
-            shown |= {"heat": overlay(found.heat, found.signed), "signed": found.signed, "why": self.why}
+        if self.why == "match":
+            found, own, theirs = evidence(self.locator, data, self.pictures, progress=self.progress)
+            best = found.found[0]
+            drawn = matches(own, theirs, best.here, best.there, title="", synthetic=self._synthetic)
+            shown["match"] = {"picture": to_data_uri(drawn), "words": found.in_words()}
+        elif self.why:
+            heat = quick(self.locator, data, self.why, self.progress)
+            shown |= {"heat": overlay(heat.heat, heat.signed), "signed": heat.signed, "why": self.why}
         return shown | {"fix": fix}
 
 

@@ -27,7 +27,7 @@ from graticule.model.features import FeatureStore, encode, feature_key
 from graticule.model.loading import Photo, Progress, silent
 
 CHUNK = 1024  # photos answered at a time: bounds memory when a folder holds a million
-TOGETHER = 32  # features that the head is asked about at once: a large gallery is then read once for all of them
+TOGETHER = 64  # features that the head is asked about at once: a large gallery is then read once for all of them
 
 
 class Network:
@@ -188,7 +188,8 @@ class Network:
         logs = probability = position = belief = unlike = None
         if output.logits is not None:
             # In float32, as the logits are: of a large gallery twice the digits take twice the time and tell no more.
-            likely = torch.log_softmax(output.logits / bundle.recipe.temperature, dim=1)
+            warm = bundle.recipe.temperature
+            likely = torch.log_softmax(output.logits if warm == 1 else output.logits / warm, dim=1)
             logs, probability = likely.cpu().numpy(), likely.exp().cpu().numpy()
         if output.position is not None:
             position = output.position.cpu().numpy()

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from threading import get_ident
@@ -15,6 +16,7 @@ import torch
 import torchvision
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, resolve_model_data_config
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from graticule.choices import Interpolation, Pooling, Root
 from graticule.errors import BadRecipeError, NotFetchedError
@@ -135,12 +137,33 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def _probe(self, input_size: tuple[int, int, int]) -> tuple[int, tuple[int, ...]]:
-        """Ask the network how wide its answers are: what the libraries say of themselves is not always so."""
+        """Ask the network how wide its answers are: what the libraries say of themselves is not always so.
+
+        Shapes alone are computed, on torch's device ``meta``: a photo through a large transformer takes seconds.
+        """
         was_training = self.training
-        pooled = sum(part.shape[1] for part in self.eval()._read(torch.zeros(1, *input_size)))
-        moments = tuple(int(part.shape[1]) for part in self._moments())
+        asked = _Widths(self.eval())
+        tensors = {name: each.to("meta") for name, each in (*asked.named_parameters(), *asked.named_buffers())}
+        photo = torch.zeros(1, *input_size)
+        try:
+            pooled, moments = functional_call(asked, tensors, photo.to("meta"))
+        except (RuntimeError, TypeError, ValueError):  # a network that looks at its numbers on the way
+            pooled, moments = asked(photo)
         self._forget()
         self.train(was_training)
+        return sum(pooled), tuple(moments)
+
+
+class _Widths(nn.Module):
+    """How many numbers each part of an encoder's answer has."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, images: Tensor) -> tuple[list[int], list[int]]:
+        parts = (self.encoder._read(images), self.encoder._moments())
+        pooled, moments = ([int(part.shape[1]) for part in some] for some in parts)
         return pooled, moments
 
 
@@ -155,7 +178,8 @@ def second_moments(local: Tensor, root: Root = "matrix") -> Tensor:
         root: ``matrix``, the square root of the matrix (Li et al., "Is second-order information helpful", ICCV 2017);
             or ``elements``, of each mean with its sign.
     """
-    with torch.autocast(local.device.type, enabled=False):
+    kind = local.device.type
+    with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
         unit = nn.functional.normalize(local.float(), dim=1)
         moments = unit @ unit.transpose(1, 2) / unit.shape[2]
         rooted = _matrix_root(moments) if root == "matrix" else moments.sign() * moments.abs().sqrt()

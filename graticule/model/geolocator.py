@@ -1,11 +1,14 @@
 """The network as a whole: photos to features to cells and positions."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from graticule.choices import Precision
 from graticule.config import Recipe
@@ -74,14 +77,27 @@ def build_geolocator(recipe: Recipe, num_cells: int, *, fetch: bool = True) -> G
     Random weights come from the recipe's seed; torch's own generators stay as they were.
 
     Args:
-        fetch: False leaves the weights random, for a bundle whose own are loaded next.
+        fetch: False leaves the weights as memory happens to be, for a bundle whose own are loaded next.
 
     Raises:
         BadRecipeError: as :func:`graticule.model.encoders.build_encoder`.
     """
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), nullcontext() if fetch else _NothingDrawn():
         torch.default_generator.manual_seed(recipe.seed)  # torch.manual_seed would reseed the caller's GPUs too
         return _build(recipe, num_cells, fetch)
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Networks are made without their first weights, which are overwritten next: 300 million take seconds to draw."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name, first = getattr(func, "__name__", ""), next(iter((*args, *(kwargs or {}).values())), None)
+        fills = name.endswith("_") and not name.endswith("__") and name != "requires_grad_"
+        if fills and isinstance(first, nn.Parameter):
+            return first
+        return func(*args, **(kwargs or {}))
 
 
 def preprocess_of(model: Geolocator, recipe: Recipe) -> Preprocess:

@@ -38,6 +38,8 @@ class PublicModel:
         lacks: why it cannot be had; empty where it can.
         gallery: it compares a photo with places, and ``make(files, within=...)`` takes those of a territory alone.
         any_place: it can tell how well any place fits, and ``make(files, refine=...)`` asks those around the likeliest.
+        needs: what has to be there before it can be had, beside the network.
+        gigaflops: billions of sums and products a photo.
     """
 
     name: str
@@ -51,12 +53,39 @@ class PublicModel:
     lacks: str = ""
     gallery: bool = False
     any_place: bool = False
+    needs: str = ""
+    gigaflops: float | None = None
 
 
 def public_models() -> dict[str, PublicModel]:
     """All that are known here, by name, those that can be had first."""
     found = [module.MODEL for module in _modules()]
     return {model.name: model for model in sorted(found, key=lambda model: (bool(model.lacks), model.name))}
+
+
+def check_wanted(name: str, *, agreed: str | None = None, within: bool = False, refine: int = 0) -> PublicModel:
+    """The model of this name, where it can be had in this way; nothing is fetched.
+
+    Raises:
+        BadWeightsError: there is no such model, its licence was not agreed to, or it knows no such way.
+    """
+    known = public_models()
+    if name not in known:
+        raise BadWeightsError(f"no public model is called {name!r}; there are {', '.join(known)}")
+    model = known[name]
+    if model.lacks:
+        raise BadWeightsError(f"{name} cannot be had: {model.lacks}")
+    if model.restricted and (agreed or "").lower() != model.licence.lower():
+        said = f"; found --licence {agreed}" if agreed else ""
+        raise BadWeightsError(
+            f"{name} is under {model.licence}, which forbids some uses: read it, and if you agree, say so with "
+            f"--licence {model.licence}{said}"
+        )
+    if within and not model.gallery:
+        raise BadWeightsError(f"{name} compares with no places that could be chosen; leave --within out")
+    if refine and not model.any_place:
+        raise BadWeightsError(f"{name} compares with no places between those it has; leave --refine out")
+    return model
 
 
 def get(
@@ -82,22 +111,8 @@ def get(
     """
     from graticule.files import sha256_of
 
-    modules = {module.MODEL.name: module for module in _modules()}
-    if name not in modules:
-        raise BadWeightsError(f"no public model is called {name!r}; there are {', '.join(sorted(modules))}")
-    module, model = modules[name], modules[name].MODEL
-    if model.lacks:
-        raise BadWeightsError(f"{name} cannot be had: {model.lacks}")
-    if model.restricted and (agreed or "").lower() != model.licence.lower():
-        said = f"; found --licence {agreed}" if agreed else ""
-        raise BadWeightsError(
-            f"{name} is under {model.licence}, which forbids some uses: read it, and if you agree, say so with "
-            f"--licence {model.licence}{said}"
-        )
-    if within and not model.gallery:
-        raise BadWeightsError(f"{name} compares with no places that could be chosen; leave --within out")
-    if refine and not model.any_place:
-        raise BadWeightsError(f"{name} compares with no places between those it has; leave --refine out")
+    model = check_wanted(name, agreed=agreed, within=within is not None, refine=refine)
+    [module] = [module for module in _modules() if module.MODEL.name == name]
     files = Files(folder)
     make: Callable[..., Bundle] = module.make
     bundle = make(files, **({"within": within} if within else {}), **({"refine": refine} if refine else {}))
@@ -115,6 +130,24 @@ def get(
         "calibration": "not calibrated: graticule calibrate does it with photos whose place is known",
     }
     return replace(bundle, facts=bundle.facts | facts)
+
+
+def seconds_a_photo(model: PublicModel) -> float | None:
+    """What a photo costs on this machine at least, by how fast it multiplies matrices now; None where unknown."""
+    import time
+
+    import torch
+
+    if not model.gigaflops:
+        return None
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    one = torch.ones(1024, 1024, device=device)
+    tries = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        (one @ one)[0, 0].item()  # which waits for a graphics card
+        tries.append(time.perf_counter() - begun)
+    return model.gigaflops * 1e9 * min(tries) / (2 * 1024**3)
 
 
 def _modules() -> list[Any]:

@@ -13,7 +13,6 @@ from torch import Tensor
 from graticule.zoo.tensors import Renames, State, renamed
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-FILES = ("model.safetensors", "pytorch_model.bin")
 HEAD = "head.weight"
 
 _TRANSFORMERS: Renames = (

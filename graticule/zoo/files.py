@@ -4,9 +4,11 @@ from pathlib import Path
 
 from graticule.errors import BadWeightsError, SourceError
 
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # as transformers and timm name them, the better first
+
 
 class Files:
-    """Finds files by name, and remembers which were read.
+    """Finds files by name, and remembers which were read. It needs no torch: what is missing shows before that loads.
 
     Args:
         folder: as ``hf download`` leaves it or with a folder for each repository, named as the repository is; a file
@@ -65,8 +67,11 @@ class Files:
         try:
             path = hub_file(repo, names[0], kind="model")
         except SourceError as error:
-            raise SourceError(
-                f"{error}. Where there is no network, fetch it elsewhere (hf download {repo} --local-dir FOLDER) and "
-                f"give that folder with --from"
-            ) from error
+            there = f"hf download {repo} --local-dir FOLDER"
+            how = (
+                f"There is another way: {instead}; put it beside what {there} fetches"
+                if instead
+                else f"Where there is no network: {there} elsewhere"
+            )
+            raise SourceError(f"{error}. {how}; then give that folder with --from") from error
         return path, f"{repo}/{names[0]} at {path.parent.name}"

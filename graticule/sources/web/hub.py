@@ -1,5 +1,6 @@
 """Files on the Hugging Face hub. ``huggingface_hub`` resumes, caches and finds the token by itself."""
 
+import errno
 import io
 import os
 from collections.abc import Iterator, Sequence
@@ -10,8 +11,10 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from graticule.errors import SourceError
-from graticule.files import explained
+from graticule.files import explained, sha256_of
 
+FETCHED = "fetched from the hub"
+SHA256_DIGITS = 64  # of what the hub names a large file by
 STREAM, SKIP = 4 * 2**20, 2**17  # bytes to read ahead where reading runs on, and where it skips: one photo
 
 
@@ -28,10 +31,49 @@ def hub_file(
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
     with _refusing(f"{name} of the {kind} {repo}"):
-        kept = try_to_load_from_cache(repo, name, constants.HF_HUB_CACHE, revision, kind)
-        if not isinstance(kept, str):
-            _ask_once()
-        return Path(hf_hub_download(repo, name, repo_type=kind, revision=revision, endpoint=_endpoint()))
+        kept = try_to_load_from_cache(repo, name, cache_dir=constants.HF_HUB_CACHE, revision=revision, repo_type=kind)
+        there = _answers()
+        if there and not isinstance(kept, str):
+            _fetch_bytes(repo, name, kind, revision)
+        return Path(
+            hf_hub_download(
+                repo, name, repo_type=kind, revision=revision, endpoint=_endpoint(), local_files_only=not there
+            )
+        )
+
+
+def _fetch_bytes(repo: str, name: str, kind: str, revision: str | None) -> None:
+    """Put the bytes of a file into the hub's cache, going on where a run was stopped: its own client begins anew."""
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.file_download import http_get, repo_folder_name
+    from huggingface_hub.utils import WeakFileLock, build_hf_headers
+
+    url = hf_hub_url(repo, name, repo_type=kind, revision=revision, endpoint=_endpoint())
+    facts = get_hf_file_metadata(url)
+    if not facts.etag or not facts.size:
+        return
+    blob = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repo, repo_type=kind), "blobs", facts.etag)
+    part = blob.with_name(f"{facts.etag}.part")
+    blob.parent.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(part.with_suffix(".lock")):
+        if blob.exists():
+            return
+        part.touch()
+        try:
+            with part.open("r+b") as file:
+                have = file.seek(0, os.SEEK_END)
+                http_get(
+                    url, file, resume_size=have, headers=build_hf_headers(), expected_size=facts.size,
+                    displayed_filename=name,
+                )  # fmt: skip
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                part.unlink()
+            raise
+        if len(facts.etag) == SHA256_DIGITS and sha256_of(part) != facts.etag:
+            part.unlink()
+            raise SourceError(f"{name} of the {kind} {repo} came damaged, and was deleted; run the command again")
+        part.replace(blob)
 
 
 def hub_missing(repo: str, names: Sequence[str]) -> int:
@@ -62,7 +104,13 @@ def hub_snapshot(repo: str, names: Sequence[str], *, revision: str | None = None
     from huggingface_hub import snapshot_download
 
     with _refusing(f"the model {repo}"):
-        found = snapshot_download(repo, revision=revision, allow_patterns=list(names), endpoint=_endpoint())
+        found = snapshot_download(
+            repo,
+            revision=revision,
+            allow_patterns=list(names),
+            endpoint=_endpoint(),
+            local_files_only=not _answers(),
+        )
     return Path(found)
 
 
@@ -172,8 +220,19 @@ def _ask_once() -> None:
         return  # it answers
 
 
+def _answers() -> bool:
+    """Whether the hub is there; where it is not, what was fetched before is taken."""
+    from huggingface_hub import constants
+
+    try:
+        _ask_once()
+    except OSError:
+        return False
+    return not constants.HF_HUB_OFFLINE
+
+
 @contextmanager
-def _refusing(what: str, done: str = "fetched from the hub") -> Iterator[None]:
+def _refusing(what: str, done: str = FETCHED) -> Iterator[None]:
     """Whatever the network or the hub raises becomes one sentence."""
     try:
         yield
@@ -181,6 +240,15 @@ def _refusing(what: str, done: str = "fetched from the hub") -> Iterator[None]:
         if isinstance(error, OSError) and (told := explained(error, "what the hub sends (HF_HOME)")) is not error:
             raise told from error
         # The client's own network library changed its name twice; only some of its errors are OSErrors.
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+        if isinstance(error, LocalEntryNotFoundError):
+            raise SourceError(
+                f"{what} could not be {done}, which does not answer; see that the network works, and run the command "
+                f"again: what is there is not fetched twice"
+            ) from error
+        if isinstance(error, EntryNotFoundError) and done == FETCHED:
+            raise SourceError(f"the hub has no {what}") from error
         rooms = {base.__module__.partition(".")[0] for base in type(error).__mro__}
         if not isinstance(error, OSError) and not rooms & {"huggingface_hub", "requests", "httpx", "httpx2"}:
             raise

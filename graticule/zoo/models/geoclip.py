@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from graticule.errors import BadWeightsError
 from graticule.geo.territory import Territory
 from graticule.zoo import Files, PublicModel
+from graticule.zoo.files import WEIGHTS
 
 if TYPE_CHECKING:
     from graticule.geo.sphere import Floats
@@ -27,6 +28,8 @@ MODEL = PublicModel(
     source="https://github.com/VicenteVivan/geo-clip",
     gallery=True,
     any_place=True,
+    needs=f"pip install --no-deps {PACKAGE}=={VERSION}, which holds its small weights and its gallery",
+    gigaflops=162,
 )
 DENSE = 10_000  # places that the location encoder adds to the gallery of an area
 AROUND = 4  # a refinement looks as far as so many of a place's neighbours lie
@@ -42,7 +45,8 @@ def make(files: Files, within: Territory | None = None, refine: int = 0) -> "Bun
     Raises:
         BadWeightsError, SourceError: as :func:`graticule.zoo.get`.
     """
-    weights = _package(files) / "weights"  # before torch is imported: what is missing shows at once
+    weights = _package(files) / "weights"
+    tower_file = files.find(*WEIGHTS, repo=TOWER_REPO)
     import numpy as np
     import polars as pl
     import torch
@@ -50,7 +54,7 @@ def make(files: Files, within: Territory | None = None, refine: int = 0) -> "Bun
     from graticule.model.imported import MatchingHead
     from graticule.model.positions import LocationEncoder
     from graticule.partition import PointPartition
-    from graticule.zoo.clip import FILES, image_settings, image_tower
+    from graticule.zoo.clip import image_settings, image_tower
     from graticule.zoo.tensors import blank_bundle, fill, read_tensors
 
     gallery = pl.read_csv(weights.parent / "gps_gallery" / "coordinates_100K.csv")
@@ -69,7 +73,6 @@ def make(files: Files, within: Territory | None = None, refine: int = 0) -> "Bun
         files.read[path] = f"{PACKAGE} {VERSION}, {path.name}"
     encoder = LocationEncoder()
     fill(encoder, read_tensors(places_file), places_file)
-    tower_file = files.find(*FILES, repo=TOWER_REPO)
     tower, projection = image_tower(read_tensors(tower_file), tower_file)
     if projection is None:
         raise BadWeightsError(f"{tower_file} has no projection (visual_projection or head), which GeoCLIP stands on")

@@ -22,6 +22,7 @@ MODEL = PublicModel(
     trained_on="GSV-Cities, Mapillary SLS, MegaScenes, ScanNet and San Francisco XL",
     figures="see the tables of arXiv 2502.17237: recall of place recognition, not of geolocation",
     source="https://github.com/gmberton/MegaLoc",
+    gigaflops=105,
 )
 
 
@@ -31,12 +32,12 @@ def make(files: Files) -> "Bundle":
     Raises:
         BadWeightsError, SourceError: as :func:`graticule.zoo.get`.
     """
+    path = files.find("model.safetensors", repo=REPO)
     from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
     from graticule.partition import PointPartition
     from graticule.zoo.tensors import blank_bundle, fill, read_tensors, renamed
 
-    path = files.find("model.safetensors", repo=REPO)
     state = renamed(
         read_tensors(path),
         (

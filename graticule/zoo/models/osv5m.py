@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from graticule.errors import BadWeightsError
 from graticule.zoo import Files, PublicModel
+from graticule.zoo.files import WEIGHTS
 
 if TYPE_CHECKING:
     import polars as pl
@@ -25,6 +26,8 @@ MODEL = PublicModel(
     trained_on="OpenStreetView-5M: 4.9 million street views of Mapillary",
     figures="OSV-5M: GeoScore 3361, 1,814 km on average, 68 % in the right country (arXiv 2404.18873)",
     source="https://github.com/gastruc/osv5m",
+    needs=(f"one folder for --from with utils/{QUADTREE} of gastruc/osv5m and what hf download {REPO} fetches"),
+    gigaflops=162,
 )
 
 
@@ -34,6 +37,8 @@ def make(files: Files) -> "Bundle":
     Raises:
         BadWeightsError, SourceError: as :func:`graticule.zoo.get`.
     """
+    boxes_file = files.find(QUADTREE, f"osv5m_{QUADTREE}", repo=REPO, instead="it is in utils/ of gastruc/osv5m")
+    path = files.find(*WEIGHTS, repo=REPO)
     import numpy as np
     import polars as pl
     import torch
@@ -45,7 +50,6 @@ def make(files: Files) -> "Bundle":
     from graticule.zoo.clip import image_settings, image_tower
     from graticule.zoo.tensors import blank_bundle, fill, read_tensors, renamed
 
-    boxes_file = files.find(QUADTREE, f"osv5m_{QUADTREE}", repo=REPO, instead="it is in utils/ of gastruc/osv5m")
     boxes = _boxes(pl.read_csv(boxes_file), str(boxes_file))
     south, west, north, east, lat, lon = boxes.cast(pl.Float64).to_numpy().T
     height, width = great_circle_km(south, lon, north, lon), great_circle_km(lat, west, lat, east)
@@ -57,7 +61,6 @@ def make(files: Files) -> "Bundle":
         [f"q{row:05}" for row in range(len(boxes))],
     )
 
-    path = files.find("model.safetensors", "pytorch_model.bin", repo=REPO)
     # Its class holds each part twice, as its own and as one of ``model``.
     state = {key.removeprefix("model."): value for key, value in read_tensors(path).items()}
     # transformers 5 names the parts of a tower alone without the prefix that transformers 4 had.

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, cast
 from graticule.errors import BadWeightsError
 from graticule.geo.territory import Territory
 from graticule.zoo import Files, PublicModel
+from graticule.zoo.files import WEIGHTS
 
 if TYPE_CHECKING:
     from graticule.model.bundle import Bundle
@@ -28,6 +29,8 @@ MODEL = PublicModel(
     source="https://huggingface.co/geolocal/StreetCLIP",
     restricted=True,
     gallery=True,
+    needs="pip install 'graticule[names]', which reads names as it was trained to",
+    gigaflops=382,
 )
 
 
@@ -39,18 +42,18 @@ def make(files: Files, within: Territory | None = None) -> "Bundle":
     Raises:
         BadWeightsError, SourceError: as :func:`graticule.zoo.get`.
     """
+    # Its repository holds a pickle alone.
+    path, tokenizer = files.find(*WEIGHTS[::-1], repo=REPO), files.find("tokenizer.json", repo=REPO)
     import numpy as np
     import torch
 
     from graticule.geo.towns import largest_towns
     from graticule.model.imported import MatchingHead
     from graticule.partition import PointPartition
-    from graticule.zoo.clip import FILES, image_settings, image_tower
+    from graticule.zoo.clip import image_settings, image_tower
     from graticule.zoo.tensors import blank_bundle, fill, read_tensors
     from graticule.zoo.texts import embed, text_tower
 
-    # Its repository holds a pickle alone.
-    path, tokenizer = files.find(*FILES[::-1], repo=REPO), files.find("tokenizer.json", repo=REPO)
     state = read_tensors(path)
     tower, projection = image_tower(state, path)
     if projection is None or "logit_scale" not in state:

@@ -27,6 +27,8 @@ export interface One {
   heat?: string;
   signed?: boolean;
   why?: string;
+  /** A picture of this photo beside the known one that shares most with it, with lines, and how strong that is. */
+  match?: { picture: string; words: string };
 }
 
 export interface Answers {
@@ -61,6 +63,12 @@ export function AnswersView({ file, atlas }: { file: Answers; atlas: Atlas }) {
         <MapView scene={scene} theme={theme} streets={NONE} atlas={atlas} onClick={nothing} onDot={setSelected} onStreetsFailed={nothing} />
       </div>
       <div class="answers-all">
+        {row?.one.match && (
+          <figure>
+            <img src={row.one.match.picture} alt="Lines between points of this photo and of the known photo that agrees most" />
+            <figcaption class="soft">{row.one.match.words}</figcaption>
+          </figure>
+        )}
         {rows.length > 1 && <Filters filter={filter} onFilter={setFilter} />}
         {rows.length > 1 && <Table key={JSON.stringify(filter)} rows={shown} selected={selected} onSelect={setSelected} />}
         <SaveAs photos={shown} />
