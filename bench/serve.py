@@ -62,7 +62,7 @@ def make_locator(kept: bool):
 
 def serve(port: int, kept: bool) -> None:
     """What the server's process does."""
-    from graticule.model.cores import keep_memory
+    from graticule.inference.cores import keep_memory
     from graticule.serving.app import create_app
     from graticule.serving.limits import Limits
     from graticule.serving.run import run

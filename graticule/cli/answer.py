@@ -268,7 +268,10 @@ def _answer(
     pages: "tuple[Path | None, Path | None, Explained | None, Path | None]" = (None, None, None, None),
     resume: Path | None = None,
 ) -> None:
-    if not any(photo.exists() for photo in photos):  # said before torch is imported and a network opened
+    from graticule.photos.shards import shard_row
+
+    # Said before torch is imported and a network opened; a photo of a shard is asked of its shard.
+    if not any(shard_row(photo) or photo.exists() for photo in photos):
         raise BadTableError(f"there is no file {photos[0]}; correct the path or the folder it starts from")
     from graticule.geo.areas import read_areas
     from graticule.inference.formats import WRITERS, Writer, to_csv, to_geojson, to_kml, to_words

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graticule.errors import BadPhotoError
-from graticule.model.cores import keep_memory
 from graticule.model.folding import folded
 from graticule.model.geolocator import Geolocator
 from graticule.model.loading import (
@@ -33,7 +32,6 @@ from graticule.photos.images import content_hash
 from graticule.photos.shards import measured
 
 CPU_BATCH = 4  # photos that a processor's network sees at once; larger arrays only cost it page faults
-THREAD_BATCH = 8  # the same where the process keeps its memory
 THREADS = 16  # that compute side by side; more would wait for Python
 KEEP = 4096  # features that are written at once
 
@@ -103,7 +101,7 @@ def encode(
     done, threads = 0, torch.get_num_threads()
     processes = worker_count(len(wanted), workers)
     if workers == "auto" and processes and threads > 1 and device.type == "cpu" and not model.runtime:
-        order = ShapeBatches(shapes, max(batch_size, THREAD_BATCH), blocks=dataset.blocks())
+        order = ShapeBatches(shapes, batch_size, blocks=dataset.blocks())
         computed = _by_threads(model, dataset, order, threads)
     else:
         order = ShapeBatches(shapes, batch_size, blocks=dataset.blocks(), workers=processes)
@@ -140,7 +138,6 @@ def _by_threads(
     A network on one core wastes none of it waiting for the others, and no picture is sent from process to process. The
     last digits of a feature depend on the number of cores that worked on it.
     """
-    keep_memory()
     quick = Geolocator(folded(model.encoder), model.head, tuple(model.mean.flatten()), tuple(model.std.flatten()))
     quick.precision = model.precision
     parts = min(threads, THREADS)

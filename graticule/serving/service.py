@@ -14,9 +14,9 @@ from PIL import Image
 
 from graticule.choices import Answer as Point
 from graticule.errors import BadRecipeError, BadTableError
+from graticule.inference.cores import CORES, keep_memory, share_cores
 from graticule.inference.locate import Locator, load
 from graticule.inference.pictures import Pictures, files_of
-from graticule.model.cores import CORES, keep_memory, share_cores
 from graticule.model.features import CPU_BATCH
 from graticule.photos.table import Photos
 from graticule.serving.asks import Answer, Ask, answer
