@@ -36,6 +36,13 @@ def test_an_encoder_takes_them_by_name():
     assert encoder.num_features == 1280 + 2 * 120
 
 
+def test_reading_them_draws_no_random_numbers_so_that_a_second_training_begins_as_the_first():
+    packaged._state.cache_clear()
+    before = torch.get_rng_state()
+    packaged_state(NAME)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [("resnet18", "package is for tf_efficientnet_lite2"), ("torchvision/resnet18", "is for timm encoders")],

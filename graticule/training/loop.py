@@ -107,7 +107,7 @@ class TrainingModule(lightning.LightningModule):
         chance = np.random.SeedSequence((self.recipe.seed, step, share))
         seed = int(chance.generate_state(1, np.uint64)[0] >> 1)
         if self.device.type == "cpu":
-            torch.default_generator.manual_seed(seed)  # the other asks each kind of accelerator: a third of a step
+            torch.default_generator.manual_seed(seed)  # the other asks each kind of accelerator: a fifth of a step
         else:
             torch.manual_seed(seed)
 
