@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-PartitionKind = Literal["s2", "grid", "kmeans", "gaussian", "label", "points"]
+PartitionKind = Literal["s2", "grid", "kmeans", "gaussian", "semantic", "label", "points"]
 Keep = Literal["planet", "nested"]  # which S2 cells stay: PlaNet's leaves, or every fitting one at any level
 Resize = Literal["squash", "fit", "crop"]
 Interpolation = Literal["bilinear", "bicubic"]

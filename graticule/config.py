@@ -79,6 +79,17 @@ class ClusterCells(Section):
     clusters: Count
 
 
+class SemanticCells(Section):
+    """Clusters of places within adaptive S2 cells (PIGEON, arXiv 2307.05845, section 3.1)."""
+
+    kind: Literal["semantic"]
+    split_above: Count = 1000  # places of an S2 cell around clusters, at most
+    min_cluster_size: Annotated[int, Field(ge=2)] = Field(
+        default_factory=lambda data: max(2, data.get("split_above", 1000) // 20)
+    )
+    max_level: Annotated[int, Field(ge=0, le=30)] = 18
+
+
 class LabelCells(Section):
     """The values of a column, such as ``label: city``."""
 
@@ -97,14 +108,15 @@ def _kind_of(tree: Any) -> Any:
 
 
 CELLS: dict[str, type[Section]] = {
-    "s2": S2Cells, "grid": GridCells, "kmeans": ClusterCells, "gaussian": ClusterCells, "label": LabelCells,
-    "points": PointCells,
+    "s2": S2Cells, "grid": GridCells, "kmeans": ClusterCells, "gaussian": ClusterCells,
+    "semantic": SemanticCells, "label": LabelCells, "points": PointCells,
 }  # fmt: skip
 Cells = Annotated[
     Annotated[S2Cells, Tag("s2")]
     | Annotated[GridCells, Tag("grid")]
     | Annotated[ClusterCells, Tag("kmeans")]
     | Annotated[ClusterCells, Tag("gaussian")]
+    | Annotated[SemanticCells, Tag("semantic")]
     | Annotated[LabelCells, Tag("label")]
     | Annotated[PointCells, Tag("points")],
     Discriminator(_kind_of),

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from matplotlib.path import Path
 from scipy.spatial import ConvexHull
-from sklearn.cluster import KMeans
+from sklearn.cluster import HDBSCAN, KMeans
 from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 from towns import QUARTERS, make_town, tiny_recipe
@@ -26,6 +26,7 @@ from graticule.partition import (
     KMeansPartition,
     LabelPartition,
     PointPartition,
+    SemanticPartition,
     grow,
     read_partition,
 )
@@ -39,6 +40,7 @@ SETTINGS = {
     "grid": {"rows": 4, "columns": 5},
     "kmeans": {"clusters": 12},
     "gaussian": {"clusters": 6},
+    "semantic": {"split_above": 300, "min_cluster_size": 10},
     "label": {"label": "town"},
     "points": {},
 }
@@ -113,7 +115,7 @@ def test_the_spread_is_what_new_photos_of_the_class_show(kind, settings):
     assert partition.spread_km()[rows].mean() == pytest.approx(off_km.mean(), rel=0.1)
 
 
-@pytest.mark.parametrize("kind", ["grid", "kmeans", "gaussian", "label"])
+@pytest.mark.parametrize("kind", ["grid", "kmeans", "gaussian", "semantic", "label"])
 @pytest.mark.parametrize("place", ["city", "Fiji", "pole"])
 def test_the_outline_of_a_class_holds_its_photos(kind, place):
     lat, lon = positions(place)
@@ -186,6 +188,43 @@ def test_a_mixture_of_gaussians_is_that_of_scikit_learn(place):
     assert adjusted_rand_score(partition.assign(*new), theirs) == 1
 
 
+@places
+def test_semantic_cells_are_the_clusters_of_scikit_learn_and_what_lies_nearest_to_them(place):
+    lat, lon = np.unique(positions(place), axis=1)  # in order: where distances tie, HDBSCAN takes what comes first
+    parents = CellPartition.fit(lat, lon, split_above=300, drop_below=1, max_level=18)
+    partition = SemanticPartition.fit(lat, lon, split_above=300, min_cluster_size=10, max_level=18)
+    new = positions(place, seed=1)
+    rows, new_rows, new_parent = partition.assign(lat, lon), partition.assign(*new), parents.assign(*new)
+    assert (new_rows[new_parent == NO_CELL] == NO_CELL).all()
+    several = 0
+    for row in range(len(parents)):
+        own, asked = parents.assign(lat, lon) == row, new_parent == row
+        points, labels = unit_vectors(lat[own], lon[own]), np.full(own.sum(), -1)
+        if own.sum() >= 10:
+            labels = HDBSCAN(min_cluster_size=10, cluster_selection_method="leaf", copy=True).fit_predict(points)
+        known = labels >= 0
+        if not known.any():
+            assert len(set(rows[own])) == 1
+            continue
+        several += 1
+        nearest = great_circle_km(lat[own], lon[own], lat[own, None], lon[own, None])[:, known].argmin(axis=1)
+        assert adjusted_rand_score(rows[own], labels[known][nearest]) == 1
+        nearest = great_circle_km(new[0][asked, None], new[1][asked, None], lat[own], lon[own]).argmin(axis=1)
+        assert new_rows[asked].tolist() == rows[own][nearest].tolist()
+    assert several
+    assert partition.names == sorted(partition.names)
+
+
+def test_semantic_cells_count_places_not_photos():
+    lat, lon = positions("city", 300)
+    once = grow(lat, lon, "semantic", split_above=100, min_cluster_size=5)
+    often = grow(np.repeat(lat, 3), np.repeat(lon, 3), "semantic", split_above=100, min_cluster_size=5)
+    assert often.names == once.names
+    assert often.photos.tolist() == (3 * once.photos).tolist()
+    backwards = grow(lat[::-1], lon[::-1], "semantic", split_above=100, min_cluster_size=5)
+    assert backwards.assign(lat, lon).tolist() == once.assign(lat, lon).tolist()
+
+
 @pytest.mark.parametrize("kind", ["kmeans", "gaussian"])
 def test_clusters_depend_on_the_seed_alone(kind):
     lat, lon = positions("world")
@@ -194,14 +233,15 @@ def test_clusters_depend_on_the_seed_alone(kind):
     assert one.photos.tolist() != other.photos.tolist()
 
 
-@pytest.mark.parametrize("kind", ["kmeans", "gaussian"])
+@pytest.mark.parametrize("kind", ["kmeans", "gaussian", "semantic"])
 def test_an_answer_needs_no_scikit_learn(kind, tmp_path, monkeypatch):
     partition = grown(kind)
     partition.write(tmp_path / "cells.parquet")
     for name in [name for name in sys.modules if name.split(".")[0] == "sklearn"]:
         monkeypatch.setitem(sys.modules, name, None)
     again = read_partition(tmp_path / "cells.parquet")
-    assert again.assign(partition.center_lat, partition.center_lon).tolist() == list(range(len(partition)))
+    lat, lon = positions("world")
+    assert again.assign(lat, lon).tolist() == partition.assign(lat, lon).tolist()
 
 
 def test_an_outline_is_the_convex_hull_and_a_rim():
@@ -254,8 +294,9 @@ def test_a_label_that_is_a_number_in_one_table_and_text_in_another_is_one_label(
         ("grid", {"rows": 1, "columns": 0}, "columns=0 is impossible: the photos have 2 different longitudes"),
         ("kmeans", {"clusters": 5}, "clusters=5 is impossible: the photos have 4 different positions"),
         ("gaussian", {"clusters": 5}, "clusters=5 is impossible"),
+        ("semantic", {"min_cluster_size": 1}, "min_cluster_size=1 is no cluster; give at least 2"),
         ("label", {"label": "town", "labels": [None] * 5}, "the column 'town' is empty in all 5 photos"),
-        ("voronoi", {}, "kind='voronoi' is unknown; valid are s2, grid, kmeans, gaussian, label"),
+        ("voronoi", {}, "kind='voronoi' is unknown; valid are s2, grid, kmeans, gaussian, semantic, label"),
     ],
 )
 def test_what_the_photos_do_not_allow_is_refused_with_what_they_do(kind, settings, sentence):
@@ -320,8 +361,7 @@ def town(tmp_path_factory):
 
 OF_TOWN = {
     "grid": {"rows": 2, "columns": 2},
-    "kmeans": {"clusters": 4},
-    "gaussian": {"clusters": 4},
+    "semantic": {"min_cluster_size": 12},
     "label": {"label": "quarter"},
 }
 

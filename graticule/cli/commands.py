@@ -26,17 +26,23 @@ def cells(
     out: Annotated[Path | None, typer.Option(help="Write the cells, as Parquet.")] = None,
     kind: Annotated[PartitionKind, typer.Option(help="How to divide: S2 cells, a grid, clusters, or a column.")] = "s2",
     split_above: Annotated[
-        int | None, typer.Option(help="s2: split a cell with more photos. [default: 1000; at most a fiftieth of all]")
+        int | None,
+        typer.Option(
+            help="s2: split a cell with more photos; semantic: places. [default: 1000; s2: at most a fiftieth of all]"
+        ),
     ] = None,
     drop_below: Annotated[
         int | None,
         typer.Option(help="s2: drop a cell with fewer photos. [default: --split-above / 20, at most 50]"),
     ] = None,
-    max_level: Annotated[int | None, typer.Option(help="s2: finest level. [default: 18]")] = None,
+    max_level: Annotated[int | None, typer.Option(help="s2, semantic: finest level. [default: 18]")] = None,
     keep: Annotated[Keep | None, typer.Option(help="s2: planet, or nested as report A. [default: planet]")] = None,
     rows: Annotated[int | None, typer.Option(help="grid: rows with equally many photos.")] = None,
     columns: Annotated[int | None, typer.Option(help="grid: columns with equally many photos.")] = None,
     clusters: Annotated[int | None, typer.Option(help="kmeans, gaussian: how many.")] = None,
+    min_cluster_size: Annotated[
+        int | None, typer.Option(help="semantic: fewest places of a cluster. [default: --split-above / 20, at least 2]")
+    ] = None,
     label: Annotated[str | None, typer.Option(help="label: the column whose values are the classes.")] = None,
     seed: Annotated[int, typer.Option(help="kmeans, gaussian: where clusters begin.")] = 0,
     lat: Annotated[str, Column] = "lat",
@@ -44,12 +50,12 @@ def cells(
     plot: Annotated[Path | None, typer.Option(help="Draw the cells over a map.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Divide the map: adaptive S2 cells, a quantile grid, clusters, or the values of a column."""
+    """Divide the map: adaptive S2 cells, a quantile grid, clusters (within S2 cells too), or the values of a column."""
     from graticule.config import LabelCells, S2Cells, parse_recipe
 
     given = {
         "split_above": split_above, "drop_below": drop_below, "max_level": max_level, "keep": keep,
-        "rows": rows, "columns": columns, "clusters": clusters, "label": label,
+        "rows": rows, "columns": columns, "clusters": clusters, "min_cluster_size": min_cluster_size, "label": label,
     }  # fmt: skip
     wanted = parse_recipe({"cells": {"kind": kind} | given}, where="the options").cells
     from graticule.partition import Partition, grow

@@ -1,7 +1,7 @@
 """Divisions of the map: the classes of the classifier, and how a photo finds its own.
 
-Adaptive cells of S2 are the default; a quantile grid, clusters, the values of a column and points stand beside
-them. All are a :class:`Partition`: positions to rows, the middle of each row, its outline.
+Adaptive cells of S2 are the default; a quantile grid, clusters, clusters within cells, the values of a column and
+points stand beside them. All are a :class:`Partition`: positions to rows, the middle of each row, its outline.
 """
 
 from pathlib import Path
@@ -16,6 +16,7 @@ from graticule.partition.clusters import GaussianPartition, KMeansPartition
 from graticule.partition.grid import GridPartition
 from graticule.partition.labels import LabelPartition
 from graticule.partition.points import PointPartition
+from graticule.partition.semantic import SemanticPartition
 
 __all__ = [
     "NO_CELL",
@@ -26,13 +27,22 @@ __all__ = [
     "LabelPartition",
     "Partition",
     "PointPartition",
+    "SemanticPartition",
     "grow",
     "read_partition",
 ]
 
 KINDS: dict[str, type[Partition]] = {
     one.kind: one
-    for one in (CellPartition, GridPartition, KMeansPartition, GaussianPartition, LabelPartition, PointPartition)
+    for one in (
+        CellPartition,
+        GridPartition,
+        KMeansPartition,
+        GaussianPartition,
+        SemanticPartition,
+        LabelPartition,
+        PointPartition,
+    )
 }
 
 
@@ -48,6 +58,7 @@ def grow(
     rows: int = 0,
     columns: int = 0,
     clusters: int = 0,
+    min_cluster_size: int = 50,
     label: str = "",
     labels: ArrayLike = (),
     seed: int = 0,
@@ -57,11 +68,13 @@ def grow(
     Args:
         lat, lon: shape ``(N,)``, degrees.
         kind: ``s2``, see :meth:`CellPartition.fit`; ``grid``, see :meth:`GridPartition.fit`; ``kmeans`` and
-            ``gaussian``, see :meth:`KMeansPartition.fit`; ``label``, see :meth:`LabelPartition.fit`; ``points``: each
-            different position is a class.
-        split_above, drop_below, max_level, keep: of ``s2``.
+            ``gaussian``, see :meth:`KMeansPartition.fit`; ``semantic``, see :meth:`SemanticPartition.fit`; ``label``,
+            see :meth:`LabelPartition.fit`; ``points``: each different position is a class.
+        split_above, max_level: of ``s2`` and ``semantic``.
+        drop_below, keep: of ``s2``.
         rows, columns: of ``grid``.
         clusters: of ``kmeans`` and ``gaussian``.
+        min_cluster_size: of ``semantic``.
         label, labels: of ``label``: the name of the column, and its values, shape ``(N,)``.
         seed: of ``kmeans`` and ``gaussian``.
 
@@ -81,6 +94,10 @@ def grow(
             return KMeansPartition.fit(lat, lon, clusters=clusters, seed=seed)
         case "gaussian":
             return GaussianPartition.fit(lat, lon, clusters=clusters, seed=seed)
+        case "semantic":
+            return SemanticPartition.fit(
+                lat, lon, split_above=split_above, min_cluster_size=min_cluster_size, max_level=max_level
+            )
         case "label":
             return LabelPartition.fit(lat, lon, labels, column=label)
         case "points":
