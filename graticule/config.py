@@ -255,6 +255,7 @@ class Head(Section):
     refine: Annotated[int, Field(ge=0, le=6)] = 0  # rounds of a denser gallery around the best place; of matching alone
     hidden: Annotated[int, Field(ge=0)] | None = None  # none: as wide as a feature for position, else no such layer
     dropout: Share = 0.0
+    hierarchy: bool = False  # a softmax at each branching of the S2 cells around the cells, not one over all cells
     coordinates: Coordinates | Literal["auto"] = "auto"
 
     @model_validator(mode="after")
@@ -265,6 +266,8 @@ class Head(Section):
             raise ValueError("above and refine go with kind: matching, and only there")
         if self.above and self.refine:
             raise ValueError("names of places cannot be refined; leave head.refine out, or head.above")
+        if self.hierarchy and self.kind not in ("cells", "both"):
+            raise ValueError(f"hierarchy is about cells that are trained; a head of kind: {self.kind} has none")
         return self
 
 
@@ -397,6 +400,11 @@ class Recipe(Section):
             raise ValueError("target is about cells; a head of kind: position has none, so leave target out")
         if kind != "both" and self.target.alpha is not None:
             raise ValueError("target.alpha weighs a position against cells; it goes with head.kind: both")
+        if self.head.hierarchy and self.cells.kind not in ("s2", "semantic"):
+            raise ValueError(
+                f"head.hierarchy runs down S2 cells, so it goes with cells.kind: s2 or semantic; here the kind is "
+                f"{self.cells.kind}"
+            )
         return self
 
 

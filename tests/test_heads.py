@@ -5,15 +5,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 from towns import QUARTERS, make_town, photo, tiny_recipe
 
 from graticule.config import parse_recipe
 from graticule.errors import BadRecipeError
 from graticule.evaluation.evaluate import evaluate
+from graticule.geo import s2
 from graticule.geo.sphere import from_vectors, great_circle_km, unit_vectors
 from graticule.inference.locate import Locator
-from graticule.model.heads import Frame, Head, Output
+from graticule.model.bundle import Bundle
+from graticule.model.heads import Frame, Head, HierarchicalSoftmax, Output
 from graticule.model.losses import position_loss
+from graticule.partition.cells import CellPartition
+from graticule.partition.tree import Tree
 from graticule.training.fit import fit
 from graticule.training.train import train
 
@@ -159,6 +164,65 @@ def test_a_head_on_bfloat16_still_tells_places_apart_by_centimetres():
     assert great_circle_km(lat, lon, *exact).max() < 1e-5
 
 
+def cells_of(keep):
+    lat, lon = np.random.default_rng(0).normal((37.8, -122.4), 0.02, (400, 2)).T
+    return CellPartition.fit(lat, lon, split_above=40, drop_below=4, max_level=24, keep=keep).cells
+
+
+@pytest.mark.parametrize("keep", ["planet", "nested"])
+def test_what_lies_below_a_node_is_what_lies_in_a_cell_of_s2(keep):
+    cells = cells_of(keep)
+    tree = Tree.of(cells)
+    below = [set(np.flatnonzero((tree.path == node).any(axis=1))) for node in range(tree.nodes)]
+    for rows in map(sorted, below):
+        within = next(each for cell in s2_above(cells[rows[0]]) if (each := inside(cells, cell))[rows].all())
+        assert len(rows) == 1 or np.flatnonzero(within).tolist() == rows
+    for row in tree.siblings:
+        parts = [below[node] for node in row if node < tree.nodes]
+        assert len(parts) > 1
+        whole = set.union(*parts)
+        assert sum(map(len, parts)) == len(whole)
+        assert whole in [*below, set(range(len(cells)))]
+    assert len(np.unique(tree.path, axis=0)) == len(cells)
+
+
+def s2_above(cell):
+    return [cell, *(s2.parents(np.array([cell]), level)[0] for level in range(s2.level_of(cell) - 1, -1, -1))]
+
+
+def inside(cells, cell):
+    return (s2.range_min(cell) <= cells) & (cells <= s2.range_max(cell))
+
+
+def test_a_hierarchy_multiplies_a_softmax_at_each_branching():
+    tree = Tree.of(cells_of("nested"))
+    layer, features = HierarchicalSoftmax(6, tree), torch.randn(3, 6)
+    logits, score = layer(features), layer.nodes(features)
+    among = {int(n): [int(m) for m in row if m < tree.nodes] for row in tree.siblings for n in row}
+    by_hand = [
+        sum(score[:, among[n]].log_softmax(dim=1)[:, among[n].index(n)] for n in way.tolist() if n < tree.nodes)
+        for way in tree.path
+    ]
+    torch.testing.assert_close(logits, torch.stack(by_hand, dim=1))
+    torch.testing.assert_close(logits.exp().sum(dim=1), torch.ones(3))
+    # So a target over cells is a target at each branching: its sums below the nodes.
+    target = torch.rand(3, len(tree.path)).softmax(dim=1)
+    sums = torch.stack([target[:, (tree.path == n).any(axis=1)].sum(dim=1) for n in range(tree.nodes)], dim=1)
+    parts = [(sums[:, row] * score[:, row].log_softmax(dim=1)).sum(dim=1) for row in {tuple(r) for r in among.values()}]
+    torch.testing.assert_close(cross_entropy(logits, target, reduction="none"), -sum(parts))
+    cross_entropy(logits, target).backward()
+    assert layer.nodes.weight.grad.isfinite().all()
+
+
+def test_a_hierarchy_is_learned_and_read_back(town, tmp_path):
+    cells, epochs = {"split_above": 10, "drop_below": 1}, {"epochs": 2}
+    bundle = fit(tiny_recipe(head={"hierarchy": True}, cells=cells, train=epochs), town)
+    again = Bundle.read(bundle.write(tmp_path / "bundle"))
+    fix, same = (Locator(one).locate(town.paths()[1]) for one in (bundle, again))
+    assert fix == same
+    assert great_circle_km(fix.lat, fix.lon, *QUARTERS[1]) < 1.0  # the quarters lie over 1.7 km apart
+
+
 @pytest.mark.parametrize(
     ("tree", "sentence"),
     [
@@ -168,6 +232,12 @@ def test_a_head_on_bfloat16_still_tells_places_apart_by_centimetres():
             {"head": {"kind": "position"}, "target": {"kind": "distance", "tau_km": 1}}, "leave target out", id="target"
         ),
         pytest.param({"target": {"alpha": 5}}, "goes with head.kind: both", id="stray alpha"),
+        pytest.param(
+            {"head": {"hierarchy": True}, "cells": {"kind": "kmeans", "clusters": 9}},
+            "hierarchy runs down S2 cells, so it goes with cells.kind: s2 or semantic; here the kind is kmeans",
+            id="cells without ancestors",
+        ),
+        pytest.param({"head": {"kind": "position", "hierarchy": True}}, "has none", id="hierarchy of a position"),
     ],
 )
 def test_heads_and_answers_that_do_not_fit_are_refused(tree, sentence):

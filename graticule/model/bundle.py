@@ -125,7 +125,7 @@ class Bundle:
             recipe = parse_recipe(tree, where=str(path / RECIPE))
             preprocess = Preprocess.from_json(dict(index["preprocess"]))
             recipe.encoder.options.pop("checkpoint_path", None)  # timm would read that file; the weights are here
-            model = build_geolocator(recipe, len(partition), fetch=False)
+            model = build_geolocator(recipe, len(partition), around=partition.around(), fetch=False)
             model.load_state_dict(load_file(path / WEIGHTS))
             facts = dict(index["facts"])
             confidence = _confidence(path) if confident else None

@@ -14,12 +14,14 @@ from graticule.choices import Precision
 from graticule.config import Recipe
 from graticule.errors import BadRecipeError, BundleError
 from graticule.files import sha256_of
+from graticule.geo.s2 import Cells
 from graticule.model.encoders import Encoder, build_encoder
 from graticule.model.heads import Head, Output
 from graticule.model.hybrid import build_hybrid
 from graticule.model.imported import AnyHead, imported_head
 from graticule.model.index import INDEX, WEIGHTS, read_index
 from graticule.model.preprocess import Preprocess
+from graticule.partition.tree import Tree
 
 
 class Geolocator(nn.Module):
@@ -71,12 +73,13 @@ class Geolocator(nn.Module):
         return output
 
 
-def build_geolocator(recipe: Recipe, num_cells: int, *, fetch: bool = True) -> Geolocator:
+def build_geolocator(recipe: Recipe, num_cells: int, *, around: Cells | None = None, fetch: bool = True) -> Geolocator:
     """Make the network that a recipe describes, with its encoder's weights where the recipe names some.
 
     Random weights come from the recipe's seed; torch's own generators stay as they were.
 
     Args:
+        around: the S2 cell around each cell, where the head is a hierarchy.
         fetch: False leaves the weights as memory happens to be, for a bundle whose own are loaded next.
 
     Raises:
@@ -84,7 +87,7 @@ def build_geolocator(recipe: Recipe, num_cells: int, *, fetch: bool = True) -> G
     """
     with torch.random.fork_rng(devices=[]), nullcontext() if fetch else _NothingDrawn():
         torch.default_generator.manual_seed(recipe.seed)  # torch.manual_seed would reseed the caller's GPUs too
-        return _build(recipe, num_cells, fetch)
+        return _build(recipe, num_cells, around, fetch)
 
 
 class _NothingDrawn(TorchFunctionMode):
@@ -112,7 +115,7 @@ def preprocess_of(model: Geolocator, recipe: Recipe) -> Preprocess:
     )
 
 
-def _build(recipe: Recipe, num_cells: int, fetch: bool) -> Geolocator:
+def _build(recipe: Recipe, num_cells: int, around: Cells | None, fetch: bool) -> Geolocator:
     wanted = recipe.encoder
     donor = Path(wanted.weights) if fetch and (Path(wanted.weights) / INDEX).is_file() else None
     fetch = fetch and donor is None
@@ -147,7 +150,7 @@ def _build(recipe: Recipe, num_cells: int, fetch: bool) -> Geolocator:
         _take_encoder(encoder, donor)
     head: AnyHead | None = imported_head(recipe.head, encoder.num_features, num_cells)
     if head is None:
-        head = _trained_head(recipe, encoder.num_pooled, num_cells)
+        head = _trained_head(recipe, encoder.num_pooled, num_cells, around)
     model = Geolocator(encoder, head, recipe.image.mean or encoder.mean, recipe.image.std or encoder.std)
     if wanted.frozen:
         model.encoder.requires_grad_(False)
@@ -171,7 +174,7 @@ def _take_encoder(encoder: Encoder, bundle: Path) -> None:
         raise BadRecipeError(f"the encoder of the bundle {bundle} is not the one of this recipe: {error}") from error
 
 
-def _trained_head(recipe: Recipe, num_features: int, num_cells: int) -> Head:
+def _trained_head(recipe: Recipe, num_features: int, num_cells: int, around: Cells | None) -> Head:
     kind, hidden, coordinates = recipe.head.kind, recipe.head.hidden, recipe.head.coordinates
     if hidden is None:  # report A regressed with two fully connected layers (section 3.3), and classified with one
         hidden = num_features if kind == "position" else 0
@@ -179,4 +182,9 @@ def _trained_head(recipe: Recipe, num_features: int, num_cells: int) -> Head:
         if kind != "cells":
             raise BadRecipeError("head.coordinates: auto is decided by the training photos; say plane or sphere here")
         coordinates = "sphere"  # a head without a position has none
-    return Head(num_features, num_cells, hidden, recipe.head.dropout, kind, coordinates)
+    tree = None
+    if recipe.head.hierarchy:
+        if around is None:
+            raise BadRecipeError("head.hierarchy runs down S2 cells, and these cells lie in none; take cells.kind: s2")
+        tree = Tree.of(around)
+    return Head(num_features, num_cells, hidden, recipe.head.dropout, kind, coordinates, tree)

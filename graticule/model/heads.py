@@ -4,8 +4,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from graticule.choices import Coordinates, HeadKind
+from graticule.partition.tree import Tree
 
 PLANE_REACH_KM = 1000.0
 
@@ -74,13 +76,43 @@ class Frame(nn.Module):
         """Unit vectors ``(B, 3)`` of normalised coordinates ``(B, K)``; the inverse of :meth:`normalise`."""
         along = coordinates.double() * self.std + self.mean
         if self.coordinates == "sphere":
-            unit: Tensor = nn.functional.normalize(along, dim=1)
+            unit: Tensor = functional.normalize(along, dim=1)
             return unit
         along = along / along.norm(dim=1, keepdim=True).clamp(min=1)  # what lies beyond the horizon comes to it
         up = (1 - along.square().sum(dim=1, keepdim=True)).clamp(min=0).sqrt()
         # The root has no slope at the horizon and none is needed: the loss reads the plane alone.
         found: Tensor = along @ self.axes + up.detach() * self.origin
         return found
+
+
+class HierarchicalSoftmax(nn.Module):
+    """Log-probabilities of cells: at each branching of a tree a softmax among its nodes, multiplied on the way down.
+
+    Morin and Bengio, "Hierarchical Probabilistic Neural Network Language Model" (AISTATS 2005). A node's weights are
+    shared by all cells below it. The cross-entropy with any target over cells is the sum, over all branchings, of the
+    cross-entropies with the target's sums below each node.
+    """
+
+    siblings: Tensor
+    path: Tensor
+    branching: Tensor
+
+    def __init__(self, num_features: int, tree: Tree) -> None:
+        super().__init__()
+        self.nodes = nn.Linear(num_features, tree.nodes)
+        siblings = torch.from_numpy(tree.siblings)
+        branching = torch.empty(tree.nodes + 1, dtype=torch.int64)
+        branching[siblings] = torch.arange(len(siblings))[:, None]
+        for name, index in (("siblings", siblings), ("path", torch.from_numpy(tree.path)), ("branching", branching)):
+            self.register_buffer(name, index, persistent=False)  # they follow from the cells
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logarithms of probabilities that sum to one, ``(B, C)``, of features ``(B, F)``."""
+        score = functional.pad(self.nodes(features), (0, 1), value=-torch.inf)  # what fills up is never chosen
+        among = torch.logsumexp(score[:, self.siblings], dim=2)
+        chosen = functional.pad(score[:, :-1] - among[:, self.branching[:-1]], (0, 1))  # and costs nothing on the way
+        logits: Tensor = chosen[:, self.path].sum(dim=2)
+        return logits
 
 
 class Head(nn.Module):
@@ -92,6 +124,7 @@ class Head(nn.Module):
     Args:
         hidden: width of the hidden layer; 0 for none.
         kind: what is answered; ``both`` is report A's multi-task head (section 3.4).
+        tree: of the cells, for :class:`HierarchicalSoftmax`; none for one softmax over all cells.
     """
 
     center: Tensor
@@ -105,6 +138,7 @@ class Head(nn.Module):
         dropout: float = 0.0,
         kind: HeadKind = "cells",
         coordinates: Coordinates = "sphere",
+        tree: Tree | None = None,
     ) -> None:
         super().__init__()
         self.register_buffer("center", torch.zeros(num_features))
@@ -114,7 +148,9 @@ class Head(nn.Module):
             layers += [nn.Linear(num_features, hidden), nn.GELU(), nn.Dropout(dropout)]
         self.layers = nn.Sequential(*layers)
         width = hidden or num_features
-        self.cells = nn.Linear(width, num_cells) if kind != "position" else None
+        self.cells: nn.Module | None = None
+        if kind != "position":
+            self.cells = HierarchicalSoftmax(width, tree) if tree else nn.Linear(width, num_cells)
         self.frame = Frame(coordinates) if kind != "cells" else None
         self.position = nn.Linear(width, self.frame.size) if self.frame else None
         self.has_cells = self.cells is not None

@@ -9,6 +9,7 @@ import numpy as np
 
 from graticule.errors import BadRecipeError, BadTableError
 from graticule.files import write_parquet
+from graticule.geo import s2
 from graticule.geo.sphere import Floats, Ints, check_latlon, chord_to_km, from_vectors, great_circle_km, unit_vectors
 from graticule.photos.table import Photos
 
@@ -88,6 +89,10 @@ class Partition(ABC):
     @abstractmethod
     def spread_km(self) -> Floats:
         """Distance to expect from a photo of a class to the class's middle, shape ``(C,)``."""
+
+    def around(self) -> s2.Cells | None:
+        """The S2 cell around each class, shape ``(C,)``, whose ancestors are a hierarchy; none where there is none."""
+        return None
 
     def coarse(self) -> "Partition":
         """The classes that a belief is laid around: these, or fewer that hold them where these are very many."""

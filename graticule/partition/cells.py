@@ -103,6 +103,10 @@ class CellPartition(Partition):
         """As :meth:`assign`, for points already mapped to level-30 cells."""
         return self._owners.of_leaves(leaves)
 
+    def around(self) -> s2.Cells:
+        """The cells themselves."""
+        return self.cells
+
     @property
     def level(self) -> Ints:
         """Level of each cell, 0 to 30."""

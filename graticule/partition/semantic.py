@@ -121,6 +121,10 @@ class SemanticPartition(HullPartition):
         lat, lon = np.concatenate(self.member_lat), np.concatenate(self.member_lon)
         return KDTree(_beside(lat, lon, parent[self._row_of_place]))
 
+    def around(self) -> s2.Cells:
+        """The parent of each class."""
+        return self.parents
+
     @property
     def names(self) -> list[str]:
         """S2's token of the parent, with the number of the cluster where it has several, such as ``80858c.2``."""

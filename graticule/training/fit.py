@@ -73,7 +73,7 @@ def fit(
         )
     photos = photos.take(_share(partition.rows_of(photos), recipe.train.share, recipe.seed))
     recipe = _with_coordinates(recipe, photos)
-    model = build_geolocator(recipe, len(partition))
+    model = build_geolocator(recipe, len(partition), around=partition.around())
     if recipe.train.gradient_checkpointing:
         recompute(model)
     preprocess = _preprocess(model, recipe)
