@@ -1,12 +1,15 @@
 """What each setting of a recipe is worth: measured by folds, paired with the plain recipe photo by photo."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 from towns import make_town, tiny_recipe
 
+from graticule.cli.runs import SWITCHES, _switch
+from graticule.config import parse_overrides, read_recipe
 from graticule.errors import BadRecipeError
 from graticule.evaluation import ablation
 from graticule.evaluation.ablation import Collection, ablate, effects, folder_of, variants_of
@@ -44,6 +47,15 @@ def folds(monkeypatch, town):
 def variants(**heads):
     recipes = {name: tiny_recipe(head=head) for name, head in heads.items()}
     return variants_of(recipes, tiny_recipe(), None)
+
+
+def test_what_is_tried_unless_told_otherwise_changes_the_laptops_recipe_alone_and_together():
+    tried = dict(_switch(text) for text in SWITCHES)
+    every = [word for words in tried.values() for word in words]
+    plain, together = (read_recipe(Path("laptop"), parse_overrides(words)) for words in ([], every))
+    recipes = {name: read_recipe(Path("laptop"), parse_overrides(words)) for name, words in tried.items()}
+    assert len(variants_of(recipes, plain, together)) == len(SWITCHES) + 2
+    assert (together.cells.kind, together.head.hierarchy, together.remember) == ("semantic", True, False)
 
 
 def test_a_setting_that_helps_is_told_from_one_that_does_nothing(town, folds, tmp_path):

@@ -28,7 +28,7 @@ def cells(
     split_above: Annotated[
         int | None,
         typer.Option(
-            help="s2: split a cell with more photos; semantic: places. [default: 1000; s2: at most a fiftieth of all]"
+            help="s2: split a cell with more photos; semantic: places. [default: 1000; at most a fiftieth of all]"
         ),
     ] = None,
     drop_below: Annotated[
@@ -51,7 +51,7 @@ def cells(
     as_json: Json = False,
 ) -> None:
     """Divide the map: adaptive S2 cells, a quantile grid, clusters (within S2 cells too), or the values of a column."""
-    from graticule.config import LabelCells, S2Cells, parse_recipe
+    from graticule.config import LabelCells, S2Cells, SemanticCells, parse_recipe
 
     given = {
         "split_above": split_above, "drop_below": drop_below, "max_level": max_level, "keep": keep,
@@ -69,7 +69,7 @@ def cells(
         partition, total = fit_batches(point_batches(points, lat, lon), **settings)
     else:
         lats, lons = read_points(points, lat, lon)
-        if isinstance(wanted, S2Cells) and split_above is None:
+        if isinstance(wanted, S2Cells | SemanticCells) and split_above is None:
             fewer = {"split_above": max(drop_below or 1, min(wanted.split_above, len(lats) // 50))}
             wanted = parse_recipe({"cells": {"kind": kind} | given | fewer}, where="the options").cells
         labels = read_labels(points, wanted.label) if isinstance(wanted, LabelCells) else ()
@@ -93,7 +93,7 @@ def cells(
         + f"; {facts['photos_outside']:,} points lie in none. "
         + (", ".join(did) or "Nothing is written: --out FILE keeps them, --plot FILE draws them")
     )
-    if len(partition) <= 1 and kind == "s2":
+    if len(partition) <= 1 and isinstance(wanted, S2Cells | SemanticCells):
         typer.echo(f"one cell is no division: --split-above {max(1, total // 50)} would make some dozens", err=True)
 
 

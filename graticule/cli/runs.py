@@ -64,6 +64,8 @@ SWITCHES = (  # of a frozen encoder with a gallery, as `laptop` and `real-photos
     "whole photos: encoder.second_order_halves=false",
     "gallery of pooled features: encoder.second_order=[]",
     "no gallery: remember=false",
+    "semantic cells: cells.kind=semantic cells.split_above=30 cells.drop_below=null",
+    "softmaxes down S2 cells: head.hierarchy=true",
 )
 
 
