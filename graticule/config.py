@@ -80,7 +80,10 @@ class ClusterCells(Section):
 
 
 class SemanticCells(Section):
-    """Clusters of places within adaptive S2 cells (PIGEON, arXiv 2307.05845, section 3.1)."""
+    """Clusters of places within adaptive S2 cells (PIGEON, arXiv 2307.05845, section 3.1).
+
+    A point belongs to the cluster of the nearest training photo, so a bundle keeps the positions of all of them.
+    """
 
     kind: Literal["semantic"]
     split_above: Count = 1000  # places of an S2 cell around clusters, at most

@@ -157,7 +157,7 @@ def _clusters(points: Floats, min_cluster_size: int) -> Ints:
         return np.zeros(len(points), np.int64)
     near = points - points.mean(axis=0)  # so that a town keeps its digits
     model = HDBSCAN(min_cluster_size=min_cluster_size, cluster_selection_method="leaf", copy=True)
-    labels: Ints = model.fit(near / np.abs(near).max()).labels_.astype(np.int64)
+    labels: Ints = model.fit(near / (np.abs(near).max() or 1)).labels_.astype(np.int64)
     noise = labels < 0
     if noise.all():
         return np.zeros(len(points), np.int64)
