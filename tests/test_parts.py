@@ -4,7 +4,6 @@ import shutil
 import sys
 import threading
 import time
-from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -16,7 +15,8 @@ from typer.testing import CliRunner
 
 from graticule.cli import app
 from graticule.errors import BadRecipeError
-from graticule.inference.parts import Job, run
+from graticule.inference.parts import PhotoJob
+from graticule.parts import Folder
 
 BUNDLE = Path(__file__).parent / "bundles" / "format-2"
 
@@ -32,22 +32,22 @@ def parts_of(folder):
     return {path.name: path.read_bytes() for path in sorted(Path(folder).glob("*.parquet"))}
 
 
-def job(out, kind="answers", **settings):
-    return Job(str(BUNDLE), kind, str(out), **settings)
+def make(out, photos, kind="answers", engine="here"):
+    return Folder(Path(out), PhotoJob(str(BUNDLE), kind), photos, part=5).make(engine)
 
 
 @pytest.fixture(scope="module")
 def whole(photos, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "parts"
-    assert run(job(out), photos, part=5) == (40, 1)
+    assert make(out, photos) == (40, 1)
     return parts_of(out)
 
 
 def test_a_job_that_was_stopped_makes_the_parts_that_are_missing(photos, whole, tmp_path):
-    assert run(job(tmp_path / "parts"), photos, part=5) == (40, 1)
+    assert make(tmp_path / "parts", photos) == (40, 1)
     for number in (2, 6):
         (tmp_path / f"parts/part-{number:06}.parquet").unlink()
-    assert run(job(tmp_path / "parts"), photos, part=5) == (10, 0)
+    assert make(tmp_path / "parts", photos) == (10, 0)
     assert parts_of(tmp_path / "parts") == whole
     table = pl.concat([pl.read_parquet(path) for path in sorted((tmp_path / "parts").glob("*.parquet"))])
     assert table["photo"].to_list() == [str(photo) for photo in photos]
@@ -55,15 +55,15 @@ def test_a_job_that_was_stopped_makes_the_parts_that_are_missing(photos, whole, 
 
 
 def test_a_folder_of_another_job_is_left_alone(photos, tmp_path):
-    run(job(tmp_path / "parts"), photos[:2], part=5)
+    make(tmp_path / "parts", photos[:2])
     with pytest.raises(BadRecipeError, match=r"parts of another job \(other: kind\)"):
-        run(job(tmp_path / "parts", "features"), photos[:2], part=5)
+        make(tmp_path / "parts", photos[:2], "features")
     with pytest.raises(BadRecipeError, match=r"\(other: photos\)"):
-        run(job(tmp_path / "parts"), photos[:3], part=5)
+        make(tmp_path / "parts", photos[:3])
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").touch()
     with pytest.raises(BadRecipeError, match="is not empty and holds no parts"):
-        run(job(tmp_path / "mine"), photos[:2])
+        make(tmp_path / "mine", photos[:2])
 
 
 def test_the_command_writes_parts_and_says_which_photos_are_broken(photos, tmp_path):
@@ -80,17 +80,17 @@ def test_the_command_writes_parts_and_says_which_photos_are_broken(photos, tmp_p
 def test_an_engine_that_is_not_installed_says_what_to_install(photos, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(BadRecipeError, match=r"pip install 'graticule\[ray\]'"):
-        run(job(tmp_path / "parts"), photos, "ray")
+        make(tmp_path / "parts", photos, engine="ray")
 
 
 def test_a_job_killed_by_the_system_goes_on_to_the_same_bytes(photos, whole, tmp_path):
     out = tmp_path / "parts"
-    killed = start(partial(run, part=5), job(out), photos, said=tmp_path / "said.txt")
+    killed = start(make, out, photos, said=tmp_path / "said.txt")
     while not list(out.glob("*.parquet")) and killed.exitcode is None:
         time.sleep(0.005)
     killed.kill()
     ended(killed)
-    run(job(out), photos, part=5)
+    make(out, photos)
     assert parts_of(out) == whole
 
 
