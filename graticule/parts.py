@@ -178,13 +178,17 @@ def each(
 
 
 class _Maker(Generic[P, R]):
-    """An actor: opens what it needs when it starts, and makes parts."""
+    """An actor: opens what it needs, and makes parts."""
 
-    def __init__(self, open: Open[P, R], cores: int) -> None:
+    def ready(self, open: Open[P, R], cores: int, folder: str) -> None:
+        """Open all; a relative path then means what it means to the command."""
+        try:
+            os.chdir(folder)
+        except OSError as error:
+            raise BadRecipeError(
+                f"{os.uname().nodename} has no folder {folder}; give the command in a folder that every machine has"
+            ) from error
         self.made = open(cores)
-
-    def ready(self) -> None:
-        """Answers once all is open."""
 
     def make(self, part: P) -> R:
         return self.made(part)
@@ -210,8 +214,8 @@ def _by_ray(open: Open[P, R], waiting: list[int], cut: Callable[[int], P], cores
     busy: dict[Any, tuple[Any, int | None]] = {}  # what is awaited: of which actor, and its part; none: to be ready
 
     def start() -> None:
-        actor = maker.remote(open, cores)
-        busy[actor.ready.remote()] = (actor, None)
+        actor = maker.remote()
+        busy[actor.ready.remote(open, cores, os.getcwd())] = (actor, None)  # noqa: PTH109
 
     for _ in range(min(left, cards or max(1, int(has.get("CPU", 1)) // cores))):
         start()
