@@ -219,26 +219,28 @@ def _by_ray(open: Open[P, R], waiting: list[int], cut: Callable[[int], P], cores
 
     for _ in range(min(left, cards or max(1, int(has.get("CPU", 1)) // cores))):
         start()
-    while left:
-        [ready], _ = ray.wait(list(busy), num_returns=1)
-        actor, number = busy.pop(ready)
-        try:
-            found = ray.get(ready)
-        except RayActorError as error:
-            waiting += [] if number is None else [number]
-            failures += 1
-            if failures > FAILURES:
-                raise DeviceError(f"{failures} processes of Ray died one after the other: {error}") from error
-            start()  # waits for room, and for nothing else
-            continue
-        except RayTaskError as error:
-            raise error.cause from None  # as if it had happened here
-        if number is not None:
-            failures, left = 0, left - 1
-        if waiting:
-            following = waiting.pop(0)
-            busy[actor.make.remote(cut(following))] = (actor, following)
-        if number is not None:
-            yield found
-    for actor, _ in busy.values():
-        ray.kill(actor)
+    try:
+        while left:
+            [ready], _ = ray.wait(list(busy), num_returns=1)
+            actor, number = busy.pop(ready)
+            try:
+                found = ray.get(ready)
+            except RayActorError as error:
+                waiting += [] if number is None else [number]
+                failures += 1
+                if failures > FAILURES:
+                    raise DeviceError(f"{failures} processes of Ray died one after the other: {error}") from error
+                start()  # waits for room, and for nothing else
+                continue
+            except RayTaskError as error:
+                raise error.cause from None  # as if it had happened here
+            if number is not None:
+                failures, left = 0, left - 1
+            if waiting:
+                following = waiting.pop(0)
+                busy[actor.make.remote(cut(following))] = (actor, following)
+            if number is not None:
+                yield found
+    finally:
+        for actor, _ in busy.values():
+            ray.kill(actor)
