@@ -40,7 +40,7 @@ class Job(Protocol):
     def about(self) -> dict[str, Any]:
         """What decides the rows of a part beside its items, as JSON."""
 
-    def open(self, cores: int | None) -> "Make[Sequence[Any], pl.DataFrame]":
+    def open(self, cores: int | None, /) -> "Make[Sequence[Any], pl.DataFrame]":
         """What is needed for all parts, once; then rows of some items. A column ``error`` tells the broken ones."""
 
 
