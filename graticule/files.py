@@ -105,6 +105,8 @@ def claimed(folder: Path) -> Iterator[None]:
             _sweep(folder)
         yield
     finally:
+        if fcntl:
+            _sweep(folder)  # of those who died meanwhile on other machines
         os.close(held)
         if made and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()

@@ -102,6 +102,13 @@ def folder(photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(BUNDLE, "runs/dc")
     shutil.copytree(photos[0].parent, "photos")
+    town = pl.read_csv("photos/table.csv")
+    Path("city").mkdir()
+    town.with_columns(path="../photos/" + pl.col("path"), split=pl.lit("test")).write_parquet("city/photos.parquet")
+    Path("city/dataset.json").write_text("{}")
+    Path("points").mkdir()
+    for name in ("a", "b"):
+        pl.concat([town.select("lat", "lon")] * 50).write_parquet(f"points/{name}.parquet")
     return tmp_path
 
 
@@ -114,8 +121,6 @@ def test_the_commands_of_the_page_run_as_they_stand(folder):
     for package in ("onnx", "onnxruntime", "openvino"):
         pytest.importorskip(package)
     Path("photos/007.jpg").unlink()
-    ask("data", "table", "photos/table.csv", "city")
-    pl.read_parquet("city/photos.parquet").with_columns(split=pl.lit("test")).write_parquet("city/photos.parquet")
     for words in commands("docs/cluster.md"):
         if words[0] != "train" and "ray" not in words:
             ask(*words)
@@ -138,14 +143,27 @@ def test_two_nodes_of_ray_give_the_same_bytes_though_one_is_killed_in_the_middle
         killing = threading.Thread(target=kill_when, args=(folder / "answers", 2, cluster, node))
         killing.start()
         for words in commands("docs/cluster.md"):
-            if "ray" in words and words[-1] in ("4", "features"):
-                ask(*({"4": "1"}.get(word, word) for word in words), "--part", "5", status=1)  # one is broken
+            if "ray" in words:
+                more = {"pack": ["--shard-mb", "0.02"], "cells": []}.get(words[words[0] == "data"], ["--part", "5"])
+                broken = words[0] in ("predict", "features")  # a photo: exit status 1
+                ask(*({"4": "1"}.get(word, word) for word in words), *more, status=int(broken))
         killing.join()
     finally:
         ray.shutdown()
         cluster.shutdown()
     assert parts_of("answers") == parts_of("whole")
     assert len(pl.read_parquet("features/*.parquet")) == 40
+    ask("data", "check", "city", "--out", "checked")
+    ask("data", "pack", "city", "whole/packed", "--shard-mb", "0.02")
+    ask("cells", "points", "--out", "whole.parquet")
+    assert files_of("city/check") == files_of("checked")
+    assert files_of("packed") == files_of("whole/packed")
+    assert Path("cells.parquet").read_bytes() == Path("whole.parquet").read_bytes()
+    assert pl.read_parquet("checked/checks.parquet")["error"].count() == 1
+
+
+def files_of(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
 
 
 def kill_when(folder, parts, cluster, node):
