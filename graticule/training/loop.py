@@ -411,6 +411,7 @@ def run_epochs(
             devices=machines.devices,
             num_nodes=machines.nodes,
             strategy=machines.strategy(any(module.frozen)),
+            plugins=machines.launcher(),
             sync_batchnorm=machines.world > 1 and torch.cuda.is_available(),
             accumulate_grad_batches=wanted.accumulate,
             precision=precision(module.recipe),
