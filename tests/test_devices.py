@@ -80,14 +80,18 @@ def names_in(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
+def wait_for_checkpoint(folder, process):
+    deadline = time.monotonic() + 120
+    while not (folder / "training/checkpoints/last.ckpt").exists() and process.exitcode is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_two_processes_learn_what_one_does_and_go_on_after_one_of_them_was_killed(town, alone, tmp_path):
     saying, out = [tmp_path / f"said-{rank}.txt" for rank in (0, 1)], tmp_path / "two"
     place = {"washington-dc": alone[0], "city": town.root / "table.csv", "runs/dc": out}
     run = command(*page_lines("graticule", **place, **{"4": 2})[0], said=saying[0])  # Lightning starts the second one
-    checkpoint = out / "training/checkpoints/last.ckpt"
-    deadline = time.monotonic() + 120
-    while not checkpoint.exists() and run.exitcode is None and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for_checkpoint(out, run)
     [second] = [child for child in psutil.Process(run.pid).children() if "train" in child.cmdline()]
     second.kill()
     said = saying[0].read_text() if ended(run) == 1 else pytest.fail(saying[0].read_text())
@@ -121,22 +125,25 @@ SRUN = {
 }  # fmt: skip
 
 
-def test_two_tasks_of_srun_make_one_run_in_a_job_of_any_name(town, alone, tmp_path):
+def test_two_tasks_of_srun_make_one_run_in_a_job_of_any_name_though_one_is_told_to_stop(town, alone, tmp_path):
     saying, out = [tmp_path / f"said-{rank}.txt" for rank in (0, 1)], tmp_path / "run"
     place = {"washington-dc": alone[0], "city": town.root / "table.csv", "runs/dc": out, "4": 1}
     [line] = page_lines("srun", **place)
     told = SRUN | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}  # node1 is no name on this machine
     ranks = [{"SLURM_PROCID": str(rank), "SLURM_NODEID": str(rank)} for rank in (0, 1)]
-    tasks = [command(*line[line.index("train") :], said=saying[i], **told, **ranks[i]) for i in (0, 1)]
+    line = line[line.index("train") :]
+    tasks = [command(*line, said=saying[i], **told, **ranks[i]) for i in (0, 1)]
+    wait_for_checkpoint(out, tasks[0])
+    tasks[1].terminate()
+    assert [ended(task, 60) for task in tasks] == [1, 130], [path.read_text() for path in saying]
+    tasks = [command(*line, said=saying[i], **told, **ranks[i]) for i in (0, 1)]
     assert [ended(task) for task in tasks] == [0, 0], [path.read_text() for path in saying]
     assert_one_run(out, alone, saying)
 
 
 def test_processes_that_do_not_know_of_each_other_are_told_how_to_start(monkeypatch):
     monkeypatch.setattr(os, "environ", {})
-    with pytest.raises(
-        DeviceError, match="nobody said which of these machines this is; start it by torchrun or by srun"
-    ):
+    with pytest.raises(DeviceError, match="nobody said which machine this is; start it by torchrun or by srun"):
         Machines(devices=1, nodes=2).check(16, 1, frozen=False)
     monkeypatch.setattr(os, "environ", SRUN)
     Machines(devices=1, nodes=2).check(16, 1, frozen=False)

@@ -70,7 +70,7 @@ class Machines:
                 )
         elif self.nodes > 1 and not os.environ.keys() & {"NODE_RANK", "RANK"}:
             raise DeviceError(
-                f"--nodes {self.nodes}: nobody said which of these machines this is; start it by torchrun or by {told}, "
+                f"--nodes {self.nodes}: nobody said which machine this is; start it by torchrun or by {told}, "
                 "or give each machine MASTER_ADDR, MASTER_PORT and NODE_RANK"
             )
 

@@ -4,6 +4,7 @@ import logging
 import math
 import pickle
 import signal
+import threading
 import time
 import warnings
 import zipfile
@@ -368,6 +369,11 @@ class Ranks(Callback):
     def setup(self, trainer: Any, module: Any, stage: str) -> None:
         for loader in self.loaders:
             loader.sampler.rank = trainer.global_rank
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        # Lightning's own answer to SIGTERM asks the other processes, which may no longer listen: it waits for ever.
+        if trainer.world_size > 1 and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same as Ctrl-C
 
 
 def run_epochs(
