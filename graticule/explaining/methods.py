@@ -354,7 +354,7 @@ def _ask(locator: Locator, photo: Photo, target: int | None) -> tuple[Tensor, in
 
 
 def _logits(locator: Locator, pixels: Tensor) -> Tensor:
-    """Logits over cells, shape ``(B, C)``, of photos in [0, 1]."""
+    """Logits over cells, shape ``(B, C)``, of photos in [0, 1] or as uint8."""
     logits: Tensor | None = locator.bundle.model(pixels).logits
     if logits is None:
         raise BadRecipeError("this bundle regresses positions and has no cells; explanations are about a cell")
@@ -384,7 +384,10 @@ def _answers(
     for count, photo in enumerate(photos, 1):
         batch.append(photo)
         if len(batch) == _batch_size(locator) or count == total:
-            answers = _log_probability(locator, torch.stack(batch))
+            some = torch.stack(batch)
+            if locator.bundle.model.runtime:  # which takes photos as whole levels, grey too
+                some = (some * 255).round().to(torch.uint8)
+            answers = _log_probability(locator, some)
             yield answers[:, target].exp().cpu().numpy()
             batch.clear()
             progress(count, total, "squares")
