@@ -124,12 +124,12 @@ def test_a_runtime_that_is_not_installed_says_what_to_install(bundle, monkeypatc
         export(bundle, "openvino")
 
 
-def test_a_runtime_hides_parts_of_a_photo_as_the_network_does_but_for_grey_in_whole_levels(bundle, town):
+def test_a_runtime_hides_parts_of_a_photo_as_the_network_does(bundle, town):
     needed("onnx")
     export(bundle, "onnx")
     own, theirs = (occlusion(graticule.load(bundle, runtime=to), town.paths()[0]) for to in (None, "onnx"))
     assert theirs.target == own.target
-    np.testing.assert_allclose(theirs.heat, own.heat, atol=0.01 * np.ptp(own.heat))
+    np.testing.assert_allclose(theirs.heat, own.heat, atol=1e-3 * np.ptp(own.heat))
     done = CliRunner().invoke(
         app, ["explain", str(bundle), str(town.paths()[0]), "--out", str(bundle), "--runtime", "openvino"]
     )
