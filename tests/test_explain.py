@@ -92,7 +92,7 @@ def test_occlusion_is_the_map_of_captum(photo, encoder, side, patch, stride):
     found = methods.occlusion(locator, photo, patch=patch, stride=stride)
     model = locator.bundle.model
     scaled, grey = ((x - model.mean) / model.std for x in (pixels_of(locator, photo), methods.grey_of(locator)))
-    assert grey.abs().max() < 0.5 / 255 / model.std.min()  # captum's default, zero, but for half a level
+    assert grey.abs().max() <= 0.501 / 255 / model.std.min()  # captum's default, zero, but for half a level
     oracle = captum.attr.Occlusion(lambda x: torch.softmax(model.head(model.encoder(x)).logits, 1)).attribute(
         scaled,
         sliding_window_shapes=(3, patch, patch),
