@@ -1,9 +1,9 @@
 """Neighbours among many photos by FAISS's short codes: how often the best of all is among the candidates.
 
-python -m bench.neighbours [--photos 20000]    # ten million take gigabytes of no disk, and an hour
+python -m bench.neighbours [--photos 20000]    # a million take minutes
 
-Synthetic descriptors: places that lie along few axes, four photos each, and noise. They are made anew, block by block,
-whenever they are read, so that what is held is what the codes take.
+Synthetic descriptors: places along half of the axes, four photos each, and more noise than that. They are made anew,
+block by block, whenever they are read, so that what is held is what the codes take.
 """
 
 import argparse
@@ -18,17 +18,17 @@ from graticule.inference.neighbours import AXES, Candidates
 PHOTOS, ASKED, WIDTH = 20_000, 500, 512
 BATCH = 8192  # photos made at a time
 AMONG = (10, 50, 100)
-MIXED = (np.random.default_rng(0).standard_normal((64, WIDTH)) / 8).astype(np.float32)
+MIXED = (np.random.default_rng(0).standard_normal((256, WIDTH)) / 16).astype(np.float32)
 
 
 def views(places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A photo of each place, which is 64 numbers: a unit vector of ``WIDTH``."""
-    rows = places @ MIXED + np.float32(0.7) * rng.standard_normal((len(places), WIDTH), np.float32)
+    """A photo of each place, which is 256 numbers: a unit vector of ``WIDTH``."""
+    rows = places @ MIXED + np.float32(1.2) * rng.standard_normal((len(places), WIDTH), np.float32)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def places(number: int) -> np.ndarray:
-    return np.random.default_rng([1, number]).standard_normal((BATCH // 4, 64), np.float32)
+    return np.random.default_rng([1, number]).standard_normal((BATCH // 4, 256), np.float32)
 
 
 def block(number: int) -> np.ndarray:
@@ -45,7 +45,7 @@ def neighbours_rows(count: int = PHOTOS) -> list[Row]:
 
     rng = np.random.default_rng(3)
     of = rng.choice(count // 4, ASKED, replace=False)
-    asked = views(np.stack([places(i // (BATCH // 4))[i % (BATCH // 4)] for i in of]), rng)
+    asked = views(np.stack([places(i // (BATCH // 4))[i % (BATCH // 4)].copy() for i in of]), rng)
     best, likeness = np.zeros(ASKED, np.int64), np.full(ASKED, -np.inf)
     for start in range(0, count, BATCH):
         cosines = asked @ known(slice(start, start + BATCH)).T
