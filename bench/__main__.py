@@ -11,7 +11,7 @@ from bench.table import print_table
 
 BENCHMARKS = (
     "cells", "decoding", "training", "loops", "shards", "fetching", "explaining", "serve", "startup", "together",
-    "runtimes", "scale", "parts", "gallery", "neighbours",
+    "answering", "runtimes", "scale", "parts", "gallery", "neighbours",
 )  # fmt: skip
 
 

@@ -140,11 +140,11 @@ class Known:
 
     @cached_property
     def _axes(self) -> list[NDArray[np.float32]]:
-        """Of each part, shape ``(its length, D / B)``."""
+        """Of each part, shape ``(its length, D / B)``; an axis lies in one piece, which a single photo needs most."""
         if self.axes is None:
             return []
         lengths = _parts(len(self.axes), [len(self.axes)] if self.views is None else self.views.tolist())
-        return [part.T for part in _split(self.axes.astype(np.float32).T, lengths)]
+        return [np.ascontiguousarray(part).T for part in _split(self.axes.astype(np.float32).T, lengths)]
 
     @property
     def _looks(self) -> int:
