@@ -33,6 +33,14 @@ from graticule.training.train import train
 EXACT = {"encoder": {"name": "test_convnext"}, "train": {"epochs": 6, "lr": 0.002, "clip": 1.0}}
 
 
+# What srun of SLURM 22.05 tells a task; under ``salloc`` the name of the job is another.
+SRUN = {
+    "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "interactive", "SLURM_NODELIST": "node[1-2]", "SLURM_NNODES": "2",
+    "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_LOCALID": "0", "SLURM_STEP_NUM_NODES": "2",
+    "SLURM_STEP_NUM_TASKS": "2",
+}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def town(tmp_path_factory):
     return make_town(tmp_path_factory.mktemp("town"), count=72)
@@ -98,11 +106,12 @@ def test_two_processes_learn_what_one_does_and_go_on_after_one_of_them_was_kille
     assert "another process of this run has ended or never came" in said
     assert "Traceback" not in said
     assert not (out / "bundle.json").exists()
-    told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    # On each of two machines, that share the folders.
-    line = page_lines("graticule", **place, **{"4": 1})[1]
-    resumed = [command(*line, said=saying[rank], NODE_RANK=str(rank), **told) for rank in (0, 1)]
-    assert [ended(process) for process in resumed] == [0, 0], [path.read_text() for path in saying]
+    # As two tasks of srun, which share the folders. Its node1 is no name on this machine.
+    [line] = page_lines("srun", **place, **{"4": 1})
+    told = SRUN | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    ranks = [{"SLURM_PROCID": str(rank), "SLURM_NODEID": str(rank)} for rank in (0, 1)]
+    tasks = [command(*line[line.index("train") :], said=saying[i], **told, **ranks[i]) for i in (0, 1)]
+    assert [ended(task) for task in tasks] == [0, 0], [path.read_text() for path in saying]
     assert [path.read_text().count("trained on") for path in saying] == [1, 0]  # one process speaks
     assert_one_run(out, alone, saying)
 
@@ -117,28 +126,16 @@ def test_two_machines_of_torchrun_make_one_run(town, alone, tmp_path):
     assert_one_run(out, alone, saying)
 
 
-# What srun of SLURM 22.05 tells a task; under ``salloc`` the name of the job is another.
-SRUN = {
-    "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "interactive", "SLURM_NODELIST": "node[1-2]", "SLURM_NNODES": "2",
-    "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_LOCALID": "0", "SLURM_STEP_NUM_NODES": "2",
-    "SLURM_STEP_NUM_TASKS": "2",
-}  # fmt: skip
-
-
-def test_two_tasks_of_srun_make_one_run_in_a_job_of_any_name_though_one_is_told_to_stop(town, alone, tmp_path):
+def test_a_machine_that_is_told_to_stop_ends_and_the_other_one_with_it(town, alone, tmp_path):
     saying, out = [tmp_path / f"said-{rank}.txt" for rank in (0, 1)], tmp_path / "run"
     place = {"washington-dc": alone[0], "city": town.root / "table.csv", "runs/dc": out, "4": 1}
-    [line] = page_lines("srun", **place)
-    told = SRUN | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}  # node1 is no name on this machine
-    ranks = [{"SLURM_PROCID": str(rank), "SLURM_NODEID": str(rank)} for rank in (0, 1)]
-    line = line[line.index("train") :]
-    tasks = [command(*line, said=saying[i], **told, **ranks[i]) for i in (0, 1)]
-    wait_for_checkpoint(out, tasks[0])
-    tasks[1].terminate()
-    assert [ended(task, 60) for task in tasks] == [1, 130], [path.read_text() for path in saying]
-    tasks = [command(*line, said=saying[i], **told, **ranks[i]) for i in (0, 1)]
-    assert [ended(task) for task in tasks] == [0, 0], [path.read_text() for path in saying]
-    assert_one_run(out, alone, saying)
+    line = page_lines("graticule", **place)[1]
+    told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    machines = [command(*line, said=saying[rank], NODE_RANK=str(rank), **told) for rank in (0, 1)]
+    wait_for_checkpoint(out, machines[0])
+    machines[1].terminate()
+    assert [ended(machine, 60) for machine in machines] == [1, 130], [path.read_text() for path in saying]
+    assert "another process of this run has ended or never came" in saying[0].read_text()
 
 
 def test_processes_that_do_not_know_of_each_other_are_told_how_to_start(monkeypatch):
