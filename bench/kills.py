@@ -1,9 +1,10 @@
-"""Kills (-9) at random moments of training by two ranks, predicting in parts, by Ray, packing and exporting.
+"""Kills (-9) at random moments of training by two ranks, predicting in parts, packing, exporting, and of work by Ray.
 
-python -m bench.kills [training predicting ray packing exporting] [--kills 50]
+python -m bench.kills [training predicting packing exporting ray checking-by-ray packing-by-ray counting-by-ray]
+                      [--kills 50]
 
 A command is killed and given again, over and over, and whenever it ended its files must be those of an undisturbed
-run. Of two ranks either is killed, and the other must end by itself; of Ray the command, an actor or a whole node, on a
+run. Of two ranks either is killed, and the other must end by itself; by Ray the command, an actor or a whole node, on a
 cluster of two nodes of this machine. Commands are forks of a process that has loaded the libraries: a kill falls into
 the work, and fifty cost minutes.
 """
@@ -20,15 +21,17 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from statistics import median
 
+import polars as pl
 import psutil
 import yaml
 
+from bench.cells import world
 from bench.decoding import noisy_gradients
 from bench.runtimes import TINY
 from bench.table import Row, print_table
@@ -231,14 +234,18 @@ def kills_rows(names: list[str] | None = None, kills: int = KILLS) -> list[Row]:
 
     os.environ |= {"OMP_NUM_THREADS": "1"}  # the last digits of an answer depend on how many cores worked on it
     CONTEXT.set_forkserver_preload(LIBRARIES)
-    with tempfile.TemporaryDirectory() as temporary, ExitStack() as opened:
+    with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         make_city(root / "city", frames=160, drives=10, size_km=0.3)
         (root / "recipe.yaml").write_text(yaml.safe_dump(parse_recipe(RECIPE).model_dump(mode="json")))
-        for name, count in {"photos": 40, "many": 320}.items():
+        for name, number in {"photos": 40, "many": 320}.items():
             (root / name).mkdir()
-            for i, data in enumerate(noisy_gradients(40, 320, 240) * (count // 40)):
+            for i, data in enumerate(noisy_gradients(40, 320, 240) * (number // 40)):
                 (root / f"{name}/{i:03}.jpg").write_bytes(data)
+        (root / "points").mkdir()
+        for i in range(30):
+            points = pl.DataFrame(dict(zip(("lat", "lon"), world(20_000, i), strict=True)))
+            points.write_parquet(root / f"points/{i:02}.parquet")
 
         def train(out: Path) -> list[str]:
             return ["train", str(root / "recipe.yaml"), "--photos", str(root / "city"), "--out", str(out), "--devices",
@@ -253,24 +260,32 @@ def kills_rows(names: list[str] | None = None, kills: int = KILLS) -> list[Row]:
         def pack(out: Path) -> list[str]:
             return ["data", "pack", str(root / "city"), str(out), "--shard-mb", "0.1"]
 
+        def check(out: Path) -> list[str]:
+            return ["data", "check", str(root / "city"), "--out", str(out), "--engine", "ray", "--part", "8"]
+
+        def count(out: Path) -> list[str]:
+            return ["cells", str(root / "points"), "--out", str(out / "cells.parquet"), "--engine", "ray"]
+
         def export(out: Path) -> list[str]:
             return ["export", str(out), "--to", "onnx"]
 
         deeds = {
             "training": Deed(train, "weights.safetensors", ranks=2),
             "predicting": Deed(predict, "*.parquet"),
-            "ray": RayDeed(by_ray, "*.parquet"),
             "packing": Deed(pack, "**/*.*"),
             "exporting": Deed(export, "**/*.*", lambda out: shutil.copytree(TINY, out)),
+            "ray": RayDeed(by_ray, "*.parquet"),
+            "checking-by-ray": RayDeed(check, "**/*.*"),
+            "packing-by-ray": RayDeed(lambda out: [*pack(out), "--engine", "ray"], "**/*.*"),
+            "counting-by-ray": RayDeed(count, "**/*.*"),
         }
         rows = []
         for name in names or deeds:
             deed = deeds[name]
-            if isinstance(deed, RayDeed):
-                opened.enter_context(deed)
-            for row in killed(deed, root / name, kills):
-                rows.append(row)
-                print(row, flush=True)
+            with deed if isinstance(deed, RayDeed) else nullcontext():
+                for row in killed(deed, root / name, kills):
+                    rows.append(row)
+                    print(row, flush=True)
         return rows
 
 

@@ -93,7 +93,8 @@ def check(folder: Path) -> str:
     """``data check --apply`` of photos of which one in ten repeats the one before it but for two bits."""
     from dataclasses import fields
 
-    from graticule.photos.quality import Limits, Measures, apply, judge
+    from graticule.photos.measures import Measures
+    from graticule.photos.quality import Limits, apply, judge
     from graticule.photos.table import read_photos
 
     photos, rng = read_photos(folder / "table"), np.random.default_rng(0)

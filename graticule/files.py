@@ -66,6 +66,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def remove_folder(path: Path) -> None:
+    """Delete a folder: at no moment does half of it stand under its name."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with suppress(FileNotFoundError):
+        os.replace(path, aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
     """Be the only process that writes into a folder, which is made where there is none; one that dies lets go.
@@ -97,6 +105,8 @@ def claimed(folder: Path) -> Iterator[None]:
             _sweep(folder)
         yield
     finally:
+        if fcntl:
+            _sweep(folder)  # of those who died meanwhile on other machines
         os.close(held)
         if made and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()

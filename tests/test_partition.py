@@ -421,7 +421,7 @@ def test_cells_of_batches_are_those_of_all_points_at_once(tmp_path, monkeypatch,
     (tmp_path / "parts").mkdir()
     for number, rows in enumerate(np.array_split(rng.permutation(30_000), 7)):
         frame = pl.DataFrame({"y": lat[rows], "x": lon[rows], "path": "a.jpg"})
-        frame.write_parquet(tmp_path / f"parts/{number}.parquet")
+        frame.write_parquet(tmp_path / f"parts/{number}.parquet", row_group_size=700)
     monkeypatch.setattr("graticule.photos.table.BATCH", 1000)
     monkeypatch.setattr("graticule.partition.stream._PENDING", 10)
     settings = {"split_above": 100, "drop_below": 5, "max_level": 16, "keep": keep}
@@ -437,6 +437,16 @@ def test_cells_of_batches_are_those_of_all_points_at_once(tmp_path, monkeypatch,
     done = CliRunner().invoke(app, ["cells", str(tmp_path / "parts"), *options, "--keep", keep, "--out", out])
     assert done.output.startswith("30,000 points make"), done.output
     assert read_partition(Path(out)).names == whole.names
+    streamed = Path(out).read_bytes()
+    command = ["cells", str(tmp_path / "parts"), *options, "--keep", keep, "--out", out, "--engine", "here"]
+    with monkeypatch.context() as patched:
+        patched.setattr("graticule.partition.stream._sums", None)
+        assert CliRunner().invoke(app, command).exception
+    for lost in (2, 9):
+        (tmp_path / f"cells.parquet.parts/counts/part-{lost:06}.parquet").unlink()
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert Path(out).read_bytes() == streamed
+    assert not (tmp_path / "cells.parquet.parts").exists()
 
 
 def test_a_bad_row_of_a_large_table_is_told_by_its_number(tmp_path, monkeypatch):

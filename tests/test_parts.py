@@ -4,7 +4,6 @@ import shutil
 import sys
 import threading
 import time
-from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -16,7 +15,8 @@ from typer.testing import CliRunner
 
 from graticule.cli import app
 from graticule.errors import BadRecipeError
-from graticule.inference.parts import Job, run
+from graticule.inference.parts import PhotoJob
+from graticule.parts import Folder
 
 BUNDLE = Path(__file__).parent / "bundles" / "format-2"
 
@@ -32,22 +32,22 @@ def parts_of(folder):
     return {path.name: path.read_bytes() for path in sorted(Path(folder).glob("*.parquet"))}
 
 
-def job(out, kind="answers", **settings):
-    return Job(str(BUNDLE), kind, str(out), **settings)
+def make(out, photos, kind="answers", engine="here"):
+    return Folder(Path(out), PhotoJob(str(BUNDLE), kind), photos, part=5).make(engine)
 
 
 @pytest.fixture(scope="module")
 def whole(photos, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "parts"
-    assert run(job(out), photos, part=5) == (40, 1)
+    assert make(out, photos) == (40, 1)
     return parts_of(out)
 
 
 def test_a_job_that_was_stopped_makes_the_parts_that_are_missing(photos, whole, tmp_path):
-    assert run(job(tmp_path / "parts"), photos, part=5) == (40, 1)
+    assert make(tmp_path / "parts", photos) == (40, 1)
     for number in (2, 6):
         (tmp_path / f"parts/part-{number:06}.parquet").unlink()
-    assert run(job(tmp_path / "parts"), photos, part=5) == (10, 0)
+    assert make(tmp_path / "parts", photos) == (10, 0)
     assert parts_of(tmp_path / "parts") == whole
     table = pl.concat([pl.read_parquet(path) for path in sorted((tmp_path / "parts").glob("*.parquet"))])
     assert table["photo"].to_list() == [str(photo) for photo in photos]
@@ -55,15 +55,15 @@ def test_a_job_that_was_stopped_makes_the_parts_that_are_missing(photos, whole, 
 
 
 def test_a_folder_of_another_job_is_left_alone(photos, tmp_path):
-    run(job(tmp_path / "parts"), photos[:2], part=5)
+    make(tmp_path / "parts", photos[:2])
     with pytest.raises(BadRecipeError, match=r"parts of another job \(other: kind\)"):
-        run(job(tmp_path / "parts", "features"), photos[:2], part=5)
+        make(tmp_path / "parts", photos[:2], "features")
     with pytest.raises(BadRecipeError, match=r"\(other: photos\)"):
-        run(job(tmp_path / "parts"), photos[:3], part=5)
+        make(tmp_path / "parts", photos[:3])
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").touch()
     with pytest.raises(BadRecipeError, match="is not empty and holds no parts"):
-        run(job(tmp_path / "mine"), photos[:2])
+        make(tmp_path / "mine", photos[:2])
 
 
 def test_the_command_writes_parts_and_says_which_photos_are_broken(photos, tmp_path):
@@ -80,17 +80,17 @@ def test_the_command_writes_parts_and_says_which_photos_are_broken(photos, tmp_p
 def test_an_engine_that_is_not_installed_says_what_to_install(photos, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(BadRecipeError, match=r"pip install 'graticule\[ray\]'"):
-        run(job(tmp_path / "parts"), photos, "ray")
+        make(tmp_path / "parts", photos, engine="ray")
 
 
 def test_a_job_killed_by_the_system_goes_on_to_the_same_bytes(photos, whole, tmp_path):
     out = tmp_path / "parts"
-    killed = start(partial(run, part=5), job(out), photos, said=tmp_path / "said.txt")
+    killed = start(make, out, photos, said=tmp_path / "said.txt")
     while not list(out.glob("*.parquet")) and killed.exitcode is None:
         time.sleep(0.005)
     killed.kill()
     ended(killed)
-    run(job(out), photos, part=5)
+    make(out, photos)
     assert parts_of(out) == whole
 
 
@@ -102,6 +102,13 @@ def folder(photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(BUNDLE, "runs/dc")
     shutil.copytree(photos[0].parent, "photos")
+    town = pl.read_csv("photos/table.csv")
+    Path("city").mkdir()
+    town.with_columns(path="../photos/" + pl.col("path"), split=pl.lit("test")).write_parquet("city/photos.parquet")
+    Path("city/dataset.json").write_text("{}")
+    Path("points").mkdir()
+    for name in ("a", "b"):
+        pl.concat([town.select("lat", "lon")] * 50).write_parquet(f"points/{name}.parquet")
     return tmp_path
 
 
@@ -114,12 +121,12 @@ def test_the_commands_of_the_page_run_as_they_stand(folder):
     for package in ("onnx", "onnxruntime", "openvino"):
         pytest.importorskip(package)
     Path("photos/007.jpg").unlink()
-    ask("data", "table", "photos/table.csv", "city")
-    pl.read_parquet("city/photos.parquet").with_columns(split=pl.lit("test")).write_parquet("city/photos.parquet")
     for words in commands("docs/cluster.md"):
-        if words[0] != "train" and "ray" not in words:
+        if words[0] == "features":  # whose actors would open what those of predict open
+            ask(*("here" if word == "ray" else word for word in words))
+        elif words[0] != "train" and "ray" not in words:
             ask(*words)
-    assert len(pl.read_parquet("answers/*.parquet")) == 39
+    assert len(pl.read_parquet("answers/*.parquet")) == len(pl.read_parquet("features/*.parquet")) == 39
     assert len(list(Path("runs/dc/exported").iterdir())) == 2
 
 
@@ -138,14 +145,25 @@ def test_two_nodes_of_ray_give_the_same_bytes_though_one_is_killed_in_the_middle
         killing = threading.Thread(target=kill_when, args=(folder / "answers", 2, cluster, node))
         killing.start()
         for words in commands("docs/cluster.md"):
-            if "ray" in words and words[-1] in ("4", "features"):
-                ask(*({"4": "1"}.get(word, word) for word in words), "--part", "5", status=1)  # one is broken
+            if "ray" in words and words[0] != "features":
+                more = {"pack": ["--shard-mb", "0.02"], "cells": []}.get(words[words[0] == "data"], ["--part", "5"])
+                ask(*({"4": "1"}.get(word, word) for word in words), *more, status=int(words[0] == "predict"))
         killing.join()
     finally:
         ray.shutdown()
         cluster.shutdown()
     assert parts_of("answers") == parts_of("whole")
-    assert len(pl.read_parquet("features/*.parquet")) == 40
+    ask("data", "check", "city", "--out", "checked")
+    ask("data", "pack", "city", "whole/packed", "--shard-mb", "0.02")
+    ask("cells", "points", "--out", "whole.parquet")
+    assert files_of("city/check") == files_of("checked")
+    assert files_of("packed") == files_of("whole/packed")
+    assert Path("cells.parquet").read_bytes() == Path("whole.parquet").read_bytes()
+    assert pl.read_parquet("checked/checks.parquet")["error"].count() == 1
+
+
+def files_of(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
 
 
 def kill_when(folder, parts, cluster, node):

@@ -11,7 +11,8 @@ from towns import make_town, tiny_recipe
 from graticule.errors import BadRecipeError, BadTableError
 from graticule.evaluation.evaluate import evaluate
 from graticule.evaluation.folds import crossval
-from graticule.photos.quality import MARKING, REASONS, Limits, apply, check, clear, measure
+from graticule.photos.measures import measure
+from graticule.photos.quality import MARKING, REASONS, Limits, apply, check, clear
 from graticule.photos.table import read_photos
 from graticule.reporting.contact_sheets import write_contact
 from graticule.training.train import train

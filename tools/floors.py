@@ -18,6 +18,7 @@ ROUND = 50  # lines are told in steps, so that not every edit asks for a new tab
 FLOORS = [
     {"errors", "choices"},
     {"files", "geo"},
+    {"parts"},
     {"trees", "photos"},
     {"config"},
     {"partition", "sources"},

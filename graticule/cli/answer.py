@@ -141,11 +141,11 @@ def predict(
             raise BadRecipeError(
                 f"--engine answers photo by photo, without {' and '.join(other)}; leave one of them out"
             )
-        from graticule.inference.parts import Job
+        from graticule.inference.parts import PhotoJob
 
-        job = partial(
-            Job,
-            kind="answers",
+        job = PhotoJob(
+            str(bundle.absolute()),
+            "answers",
             precision=precision,
             runtime=runtime,
             top=top or 1,
@@ -153,7 +153,7 @@ def predict(
             answer=answer,
             min_probability=_least(min_probability, max_error_km),
         )
-        in_parts(job, bundle, photos, out, engine, cores, part)
+        in_parts(job, photos, out, engine, cores, part)
         return
     _answer(
         bundle,

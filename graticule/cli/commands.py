@@ -4,14 +4,30 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from graticule.choices import Keep, PartitionKind, Together, Tracker
+from graticule.choices import Engine, Keep, PartitionKind, Together, Tracker
 from graticule.cli import console
-from graticule.cli.options import RECIPE, SPLIT_BY, Arithmetic, Column, Exported, Json, Point, Sets, check_bundle
+from graticule.cli.options import (
+    RECIPE,
+    SPLIT_BY,
+    Arithmetic,
+    ByEngine,
+    Column,
+    Cores,
+    Exported,
+    Json,
+    Point,
+    Sets,
+    check_bundle,
+)
 from graticule.errors import BadRecipeError
+from graticule.files import claimed, remove_folder
+
+if TYPE_CHECKING:
+    from graticule.partition import CellPartition
 
 app = typer.Typer()
 
@@ -42,6 +58,8 @@ def cells(
     lat: Annotated[str, Column] = "lat",
     lon: Annotated[str, Column] = "lon",
     plot: Annotated[Path | None, typer.Option(help="Draw the cells over a map.")] = None,
+    engine: ByEngine = None,
+    cores: Cores = 1,
     as_json: Json = False,
 ) -> None:
     """Divide the map: adaptive S2 cells, a quantile grid, clusters, or the values of a column."""
@@ -55,11 +73,19 @@ def cells(
     from graticule.partition import Partition, grow
     from graticule.photos.table import many_points, point_batches, read_labels, read_points
 
-    if isinstance(wanted, S2Cells) and not plot and many_points(points):
+    many = isinstance(wanted, S2Cells) and not plot and many_points(points)
+    settings = wanted.model_dump(exclude={"kind"})
+    partition: Partition
+    if engine and not (many and out):
+        raise BadRecipeError(
+            "--engine counts points of a folder of Parquet files, or of a large one, into S2 cells that --out FILE "
+            "keeps, without --plot; add what is missing, or leave --engine out"
+        )
+    if engine and out:
+        partition, total = _counted_in_parts(points, out, lat, lon, engine, cores, settings)
+    elif many:
         from graticule.partition.stream import fit_batches
 
-        settings = wanted.model_dump(exclude={"kind"})
-        partition: Partition
         partition, total = fit_batches(point_batches(points, lat, lon), **settings)
     else:
         lats, lons = read_points(points, lat, lon)
@@ -68,7 +94,7 @@ def cells(
             wanted = parse_recipe({"cells": {"kind": kind} | given | fewer}, where="the options").cells
         labels = read_labels(points, wanted.label) if isinstance(wanted, LabelCells) else ()
         partition, total = grow(lats, lons, labels=labels, seed=seed, **wanted.model_dump()), len(lats)
-    if out:
+    if out and not engine:
         partition.write(out)
     if plot:
         from graticule.reporting.figures import cells_map, save
@@ -89,6 +115,33 @@ def cells(
     )
     if len(partition) <= 1 and kind == "s2":
         typer.echo(f"one cell is no division: --split-above {max(1, total // 50)} would make some dozens", err=True)
+
+
+def _counted_in_parts(
+    points: Path, out: Path, lat: str, lon: str, engine: Engine, cores: int, settings: dict[str, Any]
+) -> "tuple[CellPartition, int]":
+    """Cells of many points, written; what was counted lies beside them until then."""
+    from graticule.partition.stream import fit_in_parts
+    from graticule.photos.table import point_spans
+
+    parts, spans = out.with_name(f"{out.name}.parts"), point_spans(points)
+    with claimed(parts), console.progress("batches, read twice") as progress:
+        partition, total = fit_in_parts(
+            parts,
+            spans,
+            lat,
+            lon,
+            **settings,
+            engine=engine,
+            cores=cores,
+            progress=lambda done, total: progress(done, total, ""),
+        )
+        partition.write(out)
+        for made in sorted(parts.iterdir()):
+            remove_folder(made)
+    if parts.is_dir():  # who made it has removed it
+        parts.rmdir()
+    return partition, total
 
 
 @app.command()

@@ -8,7 +8,19 @@ import typer
 
 from graticule.cli import console
 from graticule.cli.group import Commands
-from graticule.cli.options import SPLIT_BY, ClockOffset, Column, Gpx, Json, MaxRefused, Track, position
+from graticule.cli.options import (
+    SPLIT_BY,
+    ByEngine,
+    ClockOffset,
+    Column,
+    Cores,
+    Gpx,
+    Json,
+    MaxRefused,
+    PhotosAPart,
+    Track,
+    position,
+)
 from graticule.errors import BadRecipeError, BadTableError
 
 if TYPE_CHECKING:
@@ -347,6 +359,9 @@ def data_check(
     clear: Annotated[bool, typer.Option("--clear", help="Only take earlier marks away.")] = False,
     mark: Annotated[list[str] | None, typer.Option(help="A reason to mark for, instead of the usual; repeat.")] = None,
     limit: Annotated[list[str] | None, typer.Option(help="Change a limit: night_below=60. May be repeated.")] = None,
+    engine: ByEngine = None,
+    cores: Cores = 1,
+    part: PhotosAPart = 1024,
     as_json: Json = False,
 ) -> None:
     """Find photos that teach nothing, with reasons and contact sheets; --apply marks them and deletes none."""
@@ -366,7 +381,15 @@ def data_check(
     folder = out or dataset / "check"
     limits, reasons = Limits().changed(limit or []), tuple(mark or MARKING)
     with console.progress("photos") as progress:
-        photos, checks = check_folder(dataset, folder, limits, progress=lambda done, total: progress(done, total, ""))
+        photos, checks = check_folder(
+            dataset,
+            folder,
+            limits,
+            engine=engine,
+            cores=cores,
+            part=part,
+            progress=lambda done, total: progress(done, total, ""),
+        )
     marked = len(photos) - checks.marks(reasons).null_count()
     page = write_contact(photos, checks, folder / CONTACT, marking=reasons)
     if apply:

@@ -48,7 +48,7 @@ def _alone(command: Callable[..., Any], name: str) -> Callable[..., Any]:
         from graticule.training.devices import Machines
 
         machines = Machines.of(values.get("devices"), values.get("nodes"))
-        in_parts = values.get("engine") is not None  # many files, in a folder
+        in_parts = values.get("engine") is not None and name != "cells"  # many files, in a folder
         one_file = (name in ONE_FILE and not in_parts) or (isinstance(out, Path) and out.is_file())
         if not isinstance(out, Path) or one_file or not machines.is_first:  # of one run, the first claims it
             return command(**values)

@@ -40,7 +40,9 @@ Point = Annotated[
 
 ByEngine = Annotated[
     Engine | None,
-    typer.Option("--engine", help="Parquet parts into the folder --out, resumed where stopped: here, or by Ray."),
+    typer.Option(
+        "--engine", help="In parts, so that the same command goes on where it was stopped: made here, or by Ray."
+    ),
 ]
 Cores = Annotated[int, typer.Option(min=1, help="--engine ray: cores of each process.")]
 PhotosAPart = Annotated[int, typer.Option("--part", min=1, help="--engine: photos of a part.")]

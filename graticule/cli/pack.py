@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
+from graticule.choices import Engine
 from graticule.cli import console
-from graticule.cli.options import MaxRefused
+from graticule.cli.options import Cores, MaxRefused
 
 app = typer.Typer()
 
@@ -20,6 +21,8 @@ def data_pack(
     shard_mb: Annotated[float, typer.Option(help="About how large a shard becomes, MiB.")] = 256,
     seed: Annotated[int, typer.Option(min=0, help="Of the order of the photos.")] = 0,
     max_refused: MaxRefused = 0.05,
+    engine: Annotated[Engine, typer.Option(help="Who writes the shards: here this process, or Ray.")] = "here",
+    cores: Cores = 1,
 ) -> None:
     """Pack photos into Parquet shards, which train as well from an object store; run again, it goes on."""
     from graticule.photos.table import read_photos
@@ -36,6 +39,8 @@ def data_pack(
             seed=seed,
             max_refused=max_refused,
             facts=facts,
+            engine=engine,
+            cores=cores,
             progress=lambda done, total: progress(done, total, ""),
         )
     console.print_dataset(out)

@@ -1,7 +1,5 @@
 """Many photos: exported models, features in a table, what is kept between runs."""
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +20,7 @@ from graticule.cli.options import (
 from graticule.errors import BadRecipeError
 
 if TYPE_CHECKING:
-    from graticule.inference.parts import Job
+    from graticule.inference.parts import PhotoJob
 
 app = typer.Typer()
 
@@ -53,17 +51,10 @@ def features(
     """Write what a bundle's encoder makes of each photo. Exit status 1 if one could not be read."""
     bundle = check_bundle(bundle)
     if engine:
-        from graticule.inference.parts import Job
+        from graticule.inference.parts import PhotoJob
 
-        in_parts(
-            partial(Job, kind="features", precision=precision, runtime=runtime),
-            bundle,
-            photos,
-            out,
-            engine,
-            cores,
-            part,
-        )
+        job = PhotoJob(str(bundle.absolute()), "features", precision=precision, runtime=runtime)
+        in_parts(job, photos, out, engine, cores, part)
         return
     wanted = photos_named(photos)
     from graticule.inference.batch import feature_table
@@ -77,19 +68,19 @@ def features(
     console.print_counts(len(frame), frame["error"].count(), out)
 
 
-def in_parts(
-    job: "Callable[..., Job]", bundle: Path, photos: list[Path], out: Path | None, engine: Engine, cores: int, part: int
-) -> None:
+def in_parts(job: "PhotoJob", photos: list[Path], out: Path | None, engine: Engine, cores: int, part: int) -> None:
     """Make a job's parts; exit status 1 if a photo could not be read."""
     if out is None:
         raise BadRecipeError("--engine writes parts into a folder; name it with --out")
-    from graticule.inference.parts import run
+    from graticule.parts import Folder
     from graticule.photos.shards import url_of
 
     wanted = [photo if url_of(photo) else photo.absolute() for photo in photos_named(photos)]
-    plan = job(str(bundle.absolute()), out=str(out.absolute()))
+    parts = Folder(out.absolute(), job, wanted, part)
     with console.progress("photos") as progress:
-        done, broken = run(plan, wanted, engine, part=part, cores=cores, progress=progress)
+        done, broken = parts.make(
+            engine, cores=cores, gpu=job.runtime is None, progress=lambda done, total: progress(done, total, "photos")
+        )
     if done < len(wanted):
         typer.echo(f"{len(wanted) - done:,} photos were in {out} already")
     console.print_counts(done, broken, out)

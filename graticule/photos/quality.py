@@ -1,35 +1,29 @@
-"""Photos that teach nothing: what is measured of each, which reasons follow, and the mark that keeps it from training.
+"""Photos that teach nothing: which reasons follow from what is measured, and the mark that keeps a photo from training.
 
-One decode at small size gives the measures; rules over measures, positions, times and the owner's own attributes
-give reasons, of a closed vocabulary. A mark is a word in the column ``marked``: no row is ever deleted.
+Rules over measures, positions, times and the owner's own attributes give reasons, of a closed vocabulary. A mark is a
+word in the column ``marked``: no row is ever deleted.
 """
 
-import os
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from PIL import Image
 
-from graticule.errors import BadPhotoError, BadRecipeError, BadTableError
+from graticule.choices import Engine
+from graticule.errors import BadRecipeError, BadTableError
 from graticule.files import write_parquet
-from graticule.photos import images, tracks
+from graticule.parts import PART, Folder
+from graticule.photos import tracks
 from graticule.photos.columns import UPLOADER_COLUMNS, uploader_column
+from graticule.photos.measures import MeasureJob, Paths, Progress, measure_all, measure_bytes, table_of
 from graticule.photos.near_duplicates import near_duplicates, one_picture_for_many_places
 from graticule.photos.table import MARKED, Photos, numbers, read_photos
 from graticule.photos.times import read_times
 
 Bools = NDArray[np.bool_]
-Progress = Callable[[int, int], None]
-
-SIDE = 192  # shorter side that photos are measured at: sharpness of large and small photos is then one scale
-AT_ONCE = 1024  # photos handed to the threads before results are taken back
 CHECKS = "checks.parquet"
 
 
@@ -150,24 +144,6 @@ class Limits:
         return replace(self, **given)  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True, slots=True)
-class Measures:
-    """What one small decode tells; grey is ITU-R BT.601 luma, 0 to 255. See :class:`Limits` for the words."""
-
-    mean: float
-    median: float
-    bright: float
-    contrast: float
-    white: float
-    level: float
-    level_at: int
-    edge: float
-    aspect: float
-    seam: float
-    dhash: int
-    gpano: bool = False
-
-
 @dataclass(frozen=True, eq=False, slots=True)
 class Checks:
     """What was found.
@@ -214,43 +190,6 @@ class Checks:
         return joined.replace("", None).alias(MARKED)
 
 
-def measure(rgb: images.Pixels) -> Measures:
-    """Measure one upright photo, ``(H, W, 3)`` uint8; large ones are shrunk to a shorter side of :data:`SIDE` pixels.
-
-    ``edge`` is a step between neighbours as a share of the photo's own tonal range, so that dark and bright photos
-    compare; the variance of the Laplacian, often used instead, calls every dark photo blurred.
-
-    The mean finds dark nights without looking for a sky. Of 149 webcam stills told by eye, 104 at night, those below
-    60 are 17 at night and none by day (below 75: 35 and 1), and of 620 photos by day it is 1 (below 75: 8). Streets
-    lit brightly are as bright as a dull day, and are not found.
-    """
-    image = Image.fromarray(rgb)
-    scale = SIDE / min(image.size)
-    if scale < 1:
-        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        image = image.resize(size, Image.Resampling.BOX)
-    luma = np.asarray(image.convert("L"))
-    count = np.bincount(luma.ravel(), minlength=256)
-    share = np.convolve(count, (1, 1, 1), "same") / luma.size
-    grey = luma.astype(np.float32)
-    across, down = np.abs(np.diff(grey, axis=1)), np.abs(np.diff(grey, axis=0))
-    low, dark, median, bright, high = np.percentile(grey, (1, 5, 50, 95, 99)).tolist()
-    steepest = float(np.percentile(np.concatenate([across.ravel(), down.ravel()]), 99.5))
-    return Measures(
-        mean=float(grey.mean()),
-        median=median,
-        bright=bright,
-        contrast=bright - dark,
-        white=float(count[250:].sum() / luma.size),
-        level=float(share.max()),
-        level_at=int(share.argmax()),
-        edge=steepest / max(high - low, 8.0),  # below 8 levels it is noise
-        aspect=rgb.shape[1] / rgb.shape[0],
-        seam=float(np.abs(grey[:, 0] - grey[:, -1]).mean() / max(across.mean(), 1.0)),
-        dhash=images.difference_hash(rgb),
-    )
-
-
 def check(photos: Photos, limits: Limits | None = None, *, progress: Progress | None = None) -> Checks:
     """Look at every photo of a dataset; nothing is changed. A mark that is there already changes nothing.
 
@@ -289,17 +228,32 @@ def judge(photos: Photos, measures: pl.DataFrame, limits: Limits) -> Checks:
 
 def seen_in(data: bytes, limits: Limits | None = None) -> tuple[str, ...]:
     """The names in :data:`REASONS` that one photo's pixels give; none if it cannot be read."""
-    found = _from_pixels(_table([_measure(data)]), limits or Limits())
+    found = _from_pixels(table_of([measure_bytes(data)]), limits or Limits())
     return tuple(name for name, yes in found.items() if yes[0] and name != "unreadable")
 
 
 def check_folder(
-    dataset: Path, out: Path, limits: Limits | None = None, *, progress: Progress | None = None
-) -> tuple[Photos, Checks]:
-    """:func:`check` a dataset or table, and write ``checks.parquet`` into ``out``."""
+    dataset: Path, out: Path, limits: Limits | None = None, *, engine: Engine | None = None, cores: int = 1,
+    part: int = PART, progress: Progress | None = None,
+) -> tuple[Photos, Checks]:  # fmt: skip
+    """:func:`check` a dataset or table, and write ``checks.parquet`` into ``out``.
+
+    Args:
+        engine, cores: who measures the photos, in parts that lie in ``out`` until the end, so that a killed check goes
+            on; see :func:`graticule.parts.each`.
+        part: photos of a part.
+    """
     photos = read_photos(dataset)
-    checks = check(photos, limits, progress=progress)
+    if engine is None:
+        measures = measure_all(photos, progress)
+    else:
+        parts = Folder(out / "parts", MeasureJob(), Paths(photos), part)
+        parts.make(engine, cores=cores, progress=progress)
+        measures = pl.concat([table_of([]), *parts.read()])
+    checks = judge(photos, measures, limits or Limits())
     write_parquet(out / CHECKS, checks.frame)
+    if engine:
+        parts.remove()
     return photos, checks
 
 
@@ -337,45 +291,6 @@ def _dataset(folder: Path) -> Photos:
     if not folder.is_dir():
         raise BadTableError(f"{folder} is a table; make a dataset of it first: graticule data table {folder} OUT")
     return photos
-
-
-def measure_all(photos: Photos, progress: Progress | None = None) -> pl.DataFrame:
-    """Measures of every photo, in order. Threads look: decoding lets go of the interpreter lock."""
-    parts = [_table([])]
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        for start in range(0, len(photos), AT_ONCE):
-            found = []
-            for one in pool.map(_measure_file, photos.take(range(start, min(start + AT_ONCE, len(photos)))).paths()):
-                found.append(one)
-                if progress:
-                    progress(start + len(found), len(photos))
-            parts.append(_table(found))
-    return pl.concat(parts)
-
-
-def _measure_file(file: Path) -> Measures | BadPhotoError:
-    try:
-        return _measure(images.read_file(file))
-    except BadPhotoError as refusal:
-        return refusal
-
-
-def _measure(data: bytes) -> Measures | BadPhotoError:
-    try:
-        # Google's Photo Sphere metadata is XMP in the file's head; only panoramas have it.
-        return replace(measure(images.decode(data, shortest_side=SIDE)), gpano=b"GPano:" in data[:262144])
-    except BadPhotoError as refusal:
-        return refusal
-
-
-def _table(found: Sequence[Measures | BadPhotoError]) -> pl.DataFrame:
-    """Measures as columns; an unreadable photo has only its error."""
-    schema: dict[str, type[pl.DataType]] = {"error": pl.String, "dhash": pl.UInt64, "gpano": pl.Boolean}
-    kinds: dict[Any, type[pl.DataType]] = {float: pl.Float64, int: pl.Int64}
-    schema |= {field.name: kinds[field.type] for field in fields(Measures) if field.name not in schema}
-    rows = [{"error": str(one)} if isinstance(one, BadPhotoError) else asdict(one) for one in found]
-    return pl.DataFrame(rows, schema=schema)
 
 
 def _from_pixels(measures: pl.DataFrame, limits: Limits) -> dict[str, Bools]:

@@ -247,14 +247,40 @@ def point_batches(source: Path, lat: str = "lat", lon: str = "lon") -> Callable[
             if lacking:
                 raise BadTableError(f"{file} has no column {lacking[0]}; it has {', '.join(held.schema_arrow.names)}")
             for batch in held.iter_batches(BATCH, columns=[lat, lon]):
-                frame = pl.DataFrame(pl.from_arrow(batch)).rename({lat: "lat", lon: "lon"})
-                try:
-                    yield positions(frame, file)
-                except BadTableError:
-                    read_points(file, lat, lon)  # tells the row by its number in the whole table
-                    raise
+                yield _points_of(pl.DataFrame(pl.from_arrow(batch)), file, lat, lon)
 
     return batches
+
+
+def point_spans(source: Path) -> list[tuple[Path, int, int]]:
+    """The batches of :func:`point_batches`: files, and from which row to before which."""
+    import pyarrow.parquet as pq
+
+    rows = {file: pq.ParquetFile(file).metadata.num_rows for file in parquet_files(source)}
+    return [
+        (file, start, min(start + BATCH, count)) for file, count in rows.items() for start in range(0, count, BATCH)
+    ]
+
+
+def read_span(file: Path, start: int, stop: int, lat: str = "lat", lon: str = "lon") -> tuple[Floats, Floats]:
+    """One of :func:`point_spans`, of which no more is read than the row groups that it lies in.
+
+    Raises:
+        BadTableError: as for :func:`read_points`.
+    """
+    rows = pl.scan_parquet(file, glob=False).select(lat, lon).slice(start, stop - start)
+    try:
+        return _points_of(rows.collect(), file, lat, lon)
+    except pl.exceptions.ColumnNotFoundError as error:
+        raise BadTableError(f"{file} has no column {lat} or {lon}") from error
+
+
+def _points_of(rows: pl.DataFrame, file: Path, lat: str, lon: str) -> tuple[Floats, Floats]:
+    try:
+        return positions(rows.rename({lat: "lat", lon: "lon"}), file)
+    except BadTableError:
+        read_points(file, lat, lon)  # tells the row by its number in the whole table
+        raise
 
 
 def parquet_files(source: Path) -> list[Path]:

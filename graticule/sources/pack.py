@@ -6,13 +6,15 @@ beside them lie ``photos.parquet``, ``refused.parquet`` and ``dataset.json``.
 """
 
 import io
+import itertools
 import json
 import os
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
+from graticule.choices import Engine
 from graticule.errors import BadPhotoError, BadRecipeError, BadTableError, TooManyRefusedError
 from graticule.files import atomic_file, parquet_bytes, write_parquet
+from graticule.parts import each
 from graticule.photos import images
 from graticule.photos.shards import IMAGE, MARK, open_url, url_of
 from graticule.photos.table import Photos, write_dataset
@@ -35,6 +39,7 @@ GROUP_PHOTOS, GROUP_BYTES = 64, 16 * 2**20  # a row group is read whole, and a w
 SAMPLE = 256  # photos whose stored size foretells that of all
 AT_ONCE = 64  # photos handed to the threads before results are taken back
 QUALITY = 90  # of JPEGs that are written anew
+REFUSED = "refused"  # folder of what each shard left out
 MEASURED = {"width": pl.Int32, "height": pl.Int32, "sha256": pl.String, "dhash": pl.UInt64}
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # as datasets.Image stores it
 
@@ -57,6 +62,13 @@ class Shard:
     name: str
     rows: NDArray[np.int64]
 
+    def file(self, out: Path) -> Path:
+        return out / self.name
+
+    def refused(self, out: Path) -> Path:
+        """The list of its photos that were refused, which lies there before the shard does, and until the end."""
+        return out / REFUSED / Path(self.name).name
+
 
 def pack(
     photos: Photos,
@@ -68,6 +80,8 @@ def pack(
     seed: int = 0,
     max_refused: float = MAX_REFUSED,
     facts: Mapping[str, Any] | None = None,
+    engine: Engine = "here",
+    cores: int = 1,
     progress: Progress | None = None,
 ) -> Path:
     """Write a dataset's photos into shards, mixed once, so that reading in order is mixed already.
@@ -84,6 +98,7 @@ def pack(
         seed: of the order.
         max_refused: the largest share of photos that may be unreadable, in [0, 1].
         facts: more for ``dataset.json``, such as what :func:`facts_of` finds.
+        engine, cores: who writes the shards; see :func:`graticule.parts.each`.
         progress: called with (photos done, photos in all).
 
     Returns:
@@ -99,31 +114,31 @@ def pack(
     settings = {"side": side, "quality": quality if side else None, "shard_mb": shard_mb, "seed": seed}
     mark = images.content_hash(parquet_bytes(photos.frame) + json.dumps({**settings, "version": VERSION}).encode())
     if _is_there(out, mark):
+        shutil.rmtree(out / REFUSED, ignore_errors=True)
         return out
-    table = photos.frame.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
-    paths = photos.paths()
-    parts: list[pl.DataFrame] = []
-    refused = _refused_before(out)
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        look = _Look(paths, table["path"].to_list(), side, quality, pool)
-        shards = plan(photos, look.mean_bytes(np.random.default_rng(seed)), shard_mb, seed)
-        done = 0
-        for shard in shards:
+    photos = replace(photos, frame=photos.frame.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String)))
+    shards = plan(photos, _mean_bytes(photos, side, quality, seed), shard_mb, seed)
+    there = [number for number, shard in enumerate(shards) if shard.file(out).exists() and shard.refused(out).exists()]
+    done, refused = 0, dict[int, Refused]()
 
-            def report_progress(count: int, done: int = done) -> None:
-                if progress:
-                    progress(done + count, len(photos))
+    def report_progress(count: int) -> None:
+        if progress:
+            progress(done + count, len(photos))
 
-            if not (out / shard.name).exists():
-                again = set(table["path"][shard.rows])  # a photo refused before may have been mended
-                refused = {path: why for path, why in refused.items() if path not in again}
-                refused = _write_shard(out, shard, table, look, mark, refused, report_progress)
-            parts.append(_index(out, shard.name))
-            done += len(shard.rows)
-            report_progress(len(shard.rows))
-            if len(refused) > max_refused * len(photos):
-                raise TooManyRefusedError(_too_many(refused, done, len(photos), max_refused, out))
-    index = pl.concat(parts)
+    def cut(number: int) -> tuple[int, Shard, Photos]:
+        return number, shards[number], photos.take(shards[number].rows)
+
+    writing = _Writing(out, side, quality, mark, report_progress if engine == "here" else None)
+    todo = sorted(set(range(len(shards))) - set(there))
+    for number in itertools.chain(there, each(writing, todo, cut, engine, cores=cores)):
+        refused[number] = _refused_of(shards[number].refused(out))
+        done += len(shards[number].rows)
+        report_progress(0)
+        if sum(map(len, refused.values())) > max_refused * len(photos):
+            refusals = _refusals(refused)
+            write_parquet(out / "refused.parquet", refusals)
+            raise TooManyRefusedError(_too_many(refusals, done, len(photos), max_refused, out))
+    index = pl.concat([_index(out, shard.name) for shard in shards])
     refusals = _refusals(refused)
     about = {key: value for key, value in (facts or {}).items() if key not in ("photos", "refused", "created_with")}
     made = {**settings, "from": photos.name, "source": about.get("source"), "shards": len(shards), "mark": mark}
@@ -131,6 +146,7 @@ def pack(
     about |= {"reasons": dict(Counter(refusals["reason"]).most_common())}
     about |= {"name": photos.name, "data_files": data_files(shards)}  # for the datasheet
     write_dataset(out, index, refusals, about)
+    shutil.rmtree(out / REFUSED)
     return out
 
 
@@ -188,12 +204,8 @@ def data_files(shards: "Sequence[Shard]") -> list[dict[str, str]]:
 class _Look:
     """Reads photos and makes them ready to be stored, in threads: decoding lets go of the interpreter lock."""
 
-    def __init__(
-        self, paths: Sequence[Path], names: Sequence[str], side: int | None, quality: int, pool: ThreadPoolExecutor
-    ) -> None:
-        self.paths, self.side, self.quality, self.pool = paths, side, quality, pool
-        # Where a photo lies on this machine is private: only relative paths are written.
-        self.names = [name if not Path(name).is_absolute() else Path(name).name for name in names]
+    def __init__(self, photos: Photos, side: int | None, quality: int, pool: ThreadPoolExecutor) -> None:
+        self.paths, self.side, self.quality, self.pool = photos.paths(), side, quality, pool
 
     def __call__(self, row: int) -> Stored | BadPhotoError:
         try:
@@ -201,63 +213,82 @@ class _Look:
         except BadPhotoError as error:
             return error
 
-    def each(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, Stored | BadPhotoError]]:
-        for start in range(0, len(rows), AT_ONCE):
-            some = rows[start : start + AT_ONCE].tolist()
+    def each(self) -> Iterator[tuple[int, Stored | BadPhotoError]]:
+        for start in range(0, len(self.paths), AT_ONCE):
+            some = range(start, min(start + AT_ONCE, len(self.paths)))
             yield from zip(some, self.pool.map(self, some), strict=True)
 
-    def mean_bytes(self, rng: np.random.Generator) -> float:
-        """Stored size of a photo, averaged over a few."""
-        some = rng.permutation(len(self.paths))[:SAMPLE]
-        sizes = [len(found.data) for _, found in self.each(some) if isinstance(found, Stored)]
-        return float(np.mean(sizes)) if sizes else 0.0
+
+def _threads(cores: int | None = None) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(cores or min(16, os.cpu_count() or 1))
+
+
+def _mean_bytes(photos: Photos, side: int | None, quality: int, seed: int) -> float:
+    """Stored size of a photo, averaged over a few."""
+    some = photos.take(np.random.default_rng(seed).permutation(len(photos))[:SAMPLE])
+    with _threads() as pool:
+        sizes = [len(one.data) for _, one in _Look(some, side, quality, pool).each() if isinstance(one, Stored)]
+    return float(np.mean(sizes)) if sizes else 0.0
 
 
 Refused = dict[str, tuple[str, str]]  # path to reason and detail
 
 
-def _write_shard(
-    out: Path,
-    shard: Shard,
-    table: pl.DataFrame,
-    look: _Look,
-    mark: str,
-    refused: Refused,
-    report_progress: Callable[[int], None],
-) -> Refused:
-    """Write a shard and, before it takes its name, the list of all that was refused so far."""
-    refused = dict(refused)
-    with atomic_file(out / shard.name) as aside:
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        schema = _group(table[:0], [], []).schema.with_metadata(_metadata(mark))
-        # Python's own file: a full disk is then an OSError.
-        with aside.open("wb") as file, _writer(file, schema) as writer:
-            for group in _groups(look, shard.rows, table, refused, report_progress):
-                writer.write_table(group.replace_schema_metadata(schema.metadata), row_group_size=len(group))
-        write_parquet(out / "refused.parquet", _refusals(refused))
-    return refused
+@dataclass(frozen=True, slots=True)
+class _Writing:
+    """Writes shards; tells the number of one that is there, and ``tell`` how many of its photos are done."""
+
+    out: Path
+    side: int | None
+    quality: int
+    mark: str
+    tell: Callable[[int], None] | None
+
+    def __call__(self, cores: int | None) -> Callable[[tuple[int, Shard, Photos]], int]:
+        pool = _threads(cores)
+
+        def write(part: tuple[int, Shard, Photos]) -> int:
+            number, shard, photos = part
+            self.write(shard, photos, pool)
+            return number
+
+        return write
+
+    def write(self, shard: Shard, photos: Photos, pool: ThreadPoolExecutor) -> None:
+        """Write a shard of these photos and, before it takes its name, the list of those that were refused."""
+        refused: Refused = {}
+        table, look = photos.frame, _Look(photos, self.side, self.quality, pool)
+        with atomic_file(shard.file(self.out)) as aside:
+            schema = _group(table[:0], [], []).schema.with_metadata(_metadata(self.mark))
+            # Python's own file: a full disk is then an OSError.
+            with aside.open("wb") as file, _writer(file, schema) as writer:
+                for group in _groups(look, table, refused, self.tell or (lambda _: None)):
+                    writer.write_table(group.replace_schema_metadata(schema.metadata), row_group_size=len(group))
+            write_parquet(shard.refused(self.out), _refusals({0: refused}))
 
 
 def _groups(
-    look: _Look, rows: NDArray[np.int64], table: pl.DataFrame, refused: Refused, report_progress: Callable[[int], None]
+    look: _Look, table: pl.DataFrame, refused: Refused, report_progress: Callable[[int], None]
 ) -> Iterator[pa.Table]:
     """Row groups one after another; who cannot be read is written down in ``refused``."""
+    # Where a photo lies on this machine is private: only relative paths are written.
+    names = [name if not Path(name).is_absolute() else Path(name).name for name in table["path"]]
     kept: list[int] = []
     pictures: list[Stored] = []
     size = 0
-    for done, (row, found) in enumerate(look.each(rows), 1):
-        report_progress(done)
+    for row, found in look.each():
+        report_progress(row + 1)
         if isinstance(found, BadPhotoError):
             refused[table["path"][row]] = found.reason, str(found)
             continue
         if pictures and (len(pictures) == GROUP_PHOTOS or size + len(found.data) > GROUP_BYTES):
-            yield _group(table[kept], [look.names[i] for i in kept], pictures)
+            yield _group(table[kept], [names[i] for i in kept], pictures)
             kept, pictures, size = [], [], 0
         kept.append(row)
         pictures.append(found)
         size += len(found.data)
     if pictures:
-        yield _group(table[kept], [look.names[i] for i in kept], pictures)
+        yield _group(table[kept], [names[i] for i in kept], pictures)
 
 
 def _group(rows: pl.DataFrame, names: Sequence[str], pictures: Sequence[Stored]) -> pa.Table:
@@ -325,7 +356,7 @@ def _is_there(out: Path, mark: str) -> bool:
     if about.get("packed", {}).get("mark") == mark:
         return True
     marks = {_mark_of(path) for path in (out / "data").glob("*.parquet")}
-    begun = all(path.name in ("data", "refused.parquet") or path.suffix == ".part" for path in out.iterdir())
+    begun = all(path.name in ("data", REFUSED, "refused.parquet") or path.suffix == ".part" for path in out.iterdir())
     if about or marks - {mark} or not (marks or begun):
         raise BadRecipeError(
             f"{out} holds something else already, or photos packed with other settings; choose another folder, or "
@@ -342,21 +373,23 @@ def _mark_of(path: Path) -> str:
         return ""
 
 
-def _refused_before(out: Path) -> Refused:
-    path = out / "refused.parquet"
-    rows = pl.read_parquet(path).select("path", "reason", "detail").rows() if path.exists() else []
-    return {name: (reason, detail) for name, reason, detail in rows}
+def _refused_of(file: Path) -> Refused:
+    return {name: (reason, detail) for name, reason, detail in pl.read_parquet(file).rows()}
 
 
-def _refusals(refused: Refused) -> pl.DataFrame:
-    rows = [(path, *why) for path, why in refused.items()]
+def _refusals(refused: Mapping[int, Refused]) -> pl.DataFrame:
+    """What was refused, by number of the shard, as a table in their order."""
+    found: Refused = {}
+    for _, some in sorted(refused.items()):
+        found |= some
+    rows = [(path, *why) for path, why in found.items()]
     return pl.DataFrame(rows, schema=dict.fromkeys(("path", "reason", "detail"), pl.String), orient="row")
 
 
-def _too_many(refused: Refused, done: int, total: int, max_refused: float, out: Path) -> str:
-    (path, (_, detail)), *_ = refused.items()
+def _too_many(refusals: pl.DataFrame, done: int, total: int, max_refused: float, out: Path) -> str:
+    path, _, detail = refusals.row(0)
     return (
-        f"{len(refused)} of the first {done} of {total} photos cannot be packed, more than {max_refused:.0%} of all. "
+        f"{len(refusals)} of the first {done} of {total} photos cannot be packed, more than {max_refused:.0%} of all. "
         f"The first is {path}: {detail}. All are listed in {out / 'refused.parquet'}. Mend them, or allow more with "
         f"--max-refused"
     )
