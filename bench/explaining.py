@@ -18,7 +18,7 @@ from captum.attr import Occlusion
 from bench.decoding import noisy_gradients
 from bench.table import Row, print_table
 from graticule.config import parse_recipe
-from graticule.explaining.methods import occlusion
+from graticule.explaining.methods import grey_of, occlusion
 from graticule.inference.locate import Locator
 from graticule.model.bundle import Bundle
 from graticule.model.geolocator import build_geolocator
@@ -47,7 +47,7 @@ def make_locator() -> Locator:
 def captums_map(locator: Locator, data: bytes, target: int, stride: int) -> np.ndarray:
     pixels = locator.bundle.preprocess(data)[None] / 255
     method = Occlusion(lambda images: torch.softmax(locator.bundle.model(images).logits, dim=1))
-    grey = locator.bundle.model.mean.expand_as(pixels)
+    grey = grey_of(locator).expand_as(pixels)
     drops = method.attribute(
         pixels, sliding_window_shapes=(3, PATCH, PATCH), strides=(3, stride, stride), baselines=grey, target=target
     )

@@ -71,7 +71,7 @@ class NotEnoughMemoryError(GraticuleError, MemoryError):
 
 
 class DeviceError(GraticuleError, RuntimeError):
-    """A process or a machine that works with this one has ended."""
+    """A process or a machine that was to work with this one has ended, or is not there."""
 
 
 class WriteError(GraticuleError, OSError):

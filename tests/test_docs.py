@@ -69,17 +69,26 @@ def test_the_workflow_runs_what_we_run(version):
     assert job["steps"][-1] == {"run": ".ci/run"}
 
 
-def commands(page):
-    """The words of each ``graticule ...`` in the fenced blocks of a page."""
+# What starts graticule, such as ``graticule`` or ``torchrun ... -m graticule.cli``, and its own words.
+LINE = re.compile(r"(?:\$ )?((?:(?:torchrun |srun |ray job submit |[A-Z_]+=).*)?\bgraticule(?:\.cli)?) (.+)")
+
+
+def lines(page):
+    """Of each line in the fenced blocks of a page that starts graticule: the words of what starts it, and its own."""
     for block in re.findall(r"^```\n(.*?)^```", text_of(page), re.MULTILINE | re.DOTALL):
         for line in block.splitlines():
-            if line.removeprefix("$ ").startswith("graticule "):
-                yield shlex.split(line.removeprefix("$ "), comments=True)[1:]
+            if found := LINE.match(line):
+                yield shlex.split(found[1]), shlex.split(found[2], comments=True)
+
+
+def commands(page):
+    """The words of each ``graticule ...`` in the fenced blocks of a page that nothing else starts."""
+    return [words for start, words in lines(page) if start == ["graticule"]]
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page_are_those_of_the_command_line(page):
-    found = list(commands(page))
+    found = [words for _, words in lines(page)]
     assert found
     for words in found:
         command, rest = typer.main.get_command(app), list(words)
@@ -92,7 +101,7 @@ def test_the_commands_of_a_page_are_those_of_the_command_line(page):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_recipes_and_settings_of_a_page_are_valid(page):
-    for words in commands(page):
+    for _, words in lines(page):
         if words[0] in ("train", "crossval", "sweep", "leak"):
             given = [after for word, after in pairwise(words) if word in ("--set", "--vary")]
             read_recipe(Path(words[1]), parse_overrides([each.split(",")[0] for each in given]))

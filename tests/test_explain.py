@@ -91,10 +91,14 @@ def test_occlusion_is_the_map_of_captum(photo, encoder, side, patch, stride):
     locator = make_locator(encoder, side)
     found = methods.occlusion(locator, photo, patch=patch, stride=stride)
     model = locator.bundle.model
-    # In the network's own scale the baseline is captum's default, zero.
-    scaled = (pixels_of(locator, photo) - model.mean) / model.std
+    scaled, grey = ((x - model.mean) / model.std for x in (pixels_of(locator, photo), methods.grey_of(locator)))
+    assert grey.abs().max() <= 0.501 / 255 / model.std.min()  # captum's default, zero, but for half a level
     oracle = captum.attr.Occlusion(lambda x: torch.softmax(model.head(model.encoder(x)).logits, 1)).attribute(
-        scaled, sliding_window_shapes=(3, patch, patch), strides=(3, stride, stride), target=found.target
+        scaled,
+        sliding_window_shapes=(3, patch, patch),
+        strides=(3, stride, stride),
+        baselines=grey.expand_as(scaled),
+        target=found.target,
     )
     assert np.ptp(found.heat) > 1e-4
     np.testing.assert_allclose(found.heat, oracle[0, 0], atol=1e-5)
@@ -162,7 +166,9 @@ def test_the_parts_of_integrated_gradients_add_up_to_the_difference_from_grey(ph
     locator = make_locator()
     model, pixels = locator.bundle.model, pixels_of(locator, photo)
     with torch.no_grad():
-        answer, grey = (torch.softmax(model(x).logits, 1)[0, 1].item() for x in (pixels, model.mean.expand_as(pixels)))
+        answer, grey = (
+            torch.softmax(model(x).logits, 1)[0, 1].item() for x in (pixels, methods.grey_of(locator).expand_as(pixels))
+        )
     found = methods.integrated_gradients(locator, photo, target=1)
     assert abs(answer - grey) > 1e-3
     assert found.heat.sum() == pytest.approx(answer - grey, rel=0.02)
@@ -215,7 +221,9 @@ def test_curves_start_and_end_at_the_photo_and_the_grey_frame(corner, bright):
     curves = methods.curves(corner, bright, np.ones((64, 64), np.float32))
     model, pixels = corner.bundle.model, pixels_of(corner, bright)
     with torch.no_grad():
-        answer, grey = (torch.softmax(model(x).logits, 1)[0, 0].item() for x in (pixels, model.mean.expand_as(pixels)))
+        answer, grey = (
+            torch.softmax(model(x).logits, 1)[0, 0].item() for x in (pixels, methods.grey_of(corner).expand_as(pixels))
+        )
     assert curves.deletion[[0, -1]] == pytest.approx([answer, grey])
     assert curves.insertion[-1] == pytest.approx(answer)
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import graticule
 from graticule.cli import app
 from graticule.errors import BadRecipeError, BundleError
+from graticule.explaining.methods import occlusion
 from graticule.model.bundle import Bundle
 from graticule.model.exporting import export, open_runtime
 from graticule.model.features import feature_key
@@ -121,3 +122,15 @@ def test_a_runtime_that_is_not_installed_says_what_to_install(bundle, monkeypatc
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(BadRecipeError, match=r"pip install 'graticule\[openvino\]'"):
         export(bundle, "openvino")
+
+
+def test_a_runtime_hides_parts_of_a_photo_as_the_network_does(bundle, town):
+    needed("onnx")
+    export(bundle, "onnx")
+    own, theirs = (occlusion(graticule.load(bundle, runtime=to), town.paths()[0]) for to in (None, "onnx"))
+    assert theirs.target == own.target
+    np.testing.assert_allclose(theirs.heat, own.heat, atol=1e-3 * np.ptp(own.heat))
+    done = CliRunner().invoke(
+        app, ["explain", str(bundle), str(town.paths()[0]), "--out", str(bundle), "--runtime", "openvino"]
+    )
+    assert "write it once with graticule export" in str(done.exception)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from graticule.cli import console
-from graticule.cli.options import Arithmetic, check_bundle, expand, position
+from graticule.cli.options import Arithmetic, Exported, check_bundle, expand, position
 from graticule.errors import BadTableError
 
 app = typer.Typer()
@@ -47,6 +47,7 @@ def explain(
         typer.Option(help="match: the dataset trained on, for its photos. [default: the pictures in the bundle]"),
     ] = None,
     precision: Arithmetic = "float32",
+    runtime: Exported = None,
 ) -> None:
     """Show which parts of photos the answers depend on, on a map, or by the known photo that shares most with them.
 
@@ -68,7 +69,7 @@ def explain(
         raise BadTableError(
             f"--truth is where one photo was taken, but there are {len(wanted)}; explain them one by one"
         )
-    locator, failed = load(bundle, precision=precision), 0
+    locator, failed = load(bundle, precision=precision, runtime=runtime), 0
     pictures = files_of(locator, read_photos(gallery), LONGEST_PX) if gallery else locator.bundle.thumbnails
     for photo, name in zip(wanted, names_of(wanted), strict=True):
         try:

@@ -1,9 +1,10 @@
 """Why the model answers so: which parts of a photo its answer depends on, and how far such a map can be trusted.
 
 Every map is made by asking the bundle's own network about changed photos or for its gradients; encoders may be frozen.
-What is hidden from the network becomes the mean colour that its input is scaled with, which the network sees as zero:
-the baseline of occlusion, of integrated gradients and of deletion alike. A map is of the photo as the network sees it,
-shape ``(H, W)``; since preprocessing resizes whole frames, stretching it over the photo puts it in its place.
+What is hidden from the network becomes the mean colour that its input is scaled with, in whole levels, which the
+network sees as zero but for rounding: the baseline of occlusion, of integrated gradients and of deletion alike. A map
+is of the photo as the network sees it, shape ``(H, W)``; since preprocessing resizes whole frames, stretching it over
+the photo puts it in its place.
 """
 
 import itertools
@@ -124,7 +125,7 @@ def occlusion(
     corners = [(top, left) for top in tops for left in lefts]
     corners.sort(key=lambda corner: (corner[0] // stride % 2, corner[1] // stride % 2) != (0, 0))
     coarse = -(-len(tops) // 2) * -(-len(lefts) // 2)
-    grey, total = locator.bundle.model.mean, 1 + len(corners)
+    grey, total = grey_of(locator), 1 + len(corners)
 
     def hidden(some: Iterable[tuple[int, int]]) -> Iterator[Tensor]:
         for top, left in some:
@@ -242,7 +243,7 @@ def integrated_gradients(
     begun = time.perf_counter()
     pixels, target, probability = _ask(locator, photo, target)
     method = IntegratedGradients(lambda batch: _log_probability(locator, batch).exp())
-    grey = locator.bundle.model.mean.expand_as(pixels)
+    grey = grey_of(locator).expand_as(pixels)
     parts = method.attribute(
         pixels, baselines=grey, target=target, n_steps=steps, internal_batch_size=_batch_size(locator)
     )
@@ -344,6 +345,11 @@ def token_grid(locator: Locator, photo: Photo) -> tuple[int, int]:
     return rows, columns
 
 
+def grey_of(locator: Locator) -> Tensor:
+    """What hides a part of a photo, shape ``(3, 1, 1)`` in [0, 1]: in whole levels, as photos are."""
+    return (locator.bundle.model.mean * 255).round() / 255
+
+
 def _ask(locator: Locator, photo: Photo, target: int | None) -> tuple[Tensor, int, float]:
     """The photo as floats in [0, 1] of shape ``(1, 3, H, W)``, the cell to explain and its probability."""
     pixels = locator.bundle.preprocess(read_bytes(photo))[None].to(locator.device) / 255
@@ -354,7 +360,7 @@ def _ask(locator: Locator, photo: Photo, target: int | None) -> tuple[Tensor, in
 
 
 def _logits(locator: Locator, pixels: Tensor) -> Tensor:
-    """Logits over cells, shape ``(B, C)``, of photos in [0, 1]."""
+    """Logits over cells, shape ``(B, C)``, of photos in [0, 1] or as uint8."""
     logits: Tensor | None = locator.bundle.model(pixels).logits
     if logits is None:
         raise BadRecipeError("this bundle regresses positions and has no cells; explanations are about a cell")
@@ -384,7 +390,10 @@ def _answers(
     for count, photo in enumerate(photos, 1):
         batch.append(photo)
         if len(batch) == _batch_size(locator) or count == total:
-            answers = _log_probability(locator, torch.stack(batch))
+            some = torch.stack(batch)
+            if locator.bundle.model.runtime:  # which takes photos in whole levels
+                some = (some * 255).round().to(torch.uint8)
+            answers = _log_probability(locator, some)
             yield answers[:, target].exp().cpu().numpy()
             batch.clear()
             progress(count, total, "squares")
@@ -403,7 +412,7 @@ def _curves(locator: Locator, pixels: Tensor, target: int, order: NDArray[np.int
     rank[order] = (np.arange(len(order)) + 0.5) / len(order)
     when = functional.interpolate(torch.from_numpy(rank).view(1, 1, *grid), size=pixels.shape[2:], mode="nearest")
     taken_at = when[0].to(pixels.device)
-    photo, grey = pixels[0], locator.bundle.model.mean
+    photo, grey = pixels[0], grey_of(locator)
     # RISE blurs 224 pixels by a kernel of 11 and a sigma of 5.
     scale = min(photo.shape[1:]) / 224
     blurred = gaussian_blur(photo, [2 * max(1, round(5 * scale)) + 1] * 2, [max(0.5, 5 * scale)] * 2)

@@ -75,7 +75,8 @@ def explain_photo(
     def write(method: str, figure: Any, facts: dict[str, Any]) -> None:
         written.append(figures.save(figure, out / f"{name}-{method}.png"))
         known = {key: value for key, value in case.items() if key not in ("row", "all")}
-        arithmetic = {"precision": locator.bundle.model.precision}
+        model = locator.bundle.model
+        arithmetic = {"precision": model.precision} | ({"runtime": model.runtime[0]} if model.runtime else {})
         write_json(out / f"{name}-{method}.json", {"method": method} | known | facts | arithmetic)
         written.append(out / f"{name}-{method}.json")
 

@@ -20,7 +20,7 @@ from graticule.geo.sphere import Ints
 EXACT = 200_000  # photos up to which all are compared
 AXES = 128  # of a code
 LEARNED = 50  # photos that each list is learned from
-PROBED = 64  # lists that a question looks into
+PROBED, SHARE = 64, 16  # lists that a question looks into: so many, or one in so many where that is more
 BATCH = 65_536
 Rows = Callable[[slice | Ints], NDArray[np.float32]]
 
@@ -48,7 +48,7 @@ class Candidates:
             file = str(Path(folder) / "codes.faiss")
             faiss.write_index(index, file)
             self._index: Any = faiss.read_index(file, faiss.IO_FLAG_MMAP)
-        faiss.extract_index_ivf(self._index).nprobe = PROBED
+        faiss.extract_index_ivf(self._index).nprobe = max(PROBED, lists // SHARE)
 
     def of(self, asked: NDArray[np.float32], count: int) -> Ints:
         """For each of M unit vectors ``count`` rows, likeliest first, ``(M, count)``; -1 where there are no more."""

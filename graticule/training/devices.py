@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from graticule.choices import Tracker
-from graticule.errors import BadRecipeError
+from graticule.errors import BadRecipeError, DeviceError
 
 PATIENCE = timedelta(minutes=10)  # with processes that do not come, or vanish without closing their connections
 
@@ -47,6 +47,7 @@ class Machines:
 
         Raises:
             BadRecipeError: the photos of a step cannot be dealt out evenly, or nothing is left to share.
+            DeviceError: other processes were started than are to train, or nobody said which of them this one is.
         """
         shares = self.world * accumulate
         if frozen and shares > 1:
@@ -59,6 +60,37 @@ class Machines:
                 f"train.batch_size: {batch_size} is all the photos of a step, which {self.world} devices in "
                 f"{accumulate} parts cannot share evenly; give a multiple of {shares}"
             )
+        told = f"srun --nodes {self.nodes} --ntasks-per-node {self.devices}"
+        if self.by_srun:
+            started = [os.environ.get(name, "none") for name in ("SLURM_STEP_NUM_NODES", "SLURM_NTASKS_PER_NODE")]
+            if started != [str(self.nodes), str(self.devices)]:
+                raise DeviceError(
+                    f"srun was told of --nodes {started[0]} and --ntasks-per-node {started[1]}, and graticule of "
+                    f"--nodes {self.nodes} and --devices {self.devices}; start it by {told}"
+                )
+        elif self.nodes > 1 and not os.environ.keys() & {"NODE_RANK", "RANK"}:
+            raise DeviceError(
+                f"--nodes {self.nodes}: nobody said which machine this is; start it by torchrun or by {told}, "
+                "or give each machine MASTER_ADDR, MASTER_PORT and NODE_RANK"
+            )
+
+    @property
+    def by_srun(self) -> bool:
+        """Whether SLURM's ``srun`` started the processes, and not ``torchrun`` or Lightning inside a job of SLURM."""
+        return self.world > 1 and "RANK" not in os.environ and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
+
+    def launcher(self) -> Any:
+        """Who started the processes, as Lightning calls it; none where Lightning sees it by itself.
+
+        In a job of SLURM it goes by the job's name: under ``salloc`` it would start processes beside those of ``srun``,
+        and in a batch script without ``srun`` wait for others that nobody starts.
+        """
+        if "SLURM_JOB_ID" not in os.environ or "RANK" in os.environ:
+            return None
+        from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
+
+        # Its own way to requeue writes checkpoints beside ours, which none of ours checks.
+        return SLURMEnvironment(auto_requeue=False) if self.by_srun else LightningEnvironment()
 
     def strategy(self, some_rest: bool) -> Any:
         """Lightning's way to train together; ``some_rest`` where a stage holds parts of the network still."""

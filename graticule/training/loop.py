@@ -4,6 +4,7 @@ import logging
 import math
 import pickle
 import signal
+import threading
 import time
 import warnings
 import zipfile
@@ -369,6 +370,11 @@ class Ranks(Callback):
         for loader in self.loaders:
             loader.sampler.rank = trainer.global_rank
 
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        # Lightning's own answer to SIGTERM asks the other processes, which may no longer listen: it waits for ever.
+        if trainer.world_size > 1 and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same as Ctrl-C
+
 
 def run_epochs(
     module: TrainingModule,
@@ -411,6 +417,7 @@ def run_epochs(
             devices=machines.devices,
             num_nodes=machines.nodes,
             strategy=machines.strategy(any(module.frozen)),
+            plugins=machines.launcher(),
             sync_batchnorm=machines.world > 1 and torch.cuda.is_available(),
             accumulate_grad_batches=wanted.accumulate,
             precision=precision(module.recipe),
