@@ -6,6 +6,7 @@ What a part becomes depends on its job and its own items alone, and not on who m
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,7 +187,7 @@ class _Maker(Generic[P, R]):
             os.chdir(folder)
         except OSError as error:
             raise BadRecipeError(
-                f"{os.uname().nodename} has no folder {folder}; give the command in a folder that every machine has"
+                f"{platform.node()} has no folder {folder}; give the command in a folder that every machine has"
             ) from error
         self.made = open(cores)
 
