@@ -62,6 +62,7 @@ class Deed:
         files: what of the folder must be the same bytes at the end.
         fresh: makes the folder ready to begin.
         ranks: processes that run the command together.
+        environment: what they are told beside it.
         hit: what was killed, and how often.
         alone: how many seconds the other rank took to end by itself, after each kill.
     """
@@ -70,6 +71,7 @@ class Deed:
     files: str
     fresh: Callable[[Path], object] = lambda folder: None
     ranks: int = 1
+    environment: dict[str, str] = field(default_factory=dict)
     hit: Counter[str] = field(default_factory=Counter)
     alone: list[float] = field(default_factory=list)
 
@@ -81,7 +83,8 @@ class Deed:
         found = []
         for rank in range(self.ranks):
             told = {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            given = (self.words(folder), told if self.ranks > 1 else {}, self.said(folder, rank))
+            environment = self.environment | (told if self.ranks > 1 else {})
+            given = (self.words(folder), environment, self.said(folder, rank))
             found.append(CONTEXT.Process(target=command, args=given))
             found[-1].start()
         return found
@@ -115,11 +118,11 @@ class RayDeed(Deed):
     def __enter__(self) -> "RayDeed":
         from ray.cluster_utils import Cluster
 
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # before the cluster starts
         own = {"object_store_memory": 80_000_000}
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False} | own)
         self.nodes = [self.cluster.add_node(num_cpus=1, **own) for _ in range(2)]
-        os.environ["RAY_ADDRESS"] = self.cluster.address
+        self.environment = {"RAY_ADDRESS": self.cluster.address}  # forks have that of their server, not ours
         return self
 
     def __exit__(self, *_: object) -> None:

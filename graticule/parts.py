@@ -206,8 +206,9 @@ def _by_ray(open: Open[P, R], waiting: list[int], cut: Callable[[int], P], cores
     if not waiting:
         return
     if not ray.is_initialized():
-        known = "RAY_ADDRESS" in os.environ
-        ray.init(log_to_driver=False, **({} if known else {"object_store_memory": 200_000_000}))
+        # Without an address Ray would join whatever cluster somebody started on this machine.
+        own = {"address": "local", "object_store_memory": 200_000_000}
+        ray.init(log_to_driver=False, **({} if "RAY_ADDRESS" in os.environ else own))
     has = ray.cluster_resources()
     cards = int(has.get("GPU", 0)) if gpu else 0
     maker = ray.remote(_Maker).options(num_cpus=cores, num_gpus=1 if cards else 0)
