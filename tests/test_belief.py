@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.decomposition import PCA
 
 from graticule.belief import kernels
-from graticule.belief.calibration import HeldOut, conformal_level, fit_shape
+from graticule.belief.calibration import HeldOut, conformal_level, effective_count, fit_shape
 from graticule.belief.confidence import COVERAGES, Calibration, Known
 from graticule.belief.density import LOCAL, SCALES, SPHERE_KM2, Belief, Kernels, Shape, softmax
 from graticule.belief.ground import Ground
@@ -222,6 +222,30 @@ def test_regions_at_conformal_levels_cover_what_they_say_whatever_the_belief():
         scores = rng.beta(1, 0.3, 61)
         covered.append(scores[60] <= conformal_level(scores[:60], np.arange(60), 0.8))
     assert np.mean(covered) == pytest.approx(0.8, abs=0.05)
+
+
+@pytest.mark.parametrize("alike", [0.0, 0.05, 0.3, 0.7])
+@pytest.mark.parametrize(("places", "photos"), [(16, 120), (9, 120), (50, 4)])
+def test_few_places_of_many_photos_cover_what_they_say_and_little_more(places, photos, alike):
+    rng = np.random.default_rng(2)
+    code = np.repeat(np.arange(places), photos)
+    levels = []
+    for _ in range(400):  # scores that are uniform over all places, more alike within one
+        scores = stats.norm.cdf(
+            alike**0.5 * rng.normal(size=places)[code] + (1 - alike) ** 0.5 * rng.normal(size=len(code))
+        )
+        levels.append(min(conformal_level(scores, code, 0.9), 1.0))  # of a uniform score: what it covers
+    assert 0.89 < np.mean(levels) < 0.925
+
+
+def test_photos_count_as_their_places_where_these_agree_and_each_by_itself_where_they_do_not():
+    code = np.repeat(np.arange(20), 50)
+    agreeing = code < 16
+    assert effective_count(agreeing, code) == pytest.approx(20, rel=0.06)
+    apart = np.random.default_rng(0).permuted(np.tile(np.arange(50) < 40, (20, 1)), axis=1).ravel()
+    assert effective_count(apart, code) == 1000  # every place holds the same share
+    assert effective_count(agreeing[::50], code[::50]) == 20
+    assert effective_count(np.ones(1000, bool), code) == 20
 
 
 def test_a_place_with_many_photos_counts_once():
