@@ -108,6 +108,7 @@ def test_circles_as_sure_are_as_wide_as_they_must_be_to_hold_as_many():
     error = radius / 2
     error[-1] = 100.0
     assert circle_km2(radius, error, 0.75) == pytest.approx(np.pi * 2.0**2, rel=1e-4)  # half as wide: radius 2 of 4
+    assert circle_km2(np.ones(5), error, 0.75) == pytest.approx(np.pi * 4.0**2, rel=1e-4)  # one for all: the error's
     assert circle_km2(np.full(3, 1e5), np.full(3, 1e5), 0.9) == pytest.approx(4 * np.pi * 6371.0088**2)
 
 

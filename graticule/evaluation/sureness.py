@@ -25,16 +25,18 @@ def belief_metrics(read: pl.DataFrame) -> dict[str, Any]:
     values = belief_values(read)
     if not values:
         names = ["log_density", "prior_log_density", "bits", *COVERED]
-        names += ["median_area_90_km2", "median_circle_90_km2", "median_searched_km2", "median_expected_error_km"]
+        names += ["median_area_90_km2", "median_circle_90_km2", "one_circle_90_km2"]
+        names += ["median_searched_km2", "median_expected_error_km"]
         return dict.fromkeys(names)
     expected, error_km = (read[name].to_numpy() for name in ("median_error_km", "error_km"))
-    searched = read["searched_km2"].to_numpy()
+    searched, held = read["searched_km2"].to_numpy(), float(values[COVERED_90].mean())
     return {
         "log_density": read["log_density"].mean(),
         "prior_log_density": read["prior_log_density"].mean(),
         **{name: float(value.mean()) for name, value in values.items()},
         "median_area_90_km2": read["area_90_km2"].median(),
-        "median_circle_90_km2": circle_km2(read["p90_error_km"].to_numpy(), error_km, float(values[COVERED_90].mean())),
+        "median_circle_90_km2": circle_km2(read["p90_error_km"].to_numpy(), error_km, held),
+        "one_circle_90_km2": circle_km2(np.ones(len(error_km)), error_km, held),
         "median_searched_km2": float(np.median(searched)),
         "recall_against_area": [
             {"area_km2": area, "recall": float((searched <= area).mean())} for area in SEARCHED_KM2
@@ -87,7 +89,8 @@ def accuracy_coverage(expected_km: Floats, error_km: Floats) -> dict[str, float]
 def circle_km2(radius_km: Floats, error_km: Floats, share: float) -> float:
     """Median area of circles around the points that hold a share of the truths, each as wide as the belief has it.
 
-    What regions are worth: circles that hold as many truths and know as well which photos are hard.
+    What regions are worth: circles that hold as many truths and know as well which photos are hard, or not at all where
+    all radii are one.
 
     Args:
         radius_km: that a belief gives each photo, shape ``(N,)``; all are then stretched alike.

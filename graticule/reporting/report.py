@@ -51,6 +51,7 @@ MEASURES = (  # key in metrics.json, name, what it means
     *((f"coverage_{n}", f"in the {n} % region", f"should be {n} %") for n in (50, 80, 90, 95)),
     ("median_area_90_km2", "90 % region, median", "the smallest ground that holds nine of ten such photos"),
     ("median_circle_90_km2", "circle as sure, median", "around the point, as wide as it must be to hold as many"),
+    ("one_circle_90_km2", "one circle for all", "around every point, so wide that it holds as many"),
     ("median_searched_km2", "searched until found, median", "likeliest ground first"),
     ("median_expected_error_km", "error that it expects, median", "near the median error, if it knows itself"),
     ("ece", "calibration error of cells", "how far the network's own probabilities lie from what comes true"),
