@@ -12,6 +12,7 @@ from graticule.evaluation.folds import crossval
 from graticule.evaluation.sureness import accuracy_coverage, belief_metrics, circle_km2, selective
 from graticule.inference.locate import Locator
 from graticule.model.features import FeatureStore
+from graticule.training import calibrate
 from graticule.training.calibrate import fit_calibrated
 
 
@@ -101,6 +102,14 @@ def test_accuracy_against_coverage_is_one_where_all_that_is_right_is_surest():
     assert found["within_1_km"] == pytest.approx((1 + 1 + 1 + 3 / 4) / 4)
     assert "within_25_km" not in found  # all are: it tells no two models apart
     assert accuracy_coverage(np.array([4.0, 2.0, 1.0, 3.0]), error)["within_1_km"] < found["within_1_km"]
+
+
+def test_regions_take_a_drive_that_was_held_out_whole_for_right_or_wrong_together(frozen, town, monkeypatch):
+    asked = []
+    monkeypatch.setattr(calibrate, "conformal_level", lambda scores, groups, share: asked.append(groups) or share)
+    fit_calibrated(frozen, town, by="sequence", albums=False)
+    _, photos_of_each = np.unique(asked[0], return_counts=True)
+    assert photos_of_each.tolist() == [20] * 6
 
 
 def test_circles_as_sure_are_as_wide_as_they_must_be_to_hold_as_many():

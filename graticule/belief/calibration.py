@@ -101,47 +101,47 @@ def _by_scale(part: HeldOut, where: Kernels, logits: Floats, factors: Floats) ->
     return out
 
 
-def conformal_level(scores: Floats, places: NDArray[np.int64], share: float) -> float:
+def conformal_level(scores: Floats, groups: NDArray[np.int64], share: float) -> float:
     """The score that the next photo's stays below with probability ``share``, or infinity if too few are known.
 
     Split conformal prediction (Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World", 2005; Angelopoulos
     and Bates, arXiv 2107.07511, section 1): the ``ceil((n + 1) share) / n`` quantile of ``n`` scores of photos that did
-    not train. Photos of one place are not exchangeable with others, so all places weigh the same, and ``n`` is how many
-    photos of places of their own would tell as much (:func:`effective_count`). With the number of places as ``n``
-    coverage would be at least ``share`` however alike a place's photos are (Lee, Barber and Willett, arXiv 2306.06342),
-    but 16 drives of 120 photos would cover 95 % where 90 are asked; without the one (CDF pooling of Dunn, Wasserman
-    and Ramdas, arXiv 1809.07441) fewer than are asked.
+    not train. Photos of one place or drive are right or wrong together, so all groups weigh the same, and ``n`` is how
+    many photos of groups of their own would tell as much (:func:`effective_count`). With the number of groups as ``n``
+    coverage would be at least ``share`` however alike a group's photos are (Lee, Barber and Willett, arXiv 2306.06342),
+    but 16 drives of 120 photos would cover 95 % where 90 are asked; with no correction (CDF pooling of Dunn, Wasserman
+    and Ramdas, arXiv 1809.07441) they would cover fewer than are asked.
 
     Args:
         scores: shape ``(N,)``.
-        places: group codes, shape ``(N,)``.
+        groups: codes, shape ``(N,)``.
     """
-    _, code, size = np.unique(places, return_inverse=True, return_counts=True)
+    _, code, size = np.unique(groups, return_inverse=True, return_counts=True)
     order = np.argsort(scores, kind="stable")
     below = np.cumsum(1 / size[code[order]]) / len(size)
     usual = scores[order][(below >= share - 1e-12).argmax()]
-    n = effective_count(scores <= usual, places)
+    n = effective_count(scores <= usual, groups)
     reached = below * n / (n + 1) >= share - 1e-12
     return float(scores[order][reached.argmax()]) if reached.any() else np.inf
 
 
-def effective_count(held: NDArray[np.bool_], places: NDArray[np.int64]) -> float:
-    """How many photos of places of their own would tell the share of ``held`` as well as these N do.
+def effective_count(held: NDArray[np.bool_], groups: NDArray[np.int64]) -> float:
+    """How many photos of groups of their own would tell the share of ``held`` as well as these N do.
 
     The effective sample size of clusters, N over the design effect (Kish, "Survey Sampling", 1965): the variance of one
-    photo over the variance of the mean of the places' shares. It is the number of places where all photos of a place
+    photo over the variance of the mean of the groups' shares. It is the number of groups where all photos of a group
     agree, and N where they have nothing in common.
 
     Args:
         held: shape ``(N,)``.
-        places: group codes, shape ``(N,)``.
+        groups: codes, shape ``(N,)``.
     """
-    _, code, size = np.unique(places, return_inverse=True, return_counts=True)
-    by_place = np.bincount(code, held) / size
-    share, between = by_place.mean(), by_place.var(ddof=1) if len(size) > 1 else 0.0
+    _, code, size = np.unique(groups, return_inverse=True, return_counts=True)
+    by_group = np.bincount(code, held) / size
+    share, between = by_group.mean(), by_group.var(ddof=1) if len(size) > 1 else 0.0
     alone = share * (1 - share)
     if alone == 0:
-        return float(len(size))  # nothing tells how much photos of one place agree
+        return float(len(size))  # nothing tells how much photos of one group agree
     return float(np.clip(alone * len(size) / max(between, 1e-12), len(size), len(held)))
 
 

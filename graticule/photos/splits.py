@@ -121,11 +121,17 @@ def make_folds(photos: Photos, k: int, by: str = "place", seed: int = 0, *, bloc
     Raises:
         BadRecipeError: fewer than two folds, a column that is not there, or fewer groups than folds.
     """
+    name = "photo" if by == "random" else "block" if by in BLOCKS_KM else by
+    return fold_groups(whole_groups(photos, by, block_km), k, seed, name=name)
+
+
+def whole_groups(photos: Photos, by: str, block_km: float | None = None) -> Ints:
+    """Codes of what stays whole in folds, shape ``(N,)``; arguments as of :func:`make_folds`."""
     if by == "random":
-        return fold_groups(np.arange(len(photos)), k, seed, name="photo")
+        return np.arange(len(photos))
     if by in BLOCKS_KM:
-        return fold_groups(_blocks(photos.lat, photos.lon, block_sizes(by, block_km)[0]), k, seed, name="block")
-    return fold_groups(groups_of(photos, by), k, seed, name=by)
+        return np.unique(_blocks(photos.lat, photos.lon, block_sizes(by, block_km)[0]), return_inverse=True)[1]
+    return groups_of(photos, by)
 
 
 def fold_masks(

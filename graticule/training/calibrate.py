@@ -25,7 +25,7 @@ from graticule.model.bundle import Bundle
 from graticule.model.features import FeatureStore
 from graticule.model.loading import Progress, silent
 from graticule.photos.leakage import audit
-from graticule.photos.splits import fold_masks, honest_split
+from graticule.photos.splits import fold_masks, honest_split, whole_groups
 from graticule.photos.table import Photos
 from graticule.training.devices import Machines
 from graticule.training.fit import fit
@@ -83,7 +83,8 @@ def fit_calibrated(
             folds = fold_masks(photos, FOLDS, by, recipe.seed + 1, **sizes)
         except BadRecipeError as error:
             return _without(bundle, str(error))
-        parts, asked = [], []
+        whole = whole_groups(photos, by, sizes["block_km"])
+        parts, asked, groups = [], [], []
         for k, (rest, tested) in enumerate(folds):
             train, test = photos.take(rest), photos.take(tested)
             note = f"calibration {k + 1}/{FOLDS}"
@@ -94,20 +95,22 @@ def fit_calibrated(
             asking = Locator(inner, store=store).features(test.paths())
             parts.append(held_out(inner, _known(inner, train, store), test, asking))
             asked.append(test)
+            groups.append(whole[tested])
         how = f"{FOLDS} folds by {by}"
     else:
         if val is None or not len(val):
             return _without(bundle, "there is no validation part")
         features = Locator(bundle, store=store).features(val.paths())
         parts, asked, how = [held_out(bundle, known, val, features)], [val], "the validation part"
-    places = np.concatenate([part.places() + 1_000_000_000 * i for i, part in enumerate(asked)])
-    count = len(np.unique(places))
-    if count < FEWEST:
-        return _without(bundle, f"the held-out photos are of {count} places, fewer than {FEWEST}")
+        groups = [val.places()]  # its drives are a tenth of few
+    places = sum(len(np.unique(part.places())) for part in asked)
+    if places < FEWEST:
+        return _without(bundle, f"the held-out photos are of {places} places, fewer than {FEWEST}")
     progress(0, 1, FITTING)
     shape = fit_shape(parts)
     grounds = [Ground.of(part.belief(shape), bundle.recipe.seed) for part in parts]
-    calibration, _ = calibration_of(parts, _believed(parts, shape), grounds, shape, places, how)
+    beliefs = _believed(parts, shape)
+    calibration, _ = calibration_of(parts, beliefs, grounds, shape, np.concatenate(groups), how, places=places)
     fusions = _fusions(parts, asked, grounds, shape, bundle.recipe.seed, how) if albums else {}
     progress(1, 1, FITTING)
     bundle.facts["calibration"] = _told(calibration, fusions)
@@ -224,17 +227,20 @@ def calibration_of(
     beliefs: Sequence[Belief | Mixture],
     grounds: Sequence[Ground | Joined],
     shape: Shape,
-    places: NDArray[np.int64],
+    groups: NDArray[np.int64],
     how: str,
     own: Points | None = None,
+    *,
+    places: int | None = None,
 ) -> tuple[Calibration, bool]:
     """What the truths of some parts show of their beliefs, and whether the points of these are the nearer ones.
 
     Args:
         grounds: that the beliefs of each part are laid on.
         shape: of the beliefs, which the calibration keeps.
-        places: group codes of all photos, part by part.
+        groups: codes of what is right or wrong together, such as drives that were held out whole, part by part.
         own: other points of the only part, which count where they are no farther off.
+        places: how many the photos are of; by default each group is one.
     """
     rows = [np.linspace(0, len(part) - 1, min(len(part), FOCUSED // len(parts))).astype(int) for part in parts]
     some = [part.take(row) for part, row in zip(parts, rows, strict=True)]
@@ -261,13 +267,13 @@ def calibration_of(
         shape,
         focus,
         # Nothing that was seen reaches so far: all of the sphere.
-        {str(level): min(conformal_level(scores, places, level), 1.0) for level in COVERAGES},
+        {str(level): min(conformal_level(scores, groups, level), 1.0) for level in COVERAGES},
         float(actual.mean() / expected_mean.mean()),
         float(np.median(ratio[:, 0])),
         float(np.quantile(ratio[:, 1], 0.9)),
         tuple(strange),
         len(scores),
-        len(np.unique(places)),
+        places or len(np.unique(groups)),
         how,
     )
     return found, by_belief
