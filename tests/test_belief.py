@@ -246,6 +246,8 @@ def test_photos_count_as_their_places_where_these_agree_and_each_by_itself_where
     assert effective_count(apart, code) == 1000  # every place holds the same share
     assert effective_count(agreeing[::50], code[::50]) == 20
     assert effective_count(np.ones(1000, bool), code) == 20
+    assert effective_count(agreeing, np.zeros(1000, int)) == 1
+    assert effective_count(code > 16, code) == 20  # as many as there are, and not fewer
 
 
 def test_a_place_with_many_photos_counts_once():

@@ -138,11 +138,10 @@ def effective_count(held: NDArray[np.bool_], groups: NDArray[np.int64]) -> float
     """
     _, code, size = np.unique(groups, return_inverse=True, return_counts=True)
     by_group = np.bincount(code, held) / size
-    share, between = by_group.mean(), by_group.var(ddof=1) if len(size) > 1 else 0.0
-    alone = share * (1 - share)
-    if alone == 0:
+    alone = by_group.mean() * (1 - by_group.mean())
+    if len(size) == 1 or alone == 0:
         return float(len(size))  # nothing tells how much photos of one group agree
-    return float(np.clip(alone * len(size) / max(between, 1e-12), len(size), len(held)))
+    return float(np.clip(alone * len(size) / max(by_group.var(ddof=1), 1e-12), len(size), len(held)))
 
 
 def coverage_within(places: int, share: float, sure: float = 0.9) -> tuple[float, float]:
