@@ -16,8 +16,8 @@ from graticule.config import parse_overrides, parse_recipe, read_recipe
 from graticule.errors import BadRecipeError
 from graticule.model.bundle import Bundle
 from graticule.model.geolocator import build_geolocator
+from graticule.training.checkpoints import Checkpoints
 from graticule.training.fit import fit
-from graticule.training.loop import Checkpoints
 from graticule.training.train import train
 
 SMALL = (

@@ -1,13 +1,11 @@
-"""The loop: one optimiser over the stages of a recipe, what is watched, and checkpoints that resume exactly."""
+"""The loop: one optimiser over the stages of a recipe, and what is watched."""
 
 import logging
 import math
-import pickle
 import signal
 import threading
 import time
 import warnings
-import zipfile
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -18,7 +16,7 @@ import lightning
 import numpy as np
 import polars as pl
 import torch
-from lightning.pytorch.callbacks import Callback, Checkpoint, EMAWeightAveraging
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from timm.optim import param_groups_weight_decay
 from torch import Tensor
 
@@ -34,6 +32,7 @@ from graticule.model.loading import Progress
 from graticule.model.losses import cell_loss, position_loss
 from graticule.model.preprocess import Augment
 from graticule.partition import NO_CELL, Partition
+from graticule.training.checkpoints import Checkpoints, check_checkpoint
 from graticule.training.devices import Machines
 from graticule.training.schedules import Plateau, Schedule
 from graticule.training.trackers import make_logger
@@ -41,16 +40,6 @@ from graticule.training.trackers import make_logger
 LOOK = 8  # batches after which the loss is looked at
 EXPLODED = 20.0  # times the loss that a run began with, or times one where that was less
 LOST = ("connection", "peer", "socket", "timed out", "timeout", "nccl")  # of a process that is gone
-# What a checkpoint must hold for a run to go on exactly; Lightning passes over some of these where they are missing.
-KEPT = {
-    "pytorch-lightning_version": str,
-    "state_dict": dict,
-    "optimizer_states": list,
-    "lr_schedulers": list,
-    "loops": dict,
-    "callbacks": dict,
-    "plateau": dict,
-}
 
 
 class TrainingModule(lightning.LightningModule):
@@ -333,33 +322,6 @@ def validation(trainer: Any, module: TrainingModule) -> dict[str, float]:
     return found
 
 
-class Checkpoints(Checkpoint):
-    """Writes ``path`` at the end of every so many epochs, and within an epoch once so many minutes have passed.
-
-    Lightning writes aside and renames, and calls checkpoints last, after the history of the epoch is complete.
-    """
-
-    def __init__(self, path: Path, epochs: int, minutes: float, parts: int = 1) -> None:
-        self.path, self.epochs, self.seconds, self.parts = path, epochs, 60 * minutes, parts
-        self.written = time.monotonic()
-
-    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
-        last = index + 1 >= trainer.num_training_batches  # the end of the epoch is about to be written
-        if last or (index + 1) % self.parts or (trainer.world_size > 1 and trainer.global_step % LOOK):
-            return
-        # Clocks differ, and all ranks write or none: so they ask each other, but not at every step.
-        if trainer.strategy.reduce_boolean_decision(time.monotonic() - self.written > self.seconds, all=False):
-            self._write(trainer)
-
-    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
-        if (trainer.current_epoch + 1) % self.epochs == 0:
-            self._write(trainer)
-
-    def _write(self, trainer: Any) -> None:
-        trainer.save_checkpoint(self.path)
-        self.written = time.monotonic()
-
-
 class Ranks(Callback):
     """Tells the orders of the batches which of the processes this is, once Lightning has counted them."""
 
@@ -432,7 +394,7 @@ def run_epochs(
         go_on = checkpoint if resume and checkpoint and checkpoint.exists() else None
         val = loaders[1] if len(loaders) > 1 else None
         if go_on:
-            _check_checkpoint(go_on, module)
+            check_checkpoint(go_on, module)
         try:
             trainer.fit(module, loaders[0], val, ckpt_path=go_on, weights_only=True)
         except SystemExit as stopped:  # what Lightning makes of Ctrl-C, after it turned Ctrl-C off
@@ -449,37 +411,6 @@ def run_epochs(
         average.on_train_end(trainer, module)  # which Lightning leaves out where a finished run is resumed
     if not trainer.is_global_zero:
         raise SystemExit(0)
-
-
-def _check_checkpoint(path: Path, module: TrainingModule) -> None:
-    """Read a checkpoint as tensors and plain values alone: a pickle from a stranger could run code.
-
-    Raises:
-        BadRecipeError: it is damaged, of another network, or holds anything else.
-    """
-    try:
-        with zipfile.ZipFile(path) as packed:
-            if member := packed.testzip():  # torch does not compare checksums
-                raise ValueError(f"{member} is not what was written")
-        held = torch.load(path, map_location="cpu", weights_only=True)
-        for name, kind in KEPT.items():
-            if not isinstance(held[name], kind):
-                raise ValueError(f"{name} is no {kind.__name__}")
-        module.load_state_dict(held["state_dict"])
-    except (
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-    ) as error:
-        raise BadRecipeError(
-            f"the checkpoint {path} cannot be resumed: it is damaged, of another network or holds more than tensors "
-            f"and numbers, which could run as code ({type(error).__name__}); remove it to train from the start"
-        ) from error
 
 
 def precision(recipe: Recipe) -> Any:
