@@ -13,12 +13,13 @@ from processes import command, ended, start
 from test_cli import write_recipe
 from towns import make_town, tiny_recipe
 
-from graticule.config import LabelCells, parse_recipe
+from graticule.config import parse_recipe
 from graticule.errors import BadPhotoError, BadRecipeError, BundleError, NotEnoughMemoryError
 from graticule.model.bundle import Bundle
 from graticule.model.features import FeatureStore
 from graticule.model.loading import ShapeBatches
 from graticule.photos.table import Photos, read_photos
+from graticule.sections import LabelCells
 from graticule.training.fit import fit
 from graticule.training.train import train
 

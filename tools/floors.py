@@ -20,6 +20,7 @@ FLOORS = [
     {"files", "geo"},
     {"parts"},
     {"trees", "photos"},
+    {"sections"},
     {"config"},
     {"partition", "sources"},
     {"belief"},

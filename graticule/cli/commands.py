@@ -69,7 +69,8 @@ def cells(
     as_json: Json = False,
 ) -> None:
     """Divide the map: adaptive S2 cells, a quantile grid, clusters (within S2 cells too), or the values of a column."""
-    from graticule.config import LabelCells, S2Cells, SemanticCells, parse_recipe
+    from graticule.config import parse_recipe
+    from graticule.sections import LabelCells, S2Cells, SemanticCells
 
     given = {
         "split_above": split_above, "drop_below": drop_below, "max_level": max_level, "keep": keep,

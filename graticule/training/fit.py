@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from graticule.config import LabelCells, Recipe, S2Cells
+from graticule.config import Recipe
 from graticule.errors import BadRecipeError
 from graticule.geo.sphere import great_circle_km, spherical_mean, unit_vectors
 from graticule.model.bundle import Bundle
@@ -29,6 +29,7 @@ from graticule.model.loading import (
 from graticule.model.preprocess import Preprocess
 from graticule.partition import NO_CELL, Partition
 from graticule.photos.table import Photos
+from graticule.sections import LabelCells, S2Cells
 from graticule.training.devices import Machines
 from graticule.training.loop import History, TrainingModule, chosen_precision, run_epochs
 from graticule.training.memory import check_memory, recompute

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from graticule.config import LabelCells, Recipe
+from graticule.config import Recipe
 from graticule.errors import BadRecipeError
 from graticule.files import write_json, write_parquet
 from graticule.model.index import INDEX, RUN, TRAINING
@@ -21,6 +21,7 @@ from graticule.photos.leakage import audit
 from graticule.photos.shards import url_of
 from graticule.photos.splits import make_split
 from graticule.photos.table import MARKED, Photos
+from graticule.sections import LabelCells
 from graticule.training.devices import Machines
 
 PHOTOS, HISTORY, CHECKPOINTS = "photos.parquet", "history.csv", "checkpoints"
