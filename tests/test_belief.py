@@ -9,7 +9,14 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.decomposition import PCA
 
 from graticule.belief import kernels
-from graticule.belief.calibration import HeldOut, conformal_level, effective_count, fit_shape
+from graticule.belief.calibration import (
+    CROWDED,
+    HeldOut,
+    conformal_level,
+    effective_count,
+    fit_shape,
+    photo_weights,
+)
 from graticule.belief.confidence import COVERAGES, Calibration, Known
 from graticule.belief.density import LOCAL, SCALES, SPHERE_KM2, Belief, Kernels, Shape, softmax
 from graticule.belief.ground import Ground
@@ -243,17 +250,31 @@ def test_photos_count_as_their_places_where_these_agree_and_each_by_itself_where
     agreeing = code < 16
     assert effective_count(agreeing, code) == pytest.approx(20, rel=0.06)
     apart = np.random.default_rng(0).permuted(np.tile(np.arange(50) < 40, (20, 1)), axis=1).ravel()
-    assert effective_count(apart, code) == 1000  # every place holds the same share
-    assert effective_count(agreeing[::50], code[::50]) == 20
-    assert effective_count(np.ones(1000, bool), code) == 20
-    assert effective_count(agreeing, np.zeros(1000, int)) == 1
-    assert effective_count(code > 16, code) == 20  # as many as there are, and not fewer
+    assert effective_count(apart, code) == pytest.approx(1000)  # every place holds the same share
+    assert effective_count(agreeing[::50], code[::50]) == pytest.approx(20)
+    assert effective_count(np.ones(1000, bool), code) == pytest.approx(20)
+    assert effective_count(agreeing, np.zeros(1000, int)) == pytest.approx(1)
+    assert effective_count(code > 16, code) == pytest.approx(20)  # as many as there are, and not fewer
 
 
-def test_a_place_with_many_photos_counts_once():
-    scores = np.concatenate([np.full(1000, 0.99), np.linspace(0, 0.5, 99)])
+def test_regions_hold_the_share_of_photos_where_crowded_places_are_easier():
+    rng = np.random.default_rng(3)
+    covered = []
+    for _ in range(200):
+        code = np.repeat(np.arange(240), np.maximum(1, rng.lognormal(1, 1, 240)).astype(int))
+        crowd = np.log(np.bincount(code))[code]
+        scores = rng.normal(size=240)[code] * 0.7 + rng.normal(size=len(code)) * 0.7 - 0.3 * crowd
+        seen = code < 40
+        covered.append(np.mean(scores[~seen] <= conformal_level(scores[seen], code[seen], 0.9)))
+    assert 0.89 < np.mean(covered) < 0.92  # 94 % were all places to weigh the same
+
+
+def test_one_place_of_a_thousand_photos_does_not_decide_alone():
     places = np.concatenate([np.zeros(1000, int), np.arange(1, 100)])
+    scores = np.where(places == 0, 0.99, places / 200)
     assert conformal_level(scores, places, 0.9) < 0.5
+    assert photo_weights(places)[:1000].sum() == pytest.approx(CROWDED / (CROWDED + 99))
+    assert photo_weights(np.array([0, 1, 1, 2, 2, 2])).tolist() == pytest.approx([1 / 6] * 6)
 
 
 def held_out(seed, knows, photos=90, cities=45, repeated=True):
@@ -331,6 +352,17 @@ def test_known_photos_are_compared_as_the_textbook_does():
     assert nearest == pytest.approx(cdist((asked - mean) / sd, (features - mean) / sd).min(axis=1), abs=1e-2)
 
 
+def test_half_of_the_widths_are_multiples_of_a_spread_that_stays_where_cells_get_finer():
+    lat, lon = on_the_sphere(20)
+    coarse = Kernels.of(lat, lon, np.where(np.arange(20) < 11, 2.0, 1.0))
+    finer = np.where(np.arange(20) < 9, 2.0, 1.0)
+    half = slice(SCALES // 2, None)
+    assert (Kernels.of(lat, lon, finer).width_km[:, half] * 2 == coarse.width_km[:, half]).all()  # two cells decide
+    kept = Kernels.of(lat, lon, finer, coarse.usual_km)
+    assert np.array_equal(kept.width_km[:, half], coarse.width_km[:, half])
+    assert np.array_equal(kept.width_km[:, : SCALES // 2], Kernels.of(lat, lon, finer).width_km[:, : SCALES // 2])
+
+
 def test_a_calibration_survives_json():
     calibration = Calibration(
         shape(),
@@ -345,6 +377,11 @@ def test_a_calibration_survives_json():
         "4 folds by place",
     )
     assert Calibration.from_json(json.loads(json.dumps(asdict(calibration)))) == calibration
+    measured = replace(calibration, shape=replace(calibration.shape, usual_km=(0.05, 0.02)))
+    assert Calibration.from_json(json.loads(json.dumps(asdict(measured)))) == measured
+    before = asdict(calibration)
+    del before["shape"]["usual_km"]  # bundles of before
+    assert Calibration.from_json(before) == calibration
     broken = asdict(calibration)
     broken["shape"]["cells"] = [0.5] * SCALES
     with pytest.raises(ValueError, match="sum to one"):

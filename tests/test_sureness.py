@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from towns import make_town, tiny_recipe
 
+from graticule.belief.density import LOCAL
 from graticule.evaluation.folds import crossval
 from graticule.evaluation.sureness import accuracy_coverage, belief_metrics, circle_km2, selective
 from graticule.inference.locate import Locator
@@ -110,6 +111,17 @@ def test_regions_take_a_drive_that_was_held_out_whole_for_right_or_wrong_togethe
     fit_calibrated(frozen, town, by="sequence", albums=False)
     _, photos_of_each = np.unique(asked[0], return_counts=True)
     assert photos_of_each.tolist() == [20] * 6
+
+
+def test_kernels_are_as_wide_in_the_bundle_as_in_the_folds_that_fitted_them(frozen, town, monkeypatch):
+    fitted = []
+    fit_shape = calibrate.fit_shape
+    monkeypatch.setattr(calibrate, "fit_shape", lambda parts, *more: fitted.append(parts) or fit_shape(parts, *more))
+    locator = Locator(fit_calibrated(frozen, town, by="place", albums=False))
+    everywhere = slice(len(LOCAL), None)  # scales that are one around every center
+    for asked, own in zip(locator.centers, ("cells", "known"), strict=True):
+        widths = [getattr(part, own).width_km[0, everywhere] for part in fitted[0]]
+        assert all(np.array_equal(width, asked.width_km[0, everywhere]) for width in widths)
 
 
 def test_circles_as_sure_are_as_wide_as_they_must_be_to_hold_as_many():

@@ -14,6 +14,8 @@ SHARPNESSES = (5.0, 10.0, 20.0, 40.0, 80.0)
 ROUNDS = 300  # of expectation and maximisation; the likelihood is concave in the shares, so they end at its top
 PSEUDO_PHOTOS = 3.0  # spread over the shares beforehand as the density without a photo would spread them
 LEAST_ANYWHERE = 1e-3
+ROUNDING = 1e-9  # of a sum of weights
+CROWDED = 5  # times the median number of photos: a group of more counts as if it had so many
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +89,8 @@ def fit_shape(
     ]
     shares, _, temperature, sharpness = max(fits, key=lambda found: found[1])
     cells, gallery, of_map = (tuple(shares[i * SCALES : (i + 1) * SCALES].tolist()) for i in range(3))
-    return Shape(temperature, sharpness, cells, gallery, of_map, float(shares[-1]), tuple(without.tolist()))
+    usual_km = parts[0].cells.usual_km, parts[0].known.usual_km
+    return Shape(temperature, sharpness, cells, gallery, of_map, float(shares[-1]), tuple(without.tolist()), usual_km)
 
 
 def _by_scale(part: HeldOut, where: Kernels, logits: Floats, factors: Floats) -> Floats:
@@ -106,42 +109,59 @@ def conformal_level(scores: Floats, groups: NDArray[np.int64], share: float) -> 
 
     Split conformal prediction (Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World", 2005; Angelopoulos
     and Bates, arXiv 2107.07511, section 1): the ``ceil((n + 1) share) / n`` quantile of ``n`` scores of photos that did
-    not train. Photos of one place or drive are right or wrong together, so all groups weigh the same, and ``n`` is how
-    many photos of groups of their own would tell as much (:func:`effective_count`). With the number of groups as ``n``
-    coverage would be at least ``share`` however alike a group's photos are (Lee, Barber and Willett, arXiv 2306.06342),
-    but 16 drives of 120 photos would cover 95 % where 90 are asked; with no correction (CDF pooling of Dunn, Wasserman
-    and Ramdas, arXiv 1809.07441) they would cover fewer than are asked.
+    not train. Photos of one place or drive are right or wrong together, so ``n`` is how many photos of groups of their
+    own would tell as much (:func:`effective_count`). With the number of groups as ``n`` coverage would be at least
+    ``share`` however alike a group's photos are (Lee, Barber and Willett, arXiv 2306.06342), but 16 drives of 120
+    photos would cover 95 % where 90 are asked; with no correction (CDF pooling of Dunn, Wasserman and Ramdas, arXiv
+    1809.07441) they would cover fewer than are asked. Photos weigh as :func:`photo_weights` has it.
 
     Args:
         scores: shape ``(N,)``.
         groups: codes, shape ``(N,)``.
     """
-    _, code, size = np.unique(groups, return_inverse=True, return_counts=True)
     order = np.argsort(scores, kind="stable")
-    below = np.cumsum(1 / size[code[order]]) / len(size)
-    usual = scores[order][(below >= share - 1e-12).argmax()]
+    below = np.cumsum(photo_weights(groups)[order])
+    usual = scores[order][(below >= share - ROUNDING).argmax()]
     n = effective_count(scores <= usual, groups)
-    reached = below * n / (n + 1) >= share - 1e-12
+    reached = below * n / (n + 1) >= share - ROUNDING
     return float(scores[order][reached.argmax()]) if reached.any() else np.inf
+
+
+def photo_weights(groups: NDArray[np.int64]) -> Floats:
+    """What each of N photos weighs among all, shape ``(N,)``, summing to one: all the same, but for crowded groups.
+
+    Coverage is a share of photos, and photos of crowded places are easier than others: were all groups to weigh the
+    same, regions would cover too much. A group of more than ``CROWDED`` times as many photos as the median one weighs
+    no more than that, lest one of them decide alone (weights are trimmed so in surveys: Potter, "A study of procedures
+    to identify and trim extreme sampling weights", ASA 1990).
+    """
+    _, code, size = np.unique(groups, return_inverse=True, return_counts=True)
+    weight = np.minimum(size, CROWDED * np.median(size)) / size
+    found: Floats = weight[code] / (weight @ size)
+    return found
 
 
 def effective_count(held: NDArray[np.bool_], groups: NDArray[np.int64]) -> float:
     """How many photos of groups of their own would tell the share of ``held`` as well as these N do.
 
     The effective sample size of clusters, N over the design effect (Kish, "Survey Sampling", 1965): the variance of one
-    photo over the variance of the mean of the groups' shares. It is the number of groups where all photos of a group
-    agree, and N where they have nothing in common.
+    photo over that of the weighted mean, taken from what the groups add to it. It is the number of groups where all
+    photos of a group agree and groups are of one size, and N where they have nothing in common.
 
     Args:
         held: shape ``(N,)``.
         groups: codes, shape ``(N,)``.
     """
+    weight = photo_weights(groups)
     _, code, size = np.unique(groups, return_inverse=True, return_counts=True)
-    by_group = np.bincount(code, held) / size
-    alone = by_group.mean() * (1 - by_group.mean())
-    if len(size) == 1 or alone == 0:
-        return float(len(size))  # nothing tells how much photos of one group agree
-    return float(np.clip(alone * len(size) / max(by_group.var(ddof=1), 1e-12), len(size), len(held)))
+    fewest = 1 / np.square(np.bincount(code, weight)).sum()
+    share = weight @ held
+    alone = share * (1 - share)
+    if len(size) == 1 or alone < 1e-12:
+        return float(fewest)  # nothing tells how much photos of one group agree
+    added = np.bincount(code, weight * (held - share))
+    variance = np.square(added).sum() * len(size) / (len(size) - 1)
+    return float(np.clip(alone / max(variance, 1e-12), fewest, 1 / np.square(weight).sum()))
 
 
 def coverage_within(places: int, share: float, sure: float = 0.9) -> tuple[float, float]:
@@ -152,7 +172,7 @@ def coverage_within(places: int, share: float, sure: float = 0.9) -> tuple[float
     """
     from scipy.special import betaincinv
 
-    rank = int(np.ceil((places + 1) * share - 1e-12))
+    rank = int(np.ceil((places + 1) * share - ROUNDING))
     if rank > places:
         return 1.0, 1.0  # the region is everywhere
     low, high = betaincinv(rank, places + 1 - rank, [(1 - sure) / 2, (1 + sure) / 2])

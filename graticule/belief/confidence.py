@@ -99,11 +99,11 @@ class Known:
             features=np.concatenate([self.features, held[fresh]]),
         )
 
-    def kernels(self) -> Kernels:
-        """Kernels around them; a photo's spread is its distance to the nearest other place."""
+    def kernels(self, usual_km: float | None = None) -> Kernels:
+        """Kernels around them, by :meth:`Kernels.of`; a photo's spread is its distance to the nearest other place."""
         spacing = nearest_other_km(self.lat, self.lon)
         spread = np.full(len(self.lat), ONE_PLACE_KM) if spacing is None else np.maximum(spacing, LEAST_WIDTH_KM)
-        return Kernels.of(self.lat, self.lon, spread)
+        return Kernels.of(self.lat, self.lon, spread, usual_km)
 
     def compare(self, features: NDArray[np.float32]) -> tuple[Floats, Floats] | None:
         """Cosines of N photos with each known one, ``(N, P)``, and distances to the nearest, ``(N,)``; none without
@@ -316,7 +316,7 @@ class Confidence:
         return cls(Calibration.from_json(tree), known, read)
 
 
-def cell_kernels(partition: Partition) -> Kernels:
-    """Kernels around the mean positions of a partition's cells, or of fewer that hold them."""
+def cell_kernels(partition: Partition, usual_km: float | None = None) -> Kernels:
+    """Kernels, by :meth:`Kernels.of`, around the mean positions of a partition's cells, or of fewer that hold them."""
     partition = partition.coarse()
-    return Kernels.of(partition.lat, partition.lon, partition.spread_km())
+    return Kernels.of(partition.lat, partition.lon, partition.spread_km(), usual_km)

@@ -11,7 +11,7 @@ from graticule.belief import kernels
 from graticule.geo.sphere import EARTH_RADIUS_KM, Floats, Ints, chord_to_km, chords, from_vectors, unit_vectors
 
 LOCAL = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0, 16.0, 64.0)  # widths of kernels, in spreads of their center
-SCALES = 2 * len(LOCAL)  # the same again in median spreads of all centers: widths that are one everywhere
+SCALES = 2 * len(LOCAL)  # the same again in the usual spread: widths that are one everywhere
 LEAST_WIDTH_KM = 0.003  # no photo's position is known better: the accuracy of a phone's receiver
 SPHERE_KM2 = 4 * np.pi * EARTH_RADIUS_KM**2
 AT_ONCE = 2**22  # distances held at a time
@@ -29,6 +29,8 @@ class Shape:
         map: the same around known photos, all alike: what is known without a photo.
         anywhere: share that lies anywhere on the sphere. Together they sum to one.
         without_photo: shares of the scales and of anywhere in the best density that sees no photo.
+        usual_km: the usual spread of cells and of known photos, which half of the scales are multiples of. Bundles of
+            before have none: theirs was the median of their own centers, which halves where S2 cells are a level finer.
     """
 
     temperature: float
@@ -38,6 +40,7 @@ class Shape:
     map: tuple[float, ...]
     anywhere: float
     without_photo: tuple[float, ...]
+    usual_km: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < np.inf or not 0 < self.sharpness < np.inf:
@@ -58,7 +61,8 @@ class Shape:
             tuple(map(float, tree[name])) for name in ("cells", "gallery", "map", "without_photo")
         )
         temperature, sharpness, anywhere = (float(tree[name]) for name in ("temperature", "sharpness", "anywhere"))
-        return cls(temperature, sharpness, cells, gallery, of_map, anywhere, without)
+        usual_km = None if tree.get("usual_km") is None else (float(tree["usual_km"][0]), float(tree["usual_km"][1]))
+        return cls(temperature, sharpness, cells, gallery, of_map, anywhere, without, usual_km)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,17 +72,25 @@ class Kernels:
     Attributes:
         center: unit vectors, shape ``(C, 3)``.
         width_km: shape ``(C, SCALES)``.
+        usual_km: what half of the widths are multiples of.
     """
 
     center: Floats
     width_km: Floats
+    usual_km: float
 
     @classmethod
-    def of(cls, lat: ArrayLike, lon: ArrayLike, spread_km: ArrayLike) -> Self:
-        """Kernels around positions in degrees; the spread tells how far from one of them its photos lie."""
+    def of(cls, lat: ArrayLike, lon: ArrayLike, spread_km: ArrayLike, usual_km: float | None = None) -> Self:
+        """Kernels around positions in degrees.
+
+        Args:
+            spread_km: how far from each of them its photos lie, shape ``(C,)``.
+            usual_km: the usual spread, of the shape that the kernels are to have; by default their median one.
+        """
         spread = np.asarray(spread_km, np.float64)[:, None]
-        widths = np.hstack([spread * LOCAL, np.tile(np.median(spread) * np.array(LOCAL), (len(spread), 1))])
-        return cls(unit_vectors(lat, lon), np.maximum(widths, LEAST_WIDTH_KM))
+        usual = float(np.median(spread)) if usual_km is None else usual_km
+        widths = np.hstack([spread * LOCAL, np.tile(usual * np.array(LOCAL), (len(spread), 1))])
+        return cls(unit_vectors(lat, lon), np.maximum(widths, LEAST_WIDTH_KM), usual)
 
     def __len__(self) -> int:
         return len(self.center)

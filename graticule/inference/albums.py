@@ -210,9 +210,10 @@ class Fuser:
     @cached_property
     def centers(self) -> Kernels:
         """Around cells and known photos, in the order of a belief's components."""
-        return Kernels(
-            np.vstack([self.cells.center, self.known.center]), np.vstack([self.cells.width_km, self.known.width_km])
+        center, width_km = (
+            np.vstack([getattr(where, name) for where in (self.cells, self.known)]) for name in ("center", "width_km")
         )
+        return Kernels(center, width_km, self.cells.usual_km)
 
     @cached_property
     def motions(self) -> list[Motion]:

@@ -258,7 +258,8 @@ class Network:
 
     @cached_property
     def centers(self) -> tuple[Kernels, Kernels]:
-        return cell_kernels(self.bundle.partition), self.confidence.known.kernels()
+        of_cells, of_known = self.confidence.calibration.shape.usual_km or (None, None)
+        return cell_kernels(self.bundle.partition, of_cells), self.confidence.known.kernels(of_known)
 
     @cached_property
     def even(self) -> Belief:

@@ -84,6 +84,8 @@ def fit_calibrated(
         except BadRecipeError as error:
             return _without(bundle, str(error))
         whole = whole_groups(photos, by, sizes["block_km"])
+        # One measure for all, or kernels would be narrower than those that were fitted wherever more photos are known.
+        usual_km = cell_kernels(bundle.partition).usual_km, known.kernels().usual_km
         parts, asked, groups = [], [], []
         for k, (rest, tested) in enumerate(folds):
             train, test = photos.take(rest), photos.take(tested)
@@ -93,7 +95,7 @@ def fit_calibrated(
             except BadRecipeError as error:
                 return _without(bundle, str(error))
             asking = Locator(inner, store=store).features(test.paths())
-            parts.append(held_out(inner, _known(inner, train, store), test, asking))
+            parts.append(held_out(inner, _known(inner, train, store), test, asking, usual_km))
             asked.append(test)
             groups.append(whole[tested])
         how = f"{FOLDS} folds by {by}"
@@ -380,14 +382,24 @@ def _known(bundle: Bundle, photos: Photos, store: FeatureStore | None) -> Known:
     return Known.of(photos.lat, photos.lon, features, bundle.recipe.seed, bundle.model.encoder.views)
 
 
-def held_out(bundle: Bundle, known: Known, photos: Photos, features: NDArray[np.float32]) -> HeldOut:
-    """What a bundle says of photos with these features that it did not train on."""
+def held_out(
+    bundle: Bundle,
+    known: Known,
+    photos: Photos,
+    features: NDArray[np.float32],
+    usual_km: tuple[float, float] | tuple[None, None] = (None, None),
+) -> HeldOut:
+    """What a bundle says of photos with these features that it did not train on.
+
+    Args:
+        usual_km: spread of cells and of known photos that widths are multiples of; by default the bundle's own.
+    """
     device = next(bundle.model.parameters()).device
     logits = []
     with torch.inference_mode():
         for some in torch.split(torch.from_numpy(features), AT_ONCE):
             said = bundle.model.head(some.to(device)).logits
             logits.append(bundle.partition.coarse_logits(said.double().cpu().numpy()))
-    where = cell_kernels(bundle.partition), known.kernels()
+    where = cell_kernels(bundle.partition, usual_km[0]), known.kernels(usual_km[1])
     cosines, nearest = known.compare(features) or (None, None)
     return HeldOut(*where, np.concatenate(logits), cosines, nearest, photos.lat, photos.lon)
