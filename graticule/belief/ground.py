@@ -172,7 +172,8 @@ class Ground(Cover):
 
     @cached_property
     def _points(self) -> Floats:
-        return unit_vectors(*s2.centers(s2.children(self.cells).ravel()))
+        """Middles of the first children of all cells, then of the second ones, and so on, shape ``(4 G, 3)``."""
+        return unit_vectors(*s2.centers(s2.children(self.cells).T.ravel()))
 
     @classmethod
     def of(cls, belief: Belief, seed: int = 0) -> Self:
@@ -266,7 +267,7 @@ class Ground(Cover):
             width = where.width_km[index, k, None]
             top = kernels.log_density(0.0, width).astype(np.float32)
             density += of_width[k].astype(np.float32) * np.exp(top - distance / width.astype(np.float32))
-        mass = density.reshape(len(index), -1, 4).mean(axis=2) * self.area_km2.astype(np.float32)
+        mass = density.reshape(len(index), 4, -1).mean(axis=1) * self.area_km2.astype(np.float32)
         rows: NDArray[np.float32] = mass / np.maximum(mass.sum(axis=1, keepdims=True), 1e-30)
         return rows
 
