@@ -1,5 +1,7 @@
 """From photos to a bundle that knows how sure it is, and the metrics that tell whether it is right."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -122,6 +124,11 @@ def test_kernels_are_as_wide_in_the_bundle_as_in_the_folds_that_fitted_them(froz
     for asked, own in zip(locator.centers, ("cells", "known"), strict=True):
         widths = [getattr(part, own).width_km[0, everywhere] for part in fitted[0]]
         assert all(np.array_equal(width, asked.width_km[0, everywhere]) for width in widths)
+    confidence = locator.confidence
+    calibration = confidence.calibration
+    measured = replace(calibration, shape=replace(calibration.shape, usual_km=(0.5, 0.25)))
+    kept = Locator(replace(locator.bundle, confidence=replace(confidence, calibration=measured)))
+    assert tuple(where.usual_km for where in kept.centers) == (0.5, 0.25)  # whatever is known by now
 
 
 def test_circles_as_sure_are_as_wide_as_they_must_be_to_hold_as_many():
