@@ -131,9 +131,9 @@ def photo_weights(groups: NDArray[np.int64]) -> Floats:
     """What each of N photos weighs among all, shape ``(N,)``, summing to one: all the same, but for crowded groups.
 
     Coverage is a share of photos, and photos of crowded places are often easier than others: were all groups to weigh
-    the same, regions would cover too much there. A group of more than ``CROWDED`` times as many photos as the median one weighs
-    no more than that, lest one of them decide alone (weights are trimmed so in surveys: Potter, "A study of procedures
-    to identify and trim extreme sampling weights", ASA 1990).
+    the same, regions would cover too much there. A group of more than ``CROWDED`` times as many photos as the median
+    one weighs no more than that, lest one of them decide alone (weights are trimmed so in surveys: Potter, "A study of
+    procedures to identify and trim extreme sampling weights", ASA 1990).
     """
     _, code, size = np.unique(groups, return_inverse=True, return_counts=True)
     weight = np.minimum(size, CROWDED * np.median(size)) / size
